@@ -1,0 +1,1 @@
+//! The agent: the loop that drives decisions, the jobs that carry them out, the REST API that shows them.

@@ -1,0 +1,175 @@
+//! Long actions on PostgreSQL: what can be ordered, how far one is, how it ended.
+//!
+//! At most one job exists. It owns the only handle that can start or stop PostgreSQL or write its files; the loop
+//! watches it and goes on renewing the lease.
+
+use std::fmt;
+
+use crate::lsn::Lsn;
+use crate::name::MemberName;
+use crate::server::Role;
+use crate::time::Moment;
+
+/// Where a standby takes its WAL from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Upstream {
+    /// Nobody: no `primary_conninfo` (only the archive, if there is one).
+    None,
+    /// A member of this cluster.
+    Member(UpstreamMember),
+    /// The remote primary of a standby cluster (its address is in the settings).
+    Remote,
+}
+
+/// A member to stream from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct UpstreamMember {
+    /// Its name.
+    pub name: MemberName,
+    /// Its `conn_url`.
+    pub conn_url: String,
+    /// The replication slot to use there, if slots are in use.
+    pub slot: Option<String>,
+}
+
+/// Why and how a primary is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DemoteMode {
+    /// Planned: checkpoint first, fast shutdown, the lease is released when a successor has everything.
+    Graceful,
+    /// The store cannot be reached and the lease ends: fast shutdown.
+    Offline,
+    /// Fail over quickly: immediate shutdown, then release the lease.
+    Immediate,
+    /// The lease is lost: immediate shutdown.
+    ImmediateNolock,
+}
+
+impl fmt::Display for DemoteMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DemoteMode::Graceful => "graceful",
+            DemoteMode::Offline => "offline",
+            DemoteMode::Immediate => "immediate",
+            DemoteMode::ImmediateNolock => "immediate-nolock",
+        })
+    }
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Job {
+    /// Make a new cluster: initdb (or the custom method), start, users, post_bootstrap.
+    Bootstrap,
+    /// Make a replica of a member (or by a method that needs none), then start it.
+    Clone {
+        /// The member to copy; `None` to use methods that need no leader.
+        source: Option<CloneSource>,
+        /// Whom to follow afterwards.
+        follow: Upstream,
+    },
+    /// Stop, remove the data directory, and clone.
+    Reinitialize {
+        /// The member to copy.
+        source: CloneSource,
+        /// Whom to follow afterwards.
+        follow: Upstream,
+    },
+    /// Start as the role says; `Replica` writes the standby settings first.
+    Start {
+        /// Primary after a crash, or a standby.
+        role: Role,
+        /// Whom to follow, as a standby.
+        follow: Upstream,
+        /// Started again after it died, or after a rewind.
+        after_failure: bool,
+    },
+    /// Restart in the present role.
+    Restart,
+    /// Change what a running standby follows.
+    Follow {
+        /// Whom.
+        upstream: Upstream,
+        /// The change needs a restart of PostgreSQL.
+        restart: bool,
+    },
+    /// Become primary.
+    Promote,
+    /// Stop being primary: stop PostgreSQL. The next ticks start it again as a standby.
+    Demote(DemoteMode),
+    /// Crash recovery in single-user mode, so that pg_rewind finds a clean shutdown.
+    CrashRecovery,
+    /// pg_rewind from a member.
+    Rewind {
+        /// The primary to take pages from.
+        source: UpstreamMember,
+    },
+    /// Stop PostgreSQL because the agent stops.
+    Shutdown,
+    /// Stop PostgreSQL that runs on a data directory that is gone, and the like.
+    StopImmediate,
+    /// Copy logical slots from the primary.
+    CopySlots {
+        /// The primary.
+        source: UpstreamMember,
+        /// Names of the slots.
+        slots: Vec<String>,
+    },
+}
+
+/// The member that is copied.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CloneSource {
+    /// Its name.
+    pub name: MemberName,
+    /// Its `conn_url`.
+    pub conn_url: String,
+    /// It is the leader, not a replica.
+    pub is_leader: bool,
+}
+
+/// The job that runs, as the loop and the REST API see it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct JobView {
+    /// Which.
+    pub job: Job,
+    /// Patroni's words for it: `bootstrap from leader 'a'`, `restarting after failure`, `promote`, ...
+    pub title: String,
+    /// When it began.
+    pub since: Moment,
+    /// How far it is.
+    pub stage: Stage,
+}
+
+/// How far a job is. Progress that people read is in the text; what the decision needs has a variant.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Can still be taken back without a trace (a promotion still in pre_promote, a start not yet made).
+    Revocable,
+    /// Under way, no return. The text says what it is doing: `copying 12 MB of 80 MB`.
+    Committed(String),
+    /// PostgreSQL has written its shutdown checkpoint, and the postmaster is gone or about to be.
+    ShutDown {
+        /// Where the shutdown checkpoint record begins.
+        checkpoint: Lsn,
+        /// Where the record before it begins (what a successor that replayed everything before it has).
+        previous: Lsn,
+        /// The postmaster has exited.
+        exited: bool,
+    },
+}
+
+/// How a job ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum JobOutcome {
+    /// As ordered.
+    Done,
+    /// Stopped on request before the point of no return.
+    Cancelled,
+    /// It failed; the text says why and what to do.
+    Failed(String),
+    /// It started PostgreSQL, which has not yet become ready.
+    StillStarting,
+    /// The pre_promote script refused the promotion.
+    PrePromoteFailed,
+}

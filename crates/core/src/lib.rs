@@ -1,0 +1,24 @@
+//! Pure knowledge and decisions of patroni-rs.
+//!
+//! Nothing in this crate does I/O, reads a clock, draws a random number, or logs: a decision depends on its
+//! arguments alone, so states can be enumerated, replayed and checked.
+
+pub mod cluster;
+pub mod facts;
+pub mod job;
+pub mod lsn;
+pub mod name;
+pub mod peer;
+pub mod request;
+pub mod server;
+pub mod settings;
+pub mod tags;
+pub mod time;
+pub mod view;
+
+/// A JSON object that keeps the order of its keys, as Python's dictionaries do.
+pub type JsonMap = serde_json::Map<String, serde_json::Value>;
+
+/// The version of Patroni whose behaviour, keys and REST API this project matches. Members announce it, because
+/// members of a mixed cluster compare it.
+pub const COMPATIBLE_VERSION: &str = "4.1.5";

@@ -1,0 +1,69 @@
+//! What operators ask of this node over REST. The loop decides; the answer goes back when it is known.
+
+use crate::JsonMap;
+use crate::time::WallTime;
+
+/// Identifies a request until it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// A request to this node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Request {
+    /// POST `/restart` without schedule.
+    Restart(RestartConditions),
+    /// POST `/restart` with a schedule.
+    ScheduleRestart(ScheduledRestart),
+    /// DELETE `/restart`.
+    CancelRestart,
+    /// POST `/reinitialize`.
+    Reinitialize {
+        /// Cancel what is going on.
+        force: bool,
+        /// Copy from the leader, not from a `clonefrom` replica.
+        from_leader: bool,
+    },
+}
+
+/// When a restart is to be carried out at all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct RestartConditions {
+    /// Only in this role (`primary`, `replica`, `standby_leader`).
+    pub role: Option<String>,
+    /// Only if the running server is older than this version, such as 150018.
+    pub older_than: Option<u32>,
+    /// Only if a restart is pending.
+    pub only_pending: bool,
+    /// How long to wait for the start, in seconds, instead of `primary_start_timeout`.
+    pub timeout: Option<u64>,
+}
+
+/// A restart at a later time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ScheduledRestart {
+    /// When.
+    pub at: WallTime,
+    /// Its text in ISO 8601, as shown.
+    pub at_text: String,
+    /// On which conditions.
+    pub conditions: RestartConditions,
+    /// The request as it was made, shown in the member's key.
+    pub raw: JsonMap,
+    /// Start of the postmaster when it was asked for: a restart in between cancels it.
+    pub postmaster_start_time: Option<String>,
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Answer {
+    /// Done: `restarted successfully`, `reinitialize started`, ...
+    Done(String),
+    /// Accepted for later (`Restart scheduled`).
+    Scheduled(String),
+    /// Refused, with the reason: conditions, another action in progress, leadership.
+    Refused(String),
+    /// Nothing to cancel, nothing to do.
+    NotFound(String),
+    /// It was tried and failed.
+    Failed(String),
+}

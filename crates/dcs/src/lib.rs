@@ -1,0 +1,103 @@
+//! The distributed store: one trait, one place for key names and JSON ([`wire`]), a backend per module.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use patroni_core::cluster::{Cluster, MemberData, Version};
+use patroni_core::facts::Outcome;
+use patroni_core::lsn::Lsn;
+use patroni_core::name::MemberName;
+use patroni_core::time::Moment;
+use tokio::sync::watch;
+
+/// A store that holds the keys of one cluster and the lease of its leader.
+///
+/// Every operation ends within the time budget last given to [`Dcs::configure`]; retries happen inside it. None is
+/// blocking, and dropping the future of a write leaves that write undecided (as [`Outcome::Unknown`] would say).
+#[async_trait]
+pub trait Dcs: Send + Sync {
+    /// Sets how long leases last and how long an operation may be retried.
+    fn configure(&self, timing: Timing);
+
+    /// Reads all keys of the cluster at one revision. Linearizable.
+    async fn load(&self) -> Outcome<Cluster>;
+
+    /// Creates `/leader` with this member's name, if it is absent. `Refused`: somebody else has it.
+    /// The moment is the one before the request was sent; the lease is valid until then plus `ttl`.
+    async fn acquire(&self) -> Outcome<Moment>;
+
+    /// Prolongs the lease of `/leader`, which this member must hold, and writes `/status` and `/failsafe` with it
+    /// where they changed. `Refused`: the key is absent or another member's. The moment is as for [`Dcs::acquire`].
+    async fn renew(&self, update: &LeaderUpdate) -> Outcome<Moment>;
+
+    /// Deletes `/leader` if this member holds it, after writing the last position to `/status` if one is given.
+    async fn release(&self, last_lsn: Option<Lsn>) -> Outcome<()>;
+
+    /// Writes the key of this member, attached to a lease of `ttl`, or keeps it alive where nothing changed.
+    async fn touch_member(&self, data: &MemberData) -> Outcome<()>;
+
+    /// Writes a key if its present version is the expected one. Done: its new version.
+    async fn write(&self, key: Key, value: &str, expected: Expected) -> Outcome<Version>;
+
+    /// Deletes a key if its present version is the expected one. Deleting an absent key is done, unless a version
+    /// was expected.
+    async fn delete(&self, key: Key, expected: Expected) -> Outcome<()>;
+
+    /// Deletes every key of the cluster (`patronictl remove`).
+    async fn delete_cluster(&self) -> Outcome<()>;
+
+    /// A counter that grows whenever a key of the cluster changed, except renewals, this member's own key, `/status`
+    /// and `/failsafe`. It carries no data: whoever is woken reads the whole state.
+    fn changes(&self) -> watch::Receiver<u64>;
+}
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Length of a lease.
+    pub ttl: Duration,
+    /// Length of a pause between two ticks.
+    pub loop_wait: Duration,
+    /// How long an operation may be retried before it fails.
+    pub retry_timeout: Duration,
+}
+
+/// What the leader tells about itself when it renews its lease.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeaderUpdate {
+    /// The position of its WAL; `None` leaves `/status` alone.
+    pub last_lsn: Option<Lsn>,
+    /// Positions of slots, for `/status`.
+    pub slots: BTreeMap<String, Lsn>,
+    /// Member slots to keep, for `/status`.
+    pub retain_slots: Vec<String>,
+    /// Names and REST addresses for `/failsafe`; `None` leaves the key alone.
+    pub failsafe: Option<BTreeMap<MemberName, String>>,
+}
+
+/// A key that is written as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// `/config`
+    Config,
+    /// `/failover`
+    Failover,
+    /// `/history`
+    History,
+    /// `/initialize`
+    Initialize,
+    /// `/sync`
+    Sync,
+}
+
+/// What must be true of a key for a write to happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Expected {
+    /// Nothing.
+    Anything,
+    /// It is absent.
+    Absent,
+    /// It has this version.
+    Version(Version),
+}
