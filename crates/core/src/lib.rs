@@ -9,11 +9,13 @@ pub mod job;
 pub mod lsn;
 pub mod name;
 pub mod peer;
+pub mod python;
 pub mod request;
 pub mod server;
 pub mod settings;
 pub mod tags;
 pub mod time;
+pub mod units;
 pub mod view;
 
 /// A JSON object that keeps the order of its keys, as Python's dictionaries do.
