@@ -1,0 +1,269 @@
+//! A small HTTP client for the REST API of members, and the TLS settings that client and server share.
+//!
+//! One connection per request: members are asked seldom, and an answer that was waited for on a connection that died
+//! unseen would cost an election. Nothing here retries or waits without a limit.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use base64::Engine;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, USER_AGENT};
+use hyper::{Method, Request, Uri};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+mod keys;
+pub mod tls;
+
+pub use keys::KeyError;
+pub use tls::{TlsError, TlsFiles};
+
+/// The largest answer that is read, in bytes.
+const MAX_ANSWER_BYTES: usize = 16 << 20;
+
+/// How requests are made: the settings of the sections `ctl` and `restapi` that concern a client.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientOptions {
+    /// `username:password` for basic authentication (`ctl.authentication`, or else `restapi.authentication`).
+    pub auth: Option<String>,
+    /// `ctl.insecure`: certificates of servers are not verified. As in Patroni, it has no effect on that where
+    /// `certfile` is set, besides the name in the certificate not being compared.
+    pub insecure: bool,
+    /// `ctl.cacert`, or else `restapi.cafile`: whom to trust; without it, whom the system trusts.
+    pub cacert: Option<String>,
+    /// `ctl.certfile`, `ctl.keyfile`, `ctl.keyfile_password`: how this client shows who it is.
+    pub identity: Option<TlsFiles>,
+    /// The header `User-Agent`.
+    pub user_agent: String,
+}
+
+/// A client. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct HttpClient(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    options: ClientOptions,
+    authorization: Option<HeaderValue>,
+    user_agent: HeaderValue,
+    // The certificates of the system are many: without a `cacert` they are read when a server with TLS is met.
+    tls: OnceLock<Arc<ClientConfig>>,
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// The status code.
+    pub status: u16,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body. What is not UTF-8 is replaced.
+    pub body: String,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// The address is not one of HTTP.
+    #[error("{0:?} is not an address of the form http://host:port/path or https://host:port/path")]
+    Address(String),
+    /// The time was over.
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    /// No connection.
+    #[error("no connection to {0}: {1}")]
+    Connect(String, #[source] std::io::Error),
+    /// The connection was lost, or what came is not HTTP.
+    #[error("the connection broke or the answer is not HTTP: {0}")]
+    Protocol(String),
+    /// Certificates or keys cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+impl HttpClient {
+    /// Makes a client. Certificate files that are named are read now.
+    ///
+    /// # Errors
+    /// A file is missing or is not what it should be.
+    pub fn new(options: ClientOptions) -> Result<Self, TlsError> {
+        let tls = OnceLock::new();
+        if options.cacert.is_some() || options.identity.is_some() {
+            let _ = tls.set(Arc::new(tls::client_config(&options)?));
+        }
+        let authorization = options.auth.as_deref().map(basic_authorization);
+        let user_agent = HeaderValue::from_str(&options.user_agent).unwrap_or(HeaderValue::from_static("patroni-rs"));
+        Ok(Self(Arc::new(Inner { options, authorization, user_agent, tls })))
+    }
+
+    /// Makes a request and reads the answer to its end, all within `limit`. A status that is an error is an answer.
+    ///
+    /// # Errors
+    /// No whole answer came in time.
+    pub async fn request(
+        &self,
+        method: Method,
+        url: &str,
+        body: Option<String>,
+        limit: Duration,
+    ) -> Result<Response, HttpError> {
+        match tokio::time::timeout(limit, self.exchange(method, url, body)).await {
+            Ok(result) => result,
+            Err(_) => Err(HttpError::Timeout(limit)),
+        }
+    }
+
+    async fn exchange(&self, method: Method, url: &str, body: Option<String>) -> Result<Response, HttpError> {
+        let target = Target::parse(url)?;
+        let stream = TcpStream::connect((target.host.as_str(), target.port))
+            .await
+            .map_err(|e| HttpError::Connect(target.authority.clone(), e))?;
+        let _ = stream.set_nodelay(true);
+        let request = self.http_request(method, &target, body)?;
+        if !target.tls {
+            return send(stream, request).await;
+        }
+        let name = ServerName::try_from(target.host.clone()).map_err(|_| HttpError::Address(url.to_owned()))?;
+        let stream = TlsConnector::from(self.tls_config()?)
+            .connect(name, stream)
+            .await
+            .map_err(|e| HttpError::Connect(target.authority.clone(), e))?;
+        send(stream, request).await
+    }
+
+    fn http_request(
+        &self,
+        method: Method,
+        target: &Target,
+        body: Option<String>,
+    ) -> Result<Request<Full<Bytes>>, HttpError> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(&target.path)
+            .header(HOST, &target.authority)
+            .header(CONNECTION, "close")
+            .header(USER_AGENT, &self.0.user_agent);
+        if let Some(value) = &self.0.authorization {
+            request = request.header(AUTHORIZATION, value);
+        }
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        let body = Full::new(Bytes::from(body.unwrap_or_default()));
+        request.body(body).map_err(|e| HttpError::Protocol(e.to_string()))
+    }
+
+    fn tls_config(&self) -> Result<Arc<ClientConfig>, TlsError> {
+        if let Some(config) = self.0.tls.get() {
+            return Ok(Arc::clone(config));
+        }
+        let config = Arc::new(tls::client_config(&self.0.options)?);
+        Ok(Arc::clone(self.0.tls.get_or_init(|| config)))
+    }
+}
+
+/// The address of another endpoint of the same server: `http://host:port/patroni` and `failsafe` give
+/// `http://host:port/failsafe`.
+pub fn endpoint_url(api_url: &str, endpoint: &str) -> String {
+    let (scheme, rest) = api_url.split_once("://").unwrap_or(("http", api_url));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    format!("{scheme}://{authority}/{}", endpoint.trim_start_matches('/'))
+}
+
+/// The value of the header `Authorization` for `username:password`.
+fn basic_authorization(auth: &str) -> HeaderValue {
+    let encoded = base64::engine::general_purpose::STANDARD.encode(auth);
+    // Base64 has no character that is not allowed in a header.
+    let mut value = HeaderValue::from_str(&format!("Basic {encoded}")).unwrap_or(HeaderValue::from_static("Basic"));
+    value.set_sensitive(true);
+    value
+}
+
+/// Where a request goes.
+struct Target {
+    tls: bool,
+    host: String,
+    port: u16,
+    authority: String,
+    path: String,
+}
+
+impl Target {
+    fn parse(url: &str) -> Result<Self, HttpError> {
+        let error = || HttpError::Address(url.to_owned());
+        let uri: Uri = url.parse().map_err(|_| error())?;
+        let tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            Some(_) | None => return Err(error()),
+        };
+        let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(error)?;
+        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        Ok(Self {
+            tls,
+            host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            port,
+            authority: format!("{host}:{port}"),
+            path: uri.path_and_query().map_or("/", |path| path.as_str()).to_owned(),
+        })
+    }
+}
+
+async fn send<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Response, HttpError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let protocol = |e: &dyn std::error::Error| HttpError::Protocol(with_cause(e));
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| protocol(&e))?;
+    let answer = async {
+        let response = sender.send_request(request).await.map_err(|e| protocol(&e))?;
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(|e| protocol(e.as_ref()))?;
+        let body = String::from_utf8_lossy(&body.to_bytes()).into_owned();
+        Ok(Response { status: head.status.as_u16(), headers: head.headers, body })
+    };
+    tokio::pin!(answer);
+    // The connection is driven here and not in a task of its own, so that nothing is left when the caller gives up.
+    tokio::select! {
+        result = &mut answer => result,
+        driven = connection => match driven {
+            Ok(()) => answer.await,
+            Err(e) => Err(protocol(&e)),
+        },
+    }
+}
+
+fn with_cause(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_of_a_member() {
+        assert_eq!(endpoint_url("http://h:8008/patroni", "failsafe"), "http://h:8008/failsafe");
+        assert_eq!(endpoint_url("https://[::1]:8008", "/liveness"), "https://[::1]:8008/liveness");
+    }
+
+    #[test]
+    fn addresses() {
+        let target = Target::parse("https://[::1]/patroni?x=1").expect("an address");
+        assert_eq!((target.host.as_str(), target.port, target.tls), ("::1", 443, true));
+        assert_eq!(target.path, "/patroni?x=1");
+        for bad in ["", "patroni", "ftp://h/", "http://", "/patroni"] {
+            assert!(Target::parse(bad).is_err(), "{bad:?} was accepted");
+        }
+    }
+}

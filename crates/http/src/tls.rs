@@ -1,0 +1,441 @@
+//! TLS settings from files: for clients, and for the server of the REST API.
+//!
+//! OpenSSL, which Patroni uses, trusts a certificate that is itself in the file of trusted ones, though it is made as
+//! an authority; many clusters have just one such certificate. webpki refuses it as the certificate of a server, so the
+//! verifiers here accept a certificate that is byte for byte in the file.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig,
+    SignatureScheme, SupportedCipherSuite,
+};
+
+use crate::ClientOptions;
+use crate::keys::{self, KeyError};
+
+/// A certificate and its key.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// `certfile`: the certificate and those between it and the authority, in PEM.
+    pub certfile: String,
+    /// `keyfile`: the key; without it, it is in `certfile`.
+    pub keyfile: Option<String>,
+    /// `keyfile_password`: the password the key is encrypted with.
+    pub keyfile_password: Option<String>,
+}
+
+impl std::fmt::Debug for TlsFiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TlsFiles").field("certfile", &self.certfile).field("keyfile", &self.keyfile).finish()
+    }
+}
+
+/// `restapi.verify_client`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum VerifyClient {
+    /// Certificates of clients are not asked for.
+    #[default]
+    None,
+    /// Asked for and verified where there is one.
+    Optional,
+    /// Without one there is no connection.
+    Required,
+}
+
+/// Settings of a server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerTls {
+    /// Its certificate.
+    pub identity: TlsFiles,
+    /// `cafile`: who vouches for clients; without it, whom the system trusts.
+    pub cafile: Option<String>,
+    /// `ciphers` in the notation of OpenSSL.
+    pub ciphers: Option<String>,
+    /// `verify_client`.
+    pub verify_client: VerifyClient,
+}
+
+/// What is wrong with the files or settings.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// Cannot be read.
+    #[error("cannot read {path}: {source}; check that it exists and that this user may read it")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Is not what it should be.
+    #[error("{path} holds no {what} in PEM format: {reason}")]
+    Content {
+        /// The file.
+        path: String,
+        /// What was looked for.
+        what: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// The key is encrypted.
+    #[error("cannot use the key in {path}: {source}")]
+    Key {
+        /// The file.
+        path: String,
+        /// Why.
+        source: KeyError,
+    },
+    /// No cipher is left.
+    #[error("none of the ciphers {0:?} is known; names are those of OpenSSL, such as ECDHE-RSA-AES256-GCM-SHA384")]
+    Ciphers(String),
+    /// The library refuses the combination.
+    #[error("TLS settings cannot be used: {0}")]
+    Config(String),
+}
+
+/// The settings of a client as rustls wants them.
+///
+/// # Errors
+/// A file cannot be read or used.
+pub fn client_config(options: &ClientOptions) -> Result<ClientConfig, TlsError> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(config_error)?
+        .dangerous()
+        .with_custom_certificate_verifier(server_verifier(options, provider)?);
+    match &options.identity {
+        None => Ok(builder.with_no_client_auth()),
+        Some(files) => {
+            let (chain, key) = identity(files)?;
+            builder.with_client_auth_cert(chain, key).map_err(config_error)
+        }
+    }
+}
+
+/// The settings of a server as rustls wants them.
+///
+/// # Errors
+/// A file cannot be read or used, or no cipher is left.
+pub fn server_config(tls: &ServerTls) -> Result<ServerConfig, TlsError> {
+    let mut provider = ring::default_provider();
+    if let Some(list) = &tls.ciphers {
+        provider.cipher_suites = chosen_ciphers(list, &provider.cipher_suites)?;
+    }
+    let provider = Arc::new(provider);
+    let (chain, key) = identity(&tls.identity)?;
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(config_error)?;
+    let builder = match tls.verify_client {
+        VerifyClient::None => builder.with_no_client_auth(),
+        VerifyClient::Optional | VerifyClient::Required => {
+            builder.with_client_cert_verifier(client_verifier(tls, provider)?)
+        }
+    };
+    builder.with_single_cert(chain, key).map_err(config_error)
+}
+
+fn config_error(error: Error) -> TlsError {
+    TlsError::Config(error.to_string())
+}
+
+fn server_verifier(
+    options: &ClientOptions,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
+    if options.insecure && options.identity.is_none() {
+        return Ok(Arc::new(AnyServer(provider)));
+    }
+    let (roots, trusted) = trust(options.cacert.as_deref())?;
+    let strict = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .map_err(|e| TlsError::Config(e.to_string()))?;
+    Ok(Arc::new(KnownServer { strict, trusted, any_name: options.insecure }))
+}
+
+fn client_verifier(tls: &ServerTls, provider: Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let (roots, trusted) = trust(tls.cafile.as_deref())?;
+    let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    if tls.verify_client == VerifyClient::Optional {
+        builder = builder.allow_unauthenticated();
+    }
+    let strict = builder.build().map_err(|e| TlsError::Config(e.to_string()))?;
+    Ok(Arc::new(KnownClient { strict, trusted }))
+}
+
+/// Whom to trust: those in the file, or those the system trusts.
+fn trust(cafile: Option<&str>) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), TlsError> {
+    let mut roots = RootCertStore::empty();
+    let Some(path) = cafile else {
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        return Ok((roots, Vec::new()));
+    };
+    let certificates = certificates(path)?;
+    let (usable, _) = roots.add_parsable_certificates(certificates.iter().cloned());
+    if usable == 0 {
+        let reason = "none of its certificates can be read".to_owned();
+        return Err(TlsError::Content { path: path.to_owned(), what: "certificate", reason });
+    }
+    Ok((roots, certificates))
+}
+
+fn identity(files: &TlsFiles) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
+    let chain = certificates(&files.certfile)?;
+    let path = files.keyfile.as_ref().unwrap_or(&files.certfile);
+    let key = keys::read_key(&read(path)?, files.keyfile_password.as_deref())
+        .map_err(|source| TlsError::Key { path: path.clone(), source })?;
+    Ok((chain, key))
+}
+
+fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let content = |reason: String| TlsError::Content { path: path.to_owned(), what: "certificate", reason };
+    let pem = read(path)?;
+    let found: Vec<_> =
+        CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|e| content(e.to_string()))?;
+    if found.is_empty() {
+        return Err(content("no BEGIN CERTIFICATE in it".to_owned()));
+    }
+    Ok(found)
+}
+
+fn read(path: &str) -> Result<Vec<u8>, TlsError> {
+    fs::read(Path::new(path)).map_err(|source| TlsError::Read { path: path.to_owned(), source })
+}
+
+/// The suites that a list of OpenSSL names: names, parts of names joined by `+`, and either with `!` or `-` before it
+/// to take them away. Suites of TLS 1.3 are always allowed, as with OpenSSL.
+fn chosen_ciphers(list: &str, known: &[SupportedCipherSuite]) -> Result<Vec<SupportedCipherSuite>, TlsError> {
+    let mut chosen = Vec::new();
+    for word in list.split([':', ',', ' ']).filter(|word| !word.is_empty()) {
+        if let Some(unwanted) = word.strip_prefix(['!', '-']) {
+            chosen.retain(|suite| !named(suite, unwanted));
+        } else if !word.starts_with(['+', '@']) {
+            let new: Vec<_> = known.iter().copied().filter(|s| named(s, word) && !chosen.contains(s)).collect();
+            chosen.extend(new);
+        }
+    }
+    if chosen.is_empty() {
+        return Err(TlsError::Ciphers(list.to_owned()));
+    }
+    let tls13 = known.iter().filter(|suite| suite.tls13().is_some());
+    Ok(tls13.copied().chain(chosen).collect())
+}
+
+/// Does a word of such a list mean this suite of TLS 1.2?
+fn named(suite: &SupportedCipherSuite, word: &str) -> bool {
+    if suite.tls13().is_some() {
+        return false;
+    }
+    let name = openssl_name(suite);
+    word.split('+').all(|part| match part {
+        "ALL" | "DEFAULT" | "HIGH" | "COMPLEMENTOFDEFAULT" | "TLSv1.2" | "kEECDH" | "EECDH" | "ECDHE" => true,
+        "AESGCM" | "AES" => name.contains("-AES"),
+        "aRSA" | "RSA" => name.contains("-RSA-"),
+        "aECDSA" | "ECDSA" => name.contains("-ECDSA-"),
+        "AES128" | "AES256" | "CHACHA20" | "SHA256" | "SHA384" => name.contains(part),
+        whole => name == whole,
+    })
+}
+
+/// `TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384` is `ECDHE-RSA-AES256-GCM-SHA384` to OpenSSL.
+fn openssl_name(suite: &SupportedCipherSuite) -> String {
+    let name = suite.suite().as_str().unwrap_or_default().replace("TLS_", "").replace("_WITH", "");
+    let name = name.replace("AES_", "AES").replace('_', "-");
+    match name.strip_suffix("-POLY1305-SHA256") {
+        Some(chacha) => format!("{chacha}-POLY1305"),
+        None => name,
+    }
+}
+
+/// Servers whose certificate is vouched for, or is itself among the trusted.
+#[derive(Debug)]
+struct KnownServer {
+    strict: Arc<WebPkiServerVerifier>,
+    trusted: Vec<CertificateDer<'static>>,
+    any_name: bool,
+}
+
+impl ServerCertVerifier for KnownServer {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        match self.strict.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            Err(error) if is_authority(&error) && self.trusted.contains(end_entity) => {
+                // The dates were looked at before this error; the name was not.
+                if !self.any_name {
+                    rustls::client::verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                }
+                Ok(ServerCertVerified::assertion())
+            }
+            // The name is looked at last: all else is well.
+            Err(Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) if self.any_name => Ok(ServerCertVerified::assertion()),
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.strict.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.strict.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.strict.supported_verify_schemes()
+    }
+}
+
+/// The certificate is made as an authority: the one complaint that being listed as trusted outweighs.
+fn is_authority(error: &Error) -> bool {
+    let Error::InvalidCertificate(CertificateError::Other(other)) = error else { return false };
+    other.0.downcast_ref::<webpki::Error>() == Some(&webpki::Error::CaUsedAsEndEntity)
+}
+
+/// `insecure`: any server will do. It still has to have the key of the certificate it shows.
+#[derive(Debug)]
+struct AnyServer(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Clients whose certificate is vouched for, or is itself among the trusted.
+#[derive(Debug)]
+struct KnownClient {
+    strict: Arc<dyn ClientCertVerifier>,
+    trusted: Vec<CertificateDer<'static>>,
+}
+
+impl ClientCertVerifier for KnownClient {
+    fn offer_client_auth(&self) -> bool {
+        true
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.strict.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.strict.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        match self.strict.verify_client_cert(end_entity, intermediates, now) {
+            Err(error) if is_authority(&error) && self.trusted.contains(end_entity) => {
+                Ok(ClientCertVerified::assertion())
+            }
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.strict.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.strict.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.strict.supported_verify_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_ciphers() {
+        let known = ring::default_provider().cipher_suites;
+        let names = |list: &str| -> Vec<String> {
+            let chosen = chosen_ciphers(list, &known).expect("some are known");
+            assert_eq!(chosen.iter().filter(|s| s.tls13().is_some()).count(), 3, "TLS 1.3 is always allowed");
+            chosen.iter().filter(|s| s.tls13().is_none()).map(openssl_name).collect()
+        };
+        assert_eq!(names("HIGH").len(), 6);
+        assert_eq!(
+            names("ECDHE-RSA-AES256-GCM-SHA384:AES256-SHA:ECDHE-RSA-CHACHA20-POLY1305"),
+            ["ECDHE-RSA-AES256-GCM-SHA384", "ECDHE-RSA-CHACHA20-POLY1305"]
+        );
+        assert_eq!(
+            names("HIGH:!CHACHA20:!aECDSA:!AES128"),
+            ["ECDHE-RSA-AES256-GCM-SHA384"]
+        );
+        assert!(matches!(chosen_ciphers("RC4-MD5:!aNULL", &known), Err(TlsError::Ciphers(_))));
+    }
+}
