@@ -123,6 +123,8 @@ pub enum Wal {
         replayed_timestamp: Option<String>,
         /// Replay is paused.
         paused: bool,
+        /// The last end of WAL the sender told about (`latest_end_lsn` of the WAL receiver): how far the primary was.
+        latest_end: Option<Lsn>,
         /// `streaming`, `in archive recovery`; `None` while neither is known.
         replication_state: Option<String>,
     },
