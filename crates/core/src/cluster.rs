@@ -57,7 +57,9 @@ impl Cluster {
 
     /// The timeline of the last known primary by `/history`: 0 where unknown, 1 where the history is empty.
     pub fn timeline(&self) -> Timeline {
-        let Some(history) = &self.history else { return Timeline(0) };
+        let Some(history) = &self.history else {
+            return Timeline(0);
+        };
         match (history.lines.last(), history.raw == "[]") {
             (Some(line), _) => line.timeline().map_or(Timeline(0), |t| Timeline(t.0 + 1)),
             (None, true) => Timeline(1),
@@ -151,6 +153,18 @@ impl MemberData {
     /// PostgreSQL is up.
     pub fn is_running(&self) -> bool {
         self.state.as_deref() == Some("running")
+    }
+
+    /// Is making a new cluster.
+    pub fn is_bootstrapping(&self) -> bool {
+        matches!(
+            self.state.as_deref(),
+            Some(
+                "initializing new cluster"
+                    | "running custom bootstrap script"
+                    | "starting after custom bootstrap"
+            )
+        )
     }
 
     /// Announces itself as primary (`master` in the words of older versions).

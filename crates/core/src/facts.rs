@@ -1,4 +1,17 @@
-//! What is known in a tick, and how operations can end.
+//! What is known in a tick: the observations it begins with, and the answers to the operations it asks for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::cluster::{Cluster, FailoverRequest, Version};
+use crate::job::{Job, JobOutcome, JobView, Upstream, UpstreamMember};
+use crate::lsn::Lsn;
+use crate::name::{MemberName, SystemId};
+use crate::peer::Peer;
+use crate::request::{Request, RequestId};
+use crate::server::Server;
+use crate::settings::Settings;
+use crate::time::{Moment, Now};
 
 /// How an operation on the outside world ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -27,4 +40,192 @@ impl<T> Outcome<T> {
             Outcome::Refused | Outcome::Failed(_) | Outcome::Unknown(_) => None,
         }
     }
+}
+
+/// Everything a decision may depend on, besides [`crate::memory::Memory`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Facts {
+    /// The time at which the tick began.
+    pub now: Now,
+    /// The settings, after the dynamic configuration of `cluster` was applied.
+    pub settings: Arc<Settings>,
+    /// The snapshot of the store, or why there is none.
+    pub cluster: Result<Arc<Cluster>, String>,
+    /// The local server.
+    pub server: Arc<Server>,
+    /// The job.
+    pub job: JobFact,
+    /// Requests that wait for an answer.
+    pub requests: BTreeMap<RequestId, Request>,
+    /// The agent was told to stop.
+    pub shutdown: bool,
+    /// The watchdog device.
+    pub watchdog: Watchdog,
+    /// Where this node can be reached by its peers (its `api_url`), for the key `/failsafe`.
+    pub api_url: String,
+    /// Answers of this tick's operations.
+    pub answers: Answers,
+}
+
+/// The job of this node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum JobFact {
+    /// None, and none ended since the last tick.
+    Idle,
+    /// One is under way.
+    Running(JobView),
+    /// One ended since the last tick.
+    Ended(Job, JobOutcome),
+}
+
+/// The kernel watchdog as configured and found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Watchdog {
+    /// `watchdog.mode` is `required`.
+    pub required: bool,
+    /// The device can be used (always true where none is configured).
+    pub healthy: bool,
+}
+
+/// A short operation. Each has a deadline and one slot among the [`Answers`], so that every tick ends.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// Prolong the lease, and publish position and slots with it.
+    RenewLease,
+    /// Take the leader key, if nobody has it.
+    AcquireLease,
+    /// Give the leader key up, leaving this as the last position.
+    ReleaseLease(Option<Lsn>),
+    /// Ask peers for their state, by the addresses of their REST APIs.
+    PollPeers(BTreeMap<MemberName, String>),
+    /// Write or delete `/initialize`.
+    Initialize(InitializeWrite),
+    /// Write the dynamic configuration this node knows to `/config`, which is absent or unreadable.
+    WriteConfig(Option<Version>),
+    /// Replace (or, without a value, delete) `/failover` at this version.
+    WriteFailover(Version, Option<FailoverRequest>),
+    /// Bring `/history` up to date with the timelines of this primary.
+    WriteHistory,
+    /// Compare timeline and position with those of a primary.
+    CheckRewind(UpstreamMember),
+    /// Compare what the standby follows with what it should follow.
+    CheckUpstream(Upstream),
+    /// Open the watchdog, or be sure it is open.
+    ActivateWatchdog,
+}
+
+/// What to do with `/initialize`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum InitializeWrite {
+    /// Enter the race: create it, empty.
+    Begin,
+    /// Write the system identifier.
+    Finish(SystemId),
+    /// The bootstrap failed: remove it.
+    Cancel,
+}
+
+/// The answers so far, one slot per kind of operation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Answers {
+    /// [`Op::RenewLease`]: the moment before it was sent.
+    pub renew: Option<Outcome<Moment>>,
+    /// [`Op::AcquireLease`]: the moment before it was sent.
+    pub acquire: Option<Outcome<Moment>>,
+    /// [`Op::ReleaseLease`].
+    pub release: Option<Outcome<()>>,
+    /// [`Op::PollPeers`].
+    pub peers: Option<BTreeMap<MemberName, Peer>>,
+    /// [`Op::Initialize`].
+    pub initialize: Option<Outcome<()>>,
+    /// [`Op::WriteConfig`].
+    pub config: Option<Outcome<()>>,
+    /// [`Op::WriteFailover`].
+    pub failover: Option<Outcome<()>>,
+    /// [`Op::WriteHistory`].
+    pub history: Option<Outcome<()>>,
+    /// [`Op::CheckRewind`].
+    pub rewind: Option<RewindCheck>,
+    /// [`Op::CheckUpstream`].
+    pub upstream: Option<Result<UpstreamCheck, String>>,
+    /// [`Op::ActivateWatchdog`]: it is active, or not needed.
+    pub watchdog: Option<bool>,
+}
+
+/// One answer on its way into its slot.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Answer {
+    /// To [`Op::RenewLease`].
+    Renew(Outcome<Moment>),
+    /// To [`Op::AcquireLease`].
+    Acquire(Outcome<Moment>),
+    /// To [`Op::ReleaseLease`].
+    Release(Outcome<()>),
+    /// To [`Op::PollPeers`].
+    Peers(BTreeMap<MemberName, Peer>),
+    /// To [`Op::Initialize`].
+    Initialize(Outcome<()>),
+    /// To [`Op::WriteConfig`].
+    Config(Outcome<()>),
+    /// To [`Op::WriteFailover`].
+    Failover(Outcome<()>),
+    /// To [`Op::WriteHistory`].
+    History(Outcome<()>),
+    /// To [`Op::CheckRewind`].
+    Rewind(RewindCheck),
+    /// To [`Op::CheckUpstream`].
+    Upstream(Result<UpstreamCheck, String>),
+    /// To [`Op::ActivateWatchdog`].
+    Watchdog(bool),
+}
+
+impl Answers {
+    /// Puts an answer into its slot.
+    ///
+    /// # Panics
+    /// If the slot is taken: a tick that asks twice would never end.
+    pub fn record(&mut self, answer: Answer) {
+        fn fill<T>(slot: &mut Option<T>, value: T, what: &str) {
+            assert!(
+                slot.is_none(),
+                "the operation {what} was asked for twice in one tick"
+            );
+            *slot = Some(value);
+        }
+        match answer {
+            Answer::Renew(outcome) => fill(&mut self.renew, outcome, "renew"),
+            Answer::Acquire(outcome) => fill(&mut self.acquire, outcome, "acquire"),
+            Answer::Release(outcome) => fill(&mut self.release, outcome, "release"),
+            Answer::Peers(peers) => fill(&mut self.peers, peers, "peers"),
+            Answer::Initialize(outcome) => fill(&mut self.initialize, outcome, "initialize"),
+            Answer::Config(outcome) => fill(&mut self.config, outcome, "config"),
+            Answer::Failover(outcome) => fill(&mut self.failover, outcome, "failover"),
+            Answer::History(outcome) => fill(&mut self.history, outcome, "history"),
+            Answer::Rewind(check) => fill(&mut self.rewind, check, "rewind"),
+            Answer::Upstream(check) => fill(&mut self.upstream, check, "upstream"),
+            Answer::Watchdog(active) => fill(&mut self.watchdog, active, "watchdog"),
+        }
+    }
+}
+
+/// Does the data directory have WAL that the primary does not have?
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum RewindCheck {
+    /// It can follow as it is.
+    NotNeeded,
+    /// It diverged. pg_rewind can be used (it is configured and the server keeps what it needs), or not, and why.
+    Needed(Result<(), String>),
+    /// Could not be found out; the text says why.
+    Unclear(String),
+}
+
+/// What it takes to follow as wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum UpstreamCheck {
+    /// Nothing.
+    UpToDate,
+    /// New settings and a reload.
+    Reload,
+    /// New settings and a restart.
+    Restart,
 }

@@ -4,11 +4,15 @@
 //! arguments alone, so states can be enumerated, replayed and checked.
 
 pub mod cluster;
+pub mod decide;
 pub mod facts;
 pub mod job;
 pub mod lsn;
+pub mod memory;
 pub mod name;
+pub mod parameters;
 pub mod peer;
+pub mod plan;
 pub mod python;
 pub mod request;
 pub mod server;
@@ -16,6 +20,7 @@ pub mod settings;
 pub mod tags;
 pub mod time;
 pub mod units;
+pub mod verdict;
 pub mod view;
 
 /// A JSON object that keeps the order of its keys, as Python's dictionaries do.

@@ -30,6 +30,7 @@ pub enum DataDir {
 }
 
 /// The state of the postmaster.
+#[allow(clippy::large_enum_variant)] // There is one at a time; a box would only hide it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Postmaster {
     /// No postmaster on this data directory. The content of `pg_control`, where it can be read.
@@ -135,7 +136,11 @@ impl Wal {
     pub fn position(&self) -> Lsn {
         match self {
             Wal::Primary { location } => *location,
-            Wal::Standby { received, replayed, .. } => received.unwrap_or_default().max(replayed.unwrap_or_default()),
+            Wal::Standby {
+                received, replayed, ..
+            } => received
+                .unwrap_or_default()
+                .max(replayed.unwrap_or_default()),
         }
     }
 
@@ -289,4 +294,3 @@ impl fmt::Display for State {
         })
     }
 }
-

@@ -1,0 +1,185 @@
+//! Who else could lead: what the peers say of themselves, weighed.
+
+use std::collections::BTreeMap;
+
+use super::{Needs, Tick, ask};
+use crate::cluster::{Cluster, Member};
+use crate::facts::Op;
+use crate::lsn::Lsn;
+use crate::name::MemberName;
+use crate::peer::{Peer, PeerStatus};
+use crate::settings::SynchronousMode;
+use crate::verdict::Level;
+
+/// What a candidate has to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bar {
+    /// Not more than `maximum_lag_on_failover` behind the last position of the leader.
+    WithinMaximumLag,
+    /// The same, and it streams: it can get what is still to come.
+    Streaming,
+    /// Everything up to and including the record that begins here.
+    Received(Lsn),
+}
+
+impl Tick<'_> {
+    /// Asks members, other than this one, that have a REST API. One round a tick.
+    pub(super) fn ask_peers<'m>(
+        &self,
+        members: impl IntoIterator<Item = &'m Member>,
+    ) -> Needs<&BTreeMap<MemberName, Peer>> {
+        let addresses: BTreeMap<MemberName, String> = members
+            .into_iter()
+            .filter(|member| member.name != *self.me())
+            .filter_map(|member| Some((member.name.clone(), member.data.api_url.clone()?)))
+            .collect();
+        if addresses.is_empty() {
+            static NOBODY: BTreeMap<MemberName, Peer> = BTreeMap::new();
+            return Ok(self.facts.answers.peers.as_ref().unwrap_or(&NOBODY));
+        }
+        ask(&self.facts.answers.peers, || Op::PollPeers(addresses))
+    }
+
+    /// The members that could take over from this leader, for a planned handover or because it cannot go on.
+    /// `exclude_candidate`: the requested candidate is known to be unfit; look at the others.
+    pub(super) fn candidates<'c>(
+        &self,
+        cluster: &'c Cluster,
+        exclude_candidate: bool,
+    ) -> Vec<&'c Member> {
+        let request = cluster.failover.as_ref();
+        let wanted = request.and_then(|request| request.candidate.as_ref());
+        // A manual failover, unlike a switchover, may go to an asynchronous node.
+        let any_node = request.is_some_and(|request| request.leader.is_none());
+        let eligible = |member: &&Member| {
+            let named = wanted.is_none_or(|wanted| exclude_candidate != (*wanted == member.name));
+            member.name != *self.me()
+                && !member.data.tags.nofailover()
+                && member.data.api_url.is_some()
+                && (!self.sync_is_active(cluster)
+                    || any_node
+                    || cluster.sync.standbys.contains(&member.name))
+                && named
+        };
+        cluster.members.values().filter(eligible).collect()
+    }
+
+    /// Some candidate passes the bar. Notes say why others do not.
+    pub(super) fn failover_possible(
+        &mut self,
+        cluster: &Cluster,
+        bar: Bar,
+        exclude_candidate: bool,
+    ) -> Needs<bool> {
+        let candidates = self.candidates(cluster, exclude_candidate);
+        if candidates.is_empty() {
+            self.note(
+                Level::Warning,
+                format!("{}: candidates list is empty", self.action_name(cluster)),
+            );
+            return Ok(false);
+        }
+        let peers = self.ask_peers(candidates.iter().copied())?.clone();
+        let mut votes = 0;
+        for member in candidates {
+            match self.unfit(cluster, peers.get(&member.name), bar) {
+                None => votes += 1,
+                Some(why) => self.note(Level::Info, format!("Member {} {why}", member.name)),
+            }
+        }
+        let quorum = if self.quorum_is_active(cluster)
+            && self
+                .requested_candidate(cluster, exclude_candidate)
+                .is_none()
+        {
+            cluster.sync.quorum as usize
+        } else {
+            0
+        };
+        if votes <= quorum && quorum > 0 {
+            self.note(
+                Level::Info,
+                format!("Quorum requirement {quorum} can not be reached"),
+            );
+        }
+        Ok(votes > quorum)
+    }
+
+    fn requested_candidate<'c>(
+        &self,
+        cluster: &'c Cluster,
+        exclude_candidate: bool,
+    ) -> Option<&'c MemberName> {
+        cluster
+            .failover
+            .as_ref()
+            .and_then(|request| request.candidate.as_ref())
+            .filter(|_| !exclude_candidate)
+    }
+
+    /// Why a peer cannot take over, if it cannot.
+    fn unfit(&self, cluster: &Cluster, peer: Option<&Peer>, bar: Bar) -> Option<String> {
+        let status = match peer {
+            Some(Peer::Status(status)) => status,
+            Some(Peer::Unreachable(_)) | None => return Some("is not reachable".to_owned()),
+        };
+        if let Some(limitation) = limitation(status) {
+            return Some(format!("is {limitation}"));
+        }
+        let behind = || Some("exceeds maximum replication lag".to_owned());
+        match bar {
+            Bar::Received(checkpoint) if status.wal_position <= checkpoint => return behind(),
+            Bar::WithinMaximumLag | Bar::Streaming
+                if self.is_lagging(cluster, status.wal_position) =>
+            {
+                return behind();
+            }
+            Bar::Streaming if status.replication_state.as_deref() != Some("streaming") => {
+                return Some("is not streaming".to_owned());
+            }
+            Bar::Received(_) | Bar::WithinMaximumLag | Bar::Streaming => {}
+        }
+        let wanted = cluster.timeline();
+        if self.settings.check_timeline && status.timeline.is_none_or(|timeline| timeline < wanted)
+        {
+            let timeline = status
+                .timeline
+                .map_or_else(|| "None".to_owned(), |t| t.to_string());
+            return Some(format!(
+                "has timeline {timeline}, behind the cluster timeline {wanted}"
+            ));
+        }
+        None
+    }
+
+    /// More than `maximum_lag_on_failover` behind the last known position of the leader.
+    pub(super) fn is_lagging(&self, cluster: &Cluster, position: Lsn) -> bool {
+        cluster.status.last_lsn.0.saturating_sub(position.0) > self.settings.maximum_lag_on_failover
+    }
+
+    /// Synchronous replication is wanted, and `/sync` says for whom.
+    pub(super) fn sync_is_active(&self, cluster: &Cluster) -> bool {
+        self.settings.synchronous.mode != SynchronousMode::Off && cluster.sync.leader.is_some()
+    }
+
+    /// The same, with quorum commit.
+    pub(super) fn quorum_is_active(&self, cluster: &Cluster) -> bool {
+        self.settings.synchronous.mode == SynchronousMode::Quorum && cluster.sync.leader.is_some()
+    }
+
+    /// This node, or the former leader, is named by `/sync`.
+    pub(super) fn sync_names_me(&self, cluster: &Cluster) -> bool {
+        cluster.sync.standbys.contains(self.me()) || cluster.sync.leader.as_ref() == Some(self.me())
+    }
+}
+
+/// Why a node that answered cannot be promoted, in Patroni's words.
+pub(super) fn limitation(status: &PeerStatus) -> Option<&'static str> {
+    if status.tags.nofailover() {
+        Some("not allowed to promote")
+    } else if status.watchdog_failed {
+        Some("not watchdog capable")
+    } else {
+        None
+    }
+}

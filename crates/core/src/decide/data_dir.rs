@@ -1,0 +1,153 @@
+//! What lies in the data directory, before anything is done with it.
+
+use std::time::Duration;
+
+use super::{Needs, Tick};
+use crate::cluster::{Cluster, Initialize};
+use crate::facts::InitializeWrite;
+use crate::job::Job;
+use crate::name::SystemId;
+use crate::plan::Exit;
+use crate::server::{DataDir, Postmaster, Role, Running};
+use crate::verdict::{Level, Verdict};
+
+impl Tick<'_> {
+    /// `None`: a data directory of this cluster; go on.
+    pub(super) fn data_dir(&mut self, cluster: &Cluster) -> Needs<Option<Verdict>> {
+        match &self.facts.server.data_dir {
+            DataDir::Empty => self.no_data_dir(cluster, None).map(Some),
+            DataDir::Inaccessible(why) => self.no_data_dir(cluster, Some(why.clone())).map(Some),
+            DataDir::Invalid(why) => {
+                self.note(
+                    Level::Error,
+                    format!("cannot read the system identifier: {why}"),
+                );
+                Ok(Some(Verdict::DataDirInvalid))
+            }
+            DataDir::Present(id) => self.check_system_id(cluster, *id),
+        }
+    }
+
+    fn no_data_dir(&mut self, cluster: &Cluster, inaccessible: Option<String>) -> Needs<Verdict> {
+        self.memory.role = Role::Uninitialized;
+        self.memory.started = false;
+        self.memory.timeline = None;
+        self.disable_watchdog = true;
+        if self.has_lock(cluster) {
+            self.release(None)?;
+            self.stop_orphan();
+            return Ok(Verdict::DataDirReleased {
+                empty: inaccessible.is_none(),
+            });
+        }
+        if self.stop_orphan() {
+            self.note(
+                Level::Warning,
+                "the data directory is gone, but PostgreSQL is still running: stopping it",
+            );
+            return Ok(Verdict::DataDirInaccessible(
+                "PostgreSQL still runs on it".to_owned(),
+            ));
+        }
+        match inaccessible {
+            Some(why) => Ok(Verdict::DataDirInaccessible(why)),
+            None if self.settings.paused => Ok(Verdict::DataDirEmptyPaused),
+            None => self.create_data_dir(cluster),
+        }
+    }
+
+    /// Stops a server that lost its data directory.
+    fn stop_orphan(&mut self) -> bool {
+        if matches!(self.facts.server.postmaster, Postmaster::Stopped(_)) {
+            return false;
+        }
+        self.wake_after = Duration::ZERO;
+        self.start(Job::StopImmediate);
+        true
+    }
+
+    fn check_system_id(&mut self, cluster: &Cluster, local: SystemId) -> Needs<Option<Verdict>> {
+        match &cluster.initialize {
+            Initialize::Done(id) if *id == local => Ok(None),
+            Initialize::Done(id) => self.foreign_system(cluster, *id, local).map(Some),
+            Initialize::Absent | Initialize::Invalid(_)
+                if cluster.is_unlocked() && !self.settings.paused && !self.memory.started =>
+            {
+                self.adopt_existing(local)
+            }
+            Initialize::InProgress => {
+                self.clear_stale_initialize(cluster)?;
+                if cluster.is_unlocked() && !self.settings.paused && !self.memory.bootstrapping {
+                    return Ok(Some(Verdict::WaitingForLeader {
+                        standby: self.is_standby_cluster(),
+                    }));
+                }
+                Ok(None)
+            }
+            Initialize::Absent | Initialize::Invalid(_) => Ok(None),
+        }
+    }
+
+    fn foreign_system(
+        &mut self,
+        cluster: &Cluster,
+        id: SystemId,
+        local: SystemId,
+    ) -> Needs<Verdict> {
+        let mismatch = Verdict::SystemIdMismatch { cluster: id, local };
+        if !self.settings.paused {
+            self.note(
+                Level::Critical,
+                format!(
+                    "system ID mismatch, node {} belongs to a different cluster: {id} != {local}",
+                    self.settings.name
+                ),
+            );
+            self.note(
+                Level::Critical,
+                "If this data directory is of no use any more, remove it and start again: it will be cloned. \
+                 If it is the right one, remove the stale cluster from the store with patronictl remove.",
+            );
+            self.exit = Some(Exit::Fatal);
+            return Ok(mismatch);
+        }
+        self.note(
+            Level::Warning,
+            format!(
+                "system ID has changed while in paused mode. Patroni will exit when resuming unless system ID is \
+                 reset: {id} != {local}"
+            ),
+        );
+        if self.has_lock(cluster) {
+            self.release(None)?;
+            return Ok(Verdict::SystemIdReleased);
+        }
+        Ok(mismatch)
+    }
+
+    /// A data directory from before the cluster was in the store: it becomes the cluster, unless it is a standby.
+    fn adopt_existing(&mut self, local: SystemId) -> Needs<Option<Verdict>> {
+        if let Postmaster::Running(Running { wal, .. }) = &self.facts.server.postmaster
+            && wal.is_standby()
+        {
+            self.note(
+                Level::Error,
+                "No initialize key in DCS and PostgreSQL is running as replica, aborting start",
+            );
+            self.note(
+                Level::Error,
+                "Please first start Patroni on the node running as primary",
+            );
+            self.exit = Some(Exit::Fatal);
+            return Ok(Some(Verdict::StandbyWithoutCluster));
+        }
+        let outcome = self.initialize(InitializeWrite::Finish(local))?;
+        self.note_failure("write the initialize key", &outcome);
+        if outcome.is_done() {
+            return Ok(None);
+        }
+        // Another node may have been faster: look again before anything is started under a wrong assumption.
+        self.wake_after = Duration::from_secs(1);
+        Ok(Some(Verdict::BootstrapLost))
+    }
+}

@@ -1,0 +1,324 @@
+//! A long action: what the loop does while it runs, and what its end means.
+
+use std::time::Duration;
+
+use super::candidates::Bar;
+use super::{Needs, Tick, title};
+use crate::cluster::Cluster;
+use crate::facts::{JobFact, Outcome};
+use crate::job::{DemoteMode, Job, JobOutcome, JobView, Stage};
+use crate::memory::{Rewind, Starting};
+use crate::plan::{Callback, JobOrder};
+use crate::request::Answer;
+use crate::server::{Postmaster, Role, State};
+use crate::verdict::{Level, Verdict};
+
+impl Tick<'_> {
+    pub(super) fn job_in_progress(&mut self, cluster: &Cluster, view: &JobView) -> Needs<Verdict> {
+        self.announce_job(view);
+        if !self.has_lock(cluster) {
+            return Ok(self.job_without_lock(cluster, view));
+        }
+        if let Some(verdict) = self.handed_over(cluster, view)? {
+            return Ok(verdict);
+        }
+        match self.renew()? {
+            Outcome::Done(()) => {}
+            Outcome::Refused => return Ok(self.job_without_lock(cluster, view)),
+            Outcome::Failed(why) | Outcome::Unknown(why) => return self.store_failure(&why),
+        }
+        if view.job == Job::CrashRecovery && self.crash_recovery_is_too_slow(cluster)? {
+            self.note(
+                Level::Info,
+                "Demoting self because crash recovery is taking too long",
+            );
+            self.demote(DemoteMode::Immediate);
+            return Ok(Verdict::CrashRecoveryTimeout);
+        }
+        Ok(Verdict::JobWithLock(view.title.clone()))
+    }
+
+    /// State and role that others see while a job runs.
+    fn announce_job(&mut self, view: &JobView) {
+        let up = matches!(self.facts.server.postmaster, Postmaster::Running(_));
+        let memory = &mut self.memory;
+        match &view.job {
+            Job::Clone { .. } | Job::Reinitialize { .. } if !up => {
+                memory.state = State::CreatingReplica
+            }
+            Job::Bootstrap => memory.state = bootstrap_state(&view.stage),
+            Job::Restart => memory.state = State::Restarting,
+            Job::Demote(_) | Job::Shutdown | Job::StopImmediate => {
+                let stopped = matches!(self.facts.server.postmaster, Postmaster::Stopped(_));
+                memory.state = if stopped {
+                    State::Stopped
+                } else {
+                    State::Stopping
+                };
+            }
+            Job::Promote
+                if memory.role == Role::Replica && matches!(view.stage, Stage::Committed(_)) =>
+            {
+                memory.role = Role::Promoted;
+            }
+            Job::Start { .. } if !up => memory.state = State::Starting,
+            Job::Clone { .. }
+            | Job::Reinitialize { .. }
+            | Job::Promote
+            | Job::Start { .. }
+            | Job::Follow { .. }
+            | Job::CrashRecovery
+            | Job::Rewind { .. }
+            | Job::CopySlots { .. } => {}
+        }
+    }
+
+    /// A primary is being stopped: the lease goes to others as soon as that is safe. `None`: not yet.
+    fn handed_over(&mut self, cluster: &Cluster, view: &JobView) -> Needs<Option<Verdict>> {
+        let (
+            Job::Demote(mode),
+            Stage::ShutDown {
+                checkpoint,
+                previous,
+                exited,
+            },
+        ) = (&view.job, &view.stage)
+        else {
+            return Ok(None);
+        };
+        match mode {
+            DemoteMode::Graceful => {
+                let left = self
+                    .memory
+                    .lease_until
+                    .map_or(Duration::ZERO, |until| until.since(self.facts.now.boot));
+                if left < self.settings.ttl / 2 {
+                    let outcome = self.renew()?;
+                    self.note_failure("update leader lock", &outcome);
+                }
+                self.handover_stopped(cluster, *checkpoint, *previous, *exited)
+                    .map(Some)
+            }
+            DemoteMode::Immediate if *exited => {
+                self.release(None)?;
+                Ok(Some(Verdict::AwaitingNewLeader))
+            }
+            DemoteMode::Immediate | DemoteMode::Offline | DemoteMode::ImmediateNolock => Ok(None),
+        }
+    }
+
+    fn crash_recovery_is_too_slow(&mut self, cluster: &Cluster) -> Needs<bool> {
+        let since = self
+            .memory
+            .crash_recovery_since
+            .unwrap_or(self.facts.now.boot);
+        let spent = self.facts.now.boot.since(since);
+        if spent < self.settings.primary_start_timeout {
+            return Ok(false);
+        }
+        self.failover_possible(cluster, Bar::WithinMaximumLag, false)
+    }
+
+    /// Somebody else leads, or nobody: make sure that no primary comes out of this.
+    fn job_without_lock(&mut self, cluster: &Cluster, view: &JobView) -> Verdict {
+        self.memory.lease_until = None;
+        if cluster.is_unlocked() {
+            self.note(Level::Info, "not healthy enough for leader race");
+        }
+        if self.memory.bootstrapping || self.settings.paused {
+            return Verdict::JobInProgress(view.title.clone());
+        }
+        match &view.job {
+            Job::Promote if view.stage == Stage::Revocable => {
+                self.job = JobOrder::Cancel;
+                Verdict::LostBeforePromote
+            }
+            Job::Demote(_) | Job::Shutdown | Job::StopImmediate => {
+                Verdict::JobInProgress(view.title.clone())
+            }
+            Job::Promote
+            | Job::Restart
+            | Job::Start { .. }
+            | Job::Follow { .. }
+            | Job::CrashRecovery
+            | Job::Rewind { .. }
+            | Job::CopySlots { .. }
+            | Job::Bootstrap
+            | Job::Clone { .. }
+            | Job::Reinitialize { .. } => self.demote_during(view),
+        }
+    }
+
+    fn demote_during(&mut self, view: &JobView) -> Verdict {
+        let promoting = view.job == Job::Promote;
+        if !promoting && !self.is_or_may_become_primary() {
+            return Verdict::JobInProgress(view.title.clone());
+        }
+        self.note(
+            Level::Info,
+            format!("Demoting primary during {}", view.title),
+        );
+        self.demote(DemoteMode::ImmediateNolock);
+        Verdict::LostDuring(view.title.clone())
+    }
+
+    /// What the end of a job means, as far as no operation is needed to know it.
+    pub(super) fn end_of_job(&mut self) {
+        let JobFact::Ended(job, outcome) = &self.facts.job else {
+            return;
+        };
+        if let JobOutcome::Failed(why) = outcome {
+            self.note(Level::Error, format!("{}: {why}", title(job)));
+        }
+        self.answer_for(job, outcome);
+        let done = *outcome == JobOutcome::Done;
+        let now = self.facts.now.boot;
+        let memory = &mut self.memory;
+        match job {
+            Job::Promote if done => {
+                memory.role = Role::Primary;
+                memory.timeline = None;
+                self.callbacks.push(Callback::OnRoleChange);
+                self.wake_after = Duration::ZERO;
+            }
+            Job::Promote | Job::CrashRecovery | Job::Bootstrap | Job::CopySlots { .. } => {}
+            Job::Demote(_) | Job::Shutdown | Job::StopImmediate => {
+                memory.state = if done {
+                    State::Stopped
+                } else {
+                    State::StopFailed
+                };
+                if done && memory.started {
+                    self.callbacks.push(Callback::OnStop);
+                }
+            }
+            Job::Restart => {
+                if done {
+                    self.callbacks.push(Callback::OnRestart);
+                }
+                if *outcome == JobOutcome::StillStarting {
+                    let timeout = memory.starting.and_then(|starting| starting.timeout);
+                    memory.starting = Some(Starting {
+                        since: now,
+                        timeout,
+                    });
+                }
+            }
+            Job::Start { role, .. } => {
+                let changed = memory.started
+                    && matches!(memory.role, Role::Primary | Role::Demoted)
+                    && *role != Role::Primary;
+                memory.role = if *role == Role::Primary {
+                    Role::Primary
+                } else {
+                    *role
+                };
+                memory.started = changed && done;
+                if memory.started {
+                    self.callbacks.push(Callback::OnRoleChange);
+                }
+            }
+            Job::Clone { .. } | Job::Reinitialize { .. } => {
+                memory.timeline = None;
+                memory.started = false;
+                memory.rewind = Rewind::Unknown;
+                memory.role = if done {
+                    Role::Replica
+                } else {
+                    Role::Uninitialized
+                };
+                memory.creation_failed_at = (!done).then_some(now);
+            }
+            Job::Rewind { .. } => {
+                memory.rewind_attempts = if done { 0 } else { memory.rewind_attempts + 1 };
+                memory.rewind = if done {
+                    Rewind::Done
+                } else {
+                    Rewind::Failed(now, memory.rewind_attempts)
+                };
+                memory.timeline = None;
+            }
+            Job::Follow { .. } => {}
+        }
+    }
+
+    fn answer_for(&mut self, job: &Job, outcome: &JobOutcome) {
+        if *job != Job::Restart {
+            return;
+        }
+        let Some(id) = self.memory.answering.take() else {
+            return;
+        };
+        let answer = match outcome {
+            JobOutcome::Done => Answer::Done("restarted successfully".to_owned()),
+            JobOutcome::StillStarting => Answer::Failed("postgres is still starting".to_owned()),
+            JobOutcome::Failed(_) | JobOutcome::PrePromoteFailed | JobOutcome::Cancelled => {
+                Answer::Failed("restart failed".to_owned())
+            }
+        };
+        self.replies.insert(id, answer);
+    }
+
+    /// What the end of a job calls for. `None`: the ordinary rules go on.
+    pub(super) fn after_job(&mut self, cluster: &Cluster) -> Needs<Option<Verdict>> {
+        if self.memory.bootstrapping {
+            return self.after_bootstrap(cluster).map(Some);
+        }
+        let JobFact::Ended(job, outcome) = &self.facts.job else {
+            return Ok(None);
+        };
+        match (job, outcome) {
+            (Job::Promote, JobOutcome::PrePromoteFailed) => {
+                self.note(
+                    Level::Warning,
+                    "Releasing the leader key voluntarily because the pre-promote script failed",
+                );
+                self.memory.promotion_refused_at = Some(self.facts.now.boot);
+                self.memory.role = Role::Replica;
+                self.release(None)?;
+                Ok(Some(Verdict::PrePromoteFailed))
+            }
+            (Job::Demote(DemoteMode::Immediate), _) if self.has_lock(cluster) => {
+                self.release(None)?;
+                self.wake_after = Duration::ZERO;
+                Ok(Some(Verdict::AwaitingNewLeader))
+            }
+            (Job::Start { .. } | Job::Restart, JobOutcome::Failed(_))
+                if matches!(self.facts.server.postmaster, Postmaster::Stopped(_)) =>
+            {
+                self.start_failed(cluster).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn after_bootstrap(&mut self, cluster: &Cluster) -> Needs<Verdict> {
+        match (&self.facts.job, &self.facts.server.postmaster) {
+            (JobFact::Ended(Job::Bootstrap, JobOutcome::Failed(why)), _) => {
+                self.cancel_bootstrap(&why.clone())
+            }
+            (_, Postmaster::Running(running)) if !running.wal.is_standby() => {
+                self.finish_bootstrap(cluster)
+            }
+            (_, Postmaster::Running(_) | Postmaster::Starting) => {
+                self.wake_after = Duration::from_secs(1);
+                Ok(Verdict::JobInProgress(
+                    "waiting for end of recovery after bootstrap".to_owned(),
+                ))
+            }
+            (_, Postmaster::Stopped(_) | Postmaster::Stopping | Postmaster::Unreachable(_)) => {
+                self.cancel_bootstrap("PostgreSQL does not run")
+            }
+        }
+    }
+}
+
+fn bootstrap_state(stage: &Stage) -> State {
+    match stage {
+        Stage::Committed(text) if text.starts_with("running custom") => State::CustomBootstrap,
+        Stage::Committed(text) if text.starts_with("starting after custom") => {
+            State::BootstrapStarting
+        }
+        Stage::Committed(_) | Stage::Revocable | Stage::ShutDown { .. } => State::Initdb,
+    }
+}

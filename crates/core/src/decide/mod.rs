@@ -1,0 +1,440 @@
+//! The decision: from what is remembered and known to the next step.
+//!
+//! [`decide`] is pure and total. Called again with the same arguments it gives the same step; called with the answer
+//! to the operation it asked for, it comes one step further, until the tick is decided. The rules live in families,
+//! one file each; a rule that needs an answer first returns the operation, and `?` carries it out of the tick.
+
+mod bootstrap;
+mod candidates;
+mod data_dir;
+mod follow;
+mod handover;
+mod job;
+mod leader;
+mod race;
+mod recover;
+mod requests;
+mod shutdown;
+mod starting;
+mod store_failure;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cluster::{Cluster, Initialize, Member};
+use crate::facts::{Facts, InitializeWrite, JobFact, Op, Outcome};
+use crate::job::{DemoteMode, Job, Upstream, UpstreamMember};
+use crate::memory::{Memory, Rewind};
+use crate::name::MemberName;
+use crate::plan::{Callback, Exit, JobOrder, Plan, Step};
+use crate::request::{Answer, RequestId};
+use crate::server::{Postmaster, Role, Running, State};
+use crate::settings::Settings;
+use crate::verdict::{Level, Note, Verdict};
+
+/// Decides the next step of a tick.
+pub fn decide(memory: &Memory, facts: &Facts) -> Step {
+    match Tick::new(memory, facts).run() {
+        Ok(plan) => Step::Finish(Box::new(plan)),
+        Err(op) => Step::Run(op),
+    }
+}
+
+/// What a rule comes to: its result, or the operation whose answer it lacks.
+type Needs<T> = Result<T, Op>;
+
+/// One run through the rules.
+struct Tick<'a> {
+    facts: &'a Facts,
+    settings: &'a Settings,
+    memory: Memory,
+    job: JobOrder,
+    notes: Vec<Note>,
+    replies: BTreeMap<RequestId, Answer>,
+    callbacks: Vec<Callback>,
+    sync_slots: bool,
+    disable_watchdog: bool,
+    wake_after: Duration,
+    exit: Option<Exit>,
+}
+
+impl<'a> Tick<'a> {
+    fn new(memory: &Memory, facts: &'a Facts) -> Self {
+        Tick {
+            facts,
+            settings: &facts.settings,
+            memory: memory.clone(),
+            job: JobOrder::Keep,
+            notes: Vec::new(),
+            replies: BTreeMap::new(),
+            callbacks: Vec::new(),
+            sync_slots: false,
+            disable_watchdog: false,
+            wake_after: facts.settings.loop_wait,
+            exit: None,
+        }
+    }
+
+    /// The families of rules, in their order of precedence.
+    fn run(mut self) -> Needs<Plan> {
+        let verdict = self.verdict()?;
+        Ok(self.finish(verdict))
+    }
+
+    fn verdict(&mut self) -> Needs<Verdict> {
+        self.end_of_job();
+        let cluster = match &self.facts.cluster {
+            Ok(cluster) => Arc::clone(cluster),
+            Err(why) => {
+                let why = why.clone();
+                return if self.facts.shutdown {
+                    self.shutdown(None)
+                } else {
+                    self.store_failure(&why)
+                };
+            }
+        };
+        self.remember(&cluster);
+        if self.facts.shutdown {
+            return self.shutdown(Some(&cluster));
+        }
+        self.keep_keys(&cluster)?;
+        if let Some(verdict) = self.requests(&cluster) {
+            return Ok(verdict);
+        }
+        if let JobFact::Running(view) = &self.facts.job {
+            return self.job_in_progress(&cluster, view);
+        }
+        if let Some(verdict) = self.after_job(&cluster)? {
+            return Ok(verdict);
+        }
+        if let Some(verdict) = self.data_dir(&cluster)? {
+            return Ok(verdict);
+        }
+        match &self.facts.server.postmaster {
+            Postmaster::Starting => self.starting(&cluster),
+            Postmaster::Stopped(control) => {
+                let control = control.clone();
+                self.recover(&cluster, control.as_ref())
+            }
+            Postmaster::Stopping => self.stopping(&cluster),
+            Postmaster::Unreachable(why) => {
+                let why = why.clone();
+                self.unreachable(&cluster, &why)
+            }
+            Postmaster::Running(running) => self.running(&cluster, running),
+        }
+    }
+
+    /// PostgreSQL runs and answers.
+    fn running(&mut self, cluster: &Cluster, running: &Running) -> Needs<Verdict> {
+        self.seen_running(running);
+        let verdict = if cluster.is_unlocked() {
+            self.note(
+                Level::Info,
+                format!("Lock owner: None; I am {}", self.settings.name),
+            );
+            self.race(cluster, running)?
+        } else {
+            self.healthy_cluster(cluster, running)?
+        };
+        if self.job == JobOrder::Keep || matches!(self.job, JobOrder::Start(Job::Promote)) {
+            self.sync_slots = !self.settings.paused || self.memory.role == Role::Primary;
+            self.announce_start(running);
+        }
+        if self.job == JobOrder::Keep
+            && let Some(restart) = self.scheduled_restart(running)
+        {
+            return Ok(restart);
+        }
+        Ok(verdict)
+    }
+
+    /// Things to remember of the cluster before any rule looks at it.
+    fn remember(&mut self, cluster: &Cluster) {
+        if !cluster.is_unlocked() || self.memory.known_members.is_empty() {
+            self.memory.known_members = cluster.members.clone();
+            self.memory.last_leader = cluster
+                .leader_name()
+                .cloned()
+                .or(self.memory.last_leader.take());
+        }
+        if !self.has_lock(cluster) {
+            self.memory.lease_until = None;
+        } else {
+            self.memory.stepped_down_at = None;
+        }
+        if self.settings.paused {
+            self.disable_watchdog = true;
+        } else if self.memory.was_paused {
+            // While it was paused people may have done anything to PostgreSQL.
+            self.memory.rewind = Rewind::Check;
+            self.memory.checkpoint_pending = true;
+        }
+        self.memory.was_paused = self.settings.paused;
+    }
+
+    /// The holder of the lease restores keys that were lost.
+    fn keep_keys(&mut self, cluster: &Cluster) -> Needs<()> {
+        if !self.has_lock(cluster) || self.memory.bootstrapping {
+            return Ok(());
+        }
+        if let (Initialize::Absent | Initialize::Invalid(_) | Initialize::InProgress, Some(id)) =
+            (&cluster.initialize, self.system_id())
+        {
+            let outcome = self.initialize(InitializeWrite::Finish(id))?;
+            self.note_failure("write the initialize key", &outcome);
+        }
+        match &cluster.config {
+            Some(config) if config.data.as_ref().is_some_and(|data| !data.is_empty()) => Ok(()),
+            config => {
+                let version = config.as_ref().map(|config| config.version);
+                let outcome = ask(&self.facts.answers.config, || Op::WriteConfig(version))?.clone();
+                self.note_failure("write the dynamic configuration", &outcome);
+                Ok(())
+            }
+        }
+    }
+
+    /// A server was seen running: what this proves.
+    fn seen_running(&mut self, running: &Running) {
+        let memory = &mut self.memory;
+        memory.recovering = false;
+        memory.starting = None;
+        memory.crash_recovery_since = None;
+        memory.creation_failed_at = None;
+        memory.state = State::Running;
+        if memory.rewind == Rewind::Done {
+            memory.rewind = Rewind::NotNeeded;
+        }
+        let timelines = [memory.timeline, running.timeline, running.control_timeline];
+        memory.timeline = timelines.into_iter().flatten().max();
+        if !running.wal.is_standby() && running.control_timeline == running.timeline {
+            memory.checkpoint_pending = false;
+        }
+        memory.role = match (running.wal.is_standby(), memory.role) {
+            (false, _) => Role::Primary,
+            (true, role @ (Role::Promoted | Role::StandbyLeader | Role::Replica)) => role,
+            (true, Role::Uninitialized | Role::Primary | Role::Demoted) => Role::Replica,
+        };
+    }
+
+    /// The first time a server is seen running, the on_start callback tells so.
+    fn announce_start(&mut self, running: &Running) {
+        if self.memory.started {
+            return;
+        }
+        self.memory.started = true;
+        self.callbacks.push(Callback::OnStart);
+        if running.wal.is_standby()
+            && self.job == JobOrder::Keep
+            && self.memory.rewind == Rewind::Unknown
+        {
+            self.memory.rewind = Rewind::Check;
+            self.wake_after = Duration::ZERO;
+        }
+    }
+
+    fn finish(self, verdict: Verdict) -> Plan {
+        Plan {
+            memory: self.memory,
+            job: self.job,
+            verdict,
+            notes: self.notes,
+            replies: self.replies,
+            callbacks: self.callbacks,
+            sync_slots: self.sync_slots,
+            disable_watchdog: self.disable_watchdog,
+            wake_after: self.wake_after,
+            exit: self.exit,
+        }
+    }
+
+    // What rules ask and do. Each in terms of the tick, so that the rules read as sentences.
+
+    fn me(&self) -> &'a MemberName {
+        &self.settings.name
+    }
+
+    fn has_lock(&self, cluster: &Cluster) -> bool {
+        cluster.leader_name() == Some(self.me())
+    }
+
+    fn system_id(&self) -> Option<crate::name::SystemId> {
+        match &self.facts.server.data_dir {
+            crate::server::DataDir::Present(id) => Some(*id),
+            crate::server::DataDir::Empty
+            | crate::server::DataDir::Inaccessible(_)
+            | crate::server::DataDir::Invalid(_) => None,
+        }
+    }
+
+    fn is_standby_cluster(&self) -> bool {
+        self.settings.standby_cluster.is_some()
+    }
+
+    fn note(&mut self, level: Level, text: impl Into<String>) {
+        self.notes.push(Note {
+            level,
+            text: text.into(),
+        });
+    }
+
+    fn note_failure<T>(&mut self, what: &str, outcome: &Outcome<T>) {
+        match outcome {
+            Outcome::Done(_) => {}
+            Outcome::Refused => self.note(
+                Level::Info,
+                format!("did not {what}: somebody else changed it"),
+            ),
+            Outcome::Failed(why) => self.note(Level::Warning, format!("failed to {what}: {why}")),
+            Outcome::Unknown(why) => self.note(
+                Level::Warning,
+                format!("it is not known whether this node did {what}: {why}"),
+            ),
+        }
+    }
+
+    fn start(&mut self, job: Job) {
+        self.job = match self.facts.job {
+            JobFact::Running(_) => JobOrder::Replace(job),
+            JobFact::Idle | JobFact::Ended(..) => JobOrder::Start(job),
+        };
+    }
+
+    /// Prolongs the lease. `Ok(true)` is the only proof that it is held.
+    fn renew(&mut self) -> Needs<Outcome<()>> {
+        let outcome = ask(&self.facts.answers.renew, || Op::RenewLease)?;
+        Ok(self.take_lease(outcome.clone()))
+    }
+
+    fn acquire(&mut self) -> Needs<Outcome<()>> {
+        let outcome = ask(&self.facts.answers.acquire, || Op::AcquireLease)?;
+        Ok(self.take_lease(outcome.clone()))
+    }
+
+    fn take_lease(&mut self, outcome: Outcome<crate::time::Moment>) -> Outcome<()> {
+        match outcome {
+            Outcome::Done(sent_at) => {
+                self.memory.lease_until = Some(sent_at + self.settings.ttl);
+                Outcome::Done(())
+            }
+            Outcome::Refused => {
+                self.memory.lease_until = None;
+                Outcome::Refused
+            }
+            Outcome::Failed(why) => Outcome::Failed(why),
+            Outcome::Unknown(why) => Outcome::Unknown(why),
+        }
+    }
+
+    /// Gives the lease up. Whatever the outcome, this node does not count on it any more.
+    fn release(&mut self, last_lsn: Option<crate::lsn::Lsn>) -> Needs<()> {
+        let outcome = ask(&self.facts.answers.release, || Op::ReleaseLease(last_lsn))?.clone();
+        self.memory.lease_until = None;
+        self.memory.stepped_down_at = Some(self.facts.now.boot);
+        match outcome {
+            Outcome::Done(()) => self.note(Level::Info, "Leader key released"),
+            other => self.note_failure("release the leader key", &other),
+        }
+        Ok(())
+    }
+
+    fn initialize(&self, write: InitializeWrite) -> Needs<Outcome<()>> {
+        ask(&self.facts.answers.initialize, || Op::Initialize(write)).cloned()
+    }
+
+    fn demote(&mut self, mode: DemoteMode) {
+        self.note(Level::Info, format!("Demoting self ({mode})"));
+        self.memory.rewind = Rewind::Check;
+        self.memory.role = Role::Demoted;
+        self.disable_watchdog = true;
+        self.wake_after = Duration::ZERO;
+        self.start(Job::Demote(mode));
+    }
+
+    /// Whom this node streams from, as a standby.
+    fn upstream(&self, cluster: &Cluster) -> Upstream {
+        let tags = &self.settings.tags;
+        if tags.nostream() {
+            return Upstream::None;
+        }
+        if self.is_standby_cluster()
+            && (self.has_lock(cluster) || cluster.is_unlocked() && !self.settings.paused)
+        {
+            return Upstream::Remote;
+        }
+        let wanted = tags.replicatefrom().filter(|name| name != self.me());
+        let member = match &wanted {
+            // A member that is gone is replaced by the leader, as in Patroni.
+            Some(name) => cluster
+                .members
+                .get(name)
+                .or_else(|| cluster.leader_member()),
+            None => cluster.leader_member(),
+        };
+        member
+            .and_then(|member| self.upstream_member(member))
+            .map_or(Upstream::None, Upstream::Member)
+    }
+
+    fn upstream_member(&self, member: &Member) -> Option<UpstreamMember> {
+        if member.name == *self.me() {
+            return None;
+        }
+        Some(UpstreamMember {
+            name: member.name.clone(),
+            conn_url: member.data.conn_url.clone()?,
+            slot: self.settings.slots.use_slots.then(|| self.me().slot_name()),
+        })
+    }
+}
+
+/// The answer in a slot, or the operation that fills it.
+fn ask<T>(slot: &Option<T>, op: impl FnOnce() -> Op) -> Needs<&T> {
+    slot.as_ref().ok_or_else(op)
+}
+
+/// The words of Patroni for a job, by which it is known in messages and logs.
+pub fn title(job: &Job) -> String {
+    match job {
+        Job::Bootstrap => "bootstrap".to_owned(),
+        Job::Clone {
+            source: Some(source),
+            ..
+        } => format!("bootstrap {}", clone_source(source)),
+        Job::Clone { source: None, .. } => "bootstrap (without leader)".to_owned(),
+        Job::Reinitialize { .. } => "reinitialize".to_owned(),
+        Job::Start {
+            role: Role::Primary,
+            ..
+        } => "starting primary after failure".to_owned(),
+        Job::Start {
+            after_failure: true,
+            ..
+        } => "restarting after failure".to_owned(),
+        Job::Start { .. } => "starting after demotion".to_owned(),
+        Job::Restart => "restart".to_owned(),
+        Job::Follow { .. } => "changing primary_conninfo and restarting".to_owned(),
+        Job::Promote => "promote".to_owned(),
+        Job::Demote(_) => "demote".to_owned(),
+        Job::CrashRecovery => "doing crash recovery in a single user mode".to_owned(),
+        Job::Rewind { source } => format!("running pg_rewind from {}", source.name),
+        Job::Shutdown => "shutdown".to_owned(),
+        Job::StopImmediate => "stop".to_owned(),
+        Job::CopySlots { .. } => "copy_logical_slots".to_owned(),
+    }
+}
+
+fn clone_source(source: &crate::job::CloneSource) -> String {
+    format!(
+        "from {} '{}'",
+        if source.is_leader {
+            "leader"
+        } else {
+            "replica"
+        },
+        source.name
+    )
+}

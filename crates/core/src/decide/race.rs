@@ -1,0 +1,460 @@
+//! Nobody holds the lease: who may take it.
+
+use std::collections::BTreeMap;
+
+use super::candidates::limitation;
+use super::{Needs, Tick};
+use crate::cluster::{Cluster, FailoverRequest, Initialize, Member};
+use crate::facts::{Op, Outcome};
+use crate::lsn::Timeline;
+use crate::memory::Rewind;
+use crate::name::MemberName;
+use crate::peer::{Peer, PeerStatus};
+use crate::server::Running;
+use crate::settings::SynchronousMode;
+use crate::verdict::{Level, Verdict};
+
+/// A node's claim to the lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    /// Take it.
+    Best,
+    /// Leave it to somebody else.
+    Defer,
+}
+
+impl Tick<'_> {
+    /// The leader race.
+    pub(super) fn race(&mut self, cluster: &Cluster, running: &Running) -> Needs<Verdict> {
+        if self.claim(cluster, running)? == Claim::Defer {
+            return self.defer(cluster, running);
+        }
+        match self.acquire()? {
+            Outcome::Done(()) => self.won(cluster, running),
+            Outcome::Refused => {
+                self.wake_after = std::time::Duration::ZERO;
+                self.follow(
+                    cluster,
+                    running,
+                    Verdict::DemotedLostRace,
+                    Verdict::FollowingLostRace,
+                )
+            }
+            Outcome::Failed(why) | Outcome::Unknown(why) => self.store_failure(&why),
+        }
+    }
+
+    fn won(&mut self, cluster: &Cluster, running: &Running) -> Needs<Verdict> {
+        if let Some(request) = &cluster.failover {
+            let handed_on =
+                self.settings.paused && request.leader.is_some() && request.candidate.is_some();
+            let rest = handed_on.then(|| FailoverRequest {
+                leader: None,
+                ..request.clone()
+            });
+            let what = if handed_on { "Updating" } else { "Cleaning up" };
+            self.note(
+                Level::Info,
+                format!("{what} failover key after acquiring leader lock..."),
+            );
+            self.write_failover(request, rest)?;
+        }
+        if self.is_standby_cluster() {
+            return self.lead_standby_cluster(
+                cluster,
+                running,
+                Verdict::StandbyLeaderPromoted { acquired: true },
+            );
+        }
+        self.lead(
+            cluster,
+            running,
+            Verdict::AcquiredLock,
+            Verdict::PromotedByAcquiring,
+        )
+    }
+
+    pub(super) fn write_failover(
+        &mut self,
+        old: &FailoverRequest,
+        new: Option<FailoverRequest>,
+    ) -> Needs<()> {
+        let outcome = super::ask(&self.facts.answers.failover, || {
+            Op::WriteFailover(old.version, new)
+        })?
+        .clone();
+        self.note_failure("update the failover key", &outcome);
+        Ok(())
+    }
+
+    fn defer(&mut self, cluster: &Cluster, running: &Running) -> Needs<Verdict> {
+        let nofailover = self.settings.tags.nofailover();
+        // The winner of a manual failover need not be ahead of everybody, and a node that may not run can be ahead of
+        // every node that may.
+        let manual = cluster
+            .failover
+            .as_ref()
+            .is_some_and(|request| request.candidate.is_some());
+        if (manual || nofailover && !self.settings.paused) && self.memory.rewind != Rewind::Needed {
+            self.memory.rewind = Rewind::Check;
+        }
+        if nofailover {
+            return self.follow(
+                cluster,
+                running,
+                Verdict::DemotedNotAllowed,
+                Verdict::FollowingNotAllowed,
+            );
+        }
+        self.follow(
+            cluster,
+            running,
+            Verdict::DemotedNotHealthiest,
+            Verdict::FollowingNotHealthiest,
+        )
+    }
+
+    fn claim(&mut self, cluster: &Cluster, running: &Running) -> Needs<Claim> {
+        if let Some(refused_at) = self.memory.promotion_refused_at {
+            if self.facts.now.boot.since(refused_at) < self.settings.ttl {
+                self.note(
+                    Level::Info,
+                    "backoff: skip leader race after pre_promote script failure and releasing the lock voluntarily",
+                );
+                return Ok(Claim::Defer);
+            }
+            self.memory.promotion_refused_at = None;
+        }
+        let nofailover = self.settings.tags.nofailover();
+        let request = cluster.failover.as_ref();
+        if self.settings.paused
+            && !nofailover
+            && let Some(request) = request.filter(|request| request.scheduled_at.is_none())
+            && let Some(claim) = self.claim_by_request(cluster, running, request)?
+        {
+            return Ok(claim);
+        }
+        if !running.wal.is_standby() {
+            return Ok(self.claim_as_primary(cluster, running));
+        }
+        if self.settings.paused || nofailover {
+            return Ok(Claim::Defer);
+        }
+        if let Some(request) = request {
+            let switchover = request.leader.is_some();
+            if switchover && self.sync_is_active(cluster) && !self.sync_names_me(cluster) {
+                return Ok(Claim::Defer);
+            }
+            return Ok(self
+                .claim_by_request(cluster, running, request)?
+                .unwrap_or(Claim::Defer));
+        }
+        if self.facts.watchdog.required && !self.facts.watchdog.healthy {
+            self.note(Level::Warning, "Watchdog device is not usable");
+            return Ok(Claim::Defer);
+        }
+        self.claim_by_position(cluster, running)
+    }
+
+    /// A primary without a lease goes on, unless somebody was promoted in the meantime.
+    fn claim_as_primary(&mut self, cluster: &Cluster, running: &Running) -> Claim {
+        if self.settings.paused {
+            let same = match &cluster.initialize {
+                Initialize::Done(id) => self.system_id() == Some(*id),
+                Initialize::Absent | Initialize::InProgress | Initialize::Invalid(_) => true,
+            };
+            return if same { Claim::Best } else { Claim::Defer };
+        }
+        let mine = running.timeline.unwrap_or(Timeline(0));
+        let known = cluster.timeline();
+        if mine < known {
+            self.note(
+                Level::Warning,
+                format!("My timeline {mine} is behind last known cluster timeline {known}"),
+            );
+            return Claim::Defer;
+        }
+        Claim::Best
+    }
+
+    /// The ordinary race: all members ever known, by position and priority.
+    fn claim_by_position(&mut self, cluster: &Cluster, running: &Running) -> Needs<Claim> {
+        let mut members: BTreeMap<MemberName, Member> = self.memory.known_members.clone();
+        if self.settings.failsafe_mode
+            && let Some(failsafe) = &cluster.failsafe
+        {
+            if !failsafe.is_empty() && !failsafe.contains_key(self.me()) {
+                return Ok(Claim::Defer);
+            }
+            for (name, api_url) in failsafe {
+                members
+                    .entry(name.clone())
+                    .or_insert_with(|| member_at(name, api_url));
+            }
+        }
+        members.extend(cluster.members.clone());
+        if self.sync_is_active(cluster) {
+            let quorum = self.settings.synchronous.mode == SynchronousMode::Quorum;
+            if !quorum && !self.sync_names_me(cluster) {
+                return Ok(Claim::Defer);
+            }
+            members.retain(|name, _| {
+                cluster.sync.standbys.contains(name) || cluster.sync.leader.as_ref() == Some(name)
+            });
+        }
+        let former = self.memory.last_leader.clone();
+        self.healthiest(cluster, running, members.values().collect(), true, former)
+    }
+
+    /// A request decides, not the position.
+    fn claim_by_request(
+        &mut self,
+        cluster: &Cluster,
+        running: &Running,
+        request: &FailoverRequest,
+    ) -> Needs<Option<Claim>> {
+        let action = self.action_name(cluster);
+        let mut candidate_unfit = false;
+        if let Some(candidate) = &request.candidate {
+            if candidate == self.me() {
+                return Ok(Some(Claim::Best));
+            }
+            if self.settings.paused {
+                return self.drop_request_of_gone_candidate(cluster, running, request);
+            }
+            if self.settings.synchronous.mode == SynchronousMode::On && !self.sync_names_me(cluster)
+            {
+                return Ok(Some(Claim::Defer));
+            }
+            if let Some(member) = cluster.members.get(candidate) {
+                let peers = self.ask_peers(cluster.members.values())?;
+                let why = match peers.get(&member.name) {
+                    Some(Peer::Status(status)) => limitation(status),
+                    Some(Peer::Unreachable(_)) | None => Some("not reachable"),
+                };
+                let Some(why) = why else {
+                    self.note(
+                        Level::Info,
+                        format!("{action}: to {candidate}, i am {}", self.me()),
+                    );
+                    return Ok(Some(Claim::Defer));
+                };
+                self.note(
+                    Level::Warning,
+                    format!("{action}: member {candidate} is {why}"),
+                );
+            }
+            candidate_unfit = true;
+        } else if self.settings.paused {
+            return Ok(Some(Claim::Defer));
+        }
+        if request.leader.as_ref() == Some(self.me()) {
+            // I was the leader: back to me only if nobody else can.
+            let bar = super::candidates::Bar::WithinMaximumLag;
+            let possible = self.failover_possible_among_all(cluster, bar, candidate_unfit)?;
+            return Ok(Some(if possible { Claim::Defer } else { Claim::Best }));
+        }
+        let members: Vec<&Member> = cluster
+            .members
+            .values()
+            .filter(|m| Some(&m.name) != request.leader.as_ref())
+            .filter(|m| !self.sync_is_active(cluster) || cluster.sync.standbys.contains(&m.name))
+            .collect();
+        self.healthiest(cluster, running, members, false, None)
+            .map(Some)
+    }
+
+    fn failover_possible_among_all(
+        &mut self,
+        cluster: &Cluster,
+        bar: super::candidates::Bar,
+        exclude_candidate: bool,
+    ) -> Needs<bool> {
+        // Asked in one round with everybody else, because there is only one round in a tick.
+        self.ask_peers(cluster.members.values())?;
+        self.failover_possible(cluster, bar, exclude_candidate)
+    }
+
+    /// In pause, a request whose candidate went away would stay for ever; only the primary may remove it.
+    fn drop_request_of_gone_candidate(
+        &mut self,
+        cluster: &Cluster,
+        running: &Running,
+        request: &FailoverRequest,
+    ) -> Needs<Option<Claim>> {
+        let gone = request
+            .candidate
+            .as_ref()
+            .is_some_and(|name| !cluster.members.contains_key(name));
+        if !gone || running.wal.is_standby() {
+            return Ok(Some(Claim::Defer));
+        }
+        let action = self.action_name(cluster);
+        self.note(
+            Level::Warning,
+            format!("{action}: removing failover key because failover candidate is not running"),
+        );
+        self.write_failover(request, None)?;
+        Ok(None)
+    }
+
+    /// Is this node at least as good as every member that answers?
+    fn healthiest(
+        &mut self,
+        cluster: &Cluster,
+        running: &Running,
+        members: Vec<&Member>,
+        check_lag: bool,
+        former_leader: Option<MemberName>,
+    ) -> Needs<Claim> {
+        if check_lag && self.is_lagging(cluster, running.wal.position()) {
+            self.note(
+                Level::Info,
+                "My wal position exceeds maximum replication lag",
+            );
+            return Ok(Claim::Defer);
+        }
+        if !self.is_standby_cluster()
+            && self.settings.check_timeline
+            && !self.timeline_is_current(cluster)
+        {
+            return Ok(Claim::Defer);
+        }
+        let quorum = self.quorum_is_active(cluster);
+        let votes_of = |name: &MemberName| quorum && cluster.sync.standbys.contains(name);
+        let asked: Vec<&Member> = members
+            .iter()
+            .copied()
+            .filter(|m| !m.data.tags.nofailover() || votes_of(&m.name))
+            .collect();
+        // The round has to be the same whichever rule asks first in this tick.
+        let peers = match &self.facts.answers.peers {
+            Some(peers) => peers.clone(),
+            None => self.ask_peers(asked.iter().copied())?.clone(),
+        };
+        let former = if self.sync_is_active(cluster) {
+            cluster.sync.leader.clone()
+        } else {
+            former_leader
+        };
+        let mut tally = Tally { votes: 0, ahead: 0 };
+        for member in asked {
+            if let Some(Peer::Status(status)) = peers.get(&member.name)
+                && limitation(status).is_none()
+                && !self.stand_comparison(
+                    cluster,
+                    running,
+                    member,
+                    status,
+                    former.as_ref(),
+                    &mut tally,
+                )
+            {
+                return Ok(Claim::Defer);
+            }
+        }
+        if !quorum {
+            return Ok(Claim::Best);
+        }
+        let own = i64::from(cluster.sync.standbys.contains(self.me())) - 1;
+        let enough = own + tally.votes >= i64::from(cluster.sync.quorum)
+            || tally.ahead == 0 && cluster.sync.leader.as_ref() == Some(self.me());
+        Ok(if enough { Claim::Best } else { Claim::Defer })
+    }
+
+    fn timeline_is_current(&mut self, cluster: &Cluster) -> bool {
+        let known = cluster.timeline();
+        let Some(mine) = self.memory.timeline else {
+            self.note(Level::Info, "Can not figure out my timeline");
+            return false;
+        };
+        if mine < known {
+            self.note(
+                Level::Info,
+                format!("My timeline {mine} is behind last known cluster timeline {known}"),
+            );
+        }
+        mine >= known
+    }
+
+    /// False where the peer is better, or is a primary.
+    fn stand_comparison(
+        &mut self,
+        cluster: &Cluster,
+        running: &Running,
+        member: &Member,
+        status: &PeerStatus,
+        former: Option<&MemberName>,
+        tally: &mut Tally,
+    ) -> bool {
+        let (name, mine, theirs) = (&member.name, running.wal.position(), status.wal_position);
+        if !status.in_recovery {
+            self.note(Level::Warning, format!("Primary ({name}) is still alive"));
+            return false;
+        }
+        if mine < theirs {
+            tally.ahead += 1;
+            self.note(
+                Level::Info,
+                format!("Wal position of {name} is ahead of my wal position"),
+            );
+            // The former leader of a synchronous cluster may be ahead by what was never acknowledged.
+            let former_sync_leader =
+                self.sync_is_active(cluster) && cluster.sync.leader.as_ref() == Some(name);
+            if former_sync_leader {
+                self.note(Level::Info, "Ignoring the former leader being ahead of us");
+            }
+            return former_sync_leader;
+        }
+        if theirs.0 == 0 {
+            return true;
+        }
+        let votes = self.quorum_is_active(cluster) && cluster.sync.standbys.contains(name);
+        let (my_priority, priority) = (
+            self.settings.tags.failover_priority(),
+            status.tags.failover_priority(),
+        );
+        if mine == theirs && my_priority < priority {
+            if former == Some(name) {
+                self.note(
+                    Level::Info,
+                    format!(
+                        "Ignoring former leader {name} having priority {priority} higher than this nodes \
+                         {my_priority} priority"
+                    ),
+                );
+            } else if !self.quorum_is_active(cluster) || votes {
+                self.note(
+                    Level::Info,
+                    format!(
+                        "{name} has equally tolerable WAL position and priority {priority}, while this node has \
+                         priority {my_priority}"
+                    ),
+                );
+                return false;
+            }
+        }
+        if votes {
+            self.note(Level::Info, format!("Got quorum vote from {name}"));
+            tally.votes += 1;
+        }
+        true
+    }
+}
+
+struct Tally {
+    votes: i64,
+    ahead: u32,
+}
+
+fn member_at(name: &MemberName, api_url: &str) -> Member {
+    Member {
+        name: name.clone(),
+        version: crate::cluster::Version(0),
+        session: None,
+        data: crate::cluster::MemberData {
+            api_url: Some(api_url.to_owned()),
+            ..Default::default()
+        },
+    }
+}

@@ -1,0 +1,230 @@
+//! PostgreSQL does not run: bring it back, as what it may be.
+
+use std::time::Duration;
+
+use super::candidates::Bar;
+use super::{Needs, Tick};
+use crate::cluster::Cluster;
+use crate::facts::Outcome;
+use crate::job::{Job, Upstream};
+use crate::memory::Rewind;
+use crate::plan::Callback;
+use crate::server::{ControlData, ControlState, Role, State};
+use crate::verdict::{Level, Verdict};
+
+/// How long a node that stepped down lets others take the lease before it starts PostgreSQL again.
+const STEP_BACK: Duration = Duration::from_secs(2);
+
+impl Tick<'_> {
+    pub(super) fn recover(
+        &mut self,
+        cluster: &Cluster,
+        control: Option<&ControlData>,
+    ) -> Needs<Verdict> {
+        if self.settings.paused
+            && let Some(verdict) = self.not_running_in_pause(cluster)?
+        {
+            return Ok(verdict);
+        }
+        if self.has_lock(cluster)
+            && let Some(verdict) = self.handover_after_job(cluster)?
+        {
+            return Ok(verdict);
+        }
+        if let Some(left) = self.step_back(cluster) {
+            self.wake_after = left;
+            return Ok(Verdict::AwaitingNewLeader);
+        }
+        if matches!(
+            self.memory.state,
+            State::Running | State::Starting | State::Restarting
+        ) {
+            self.memory.state = State::Crashed;
+        }
+        if self.has_lock(cluster)
+            && let Some(verdict) = self.recover_leader(cluster, control)?
+        {
+            return Ok(verdict);
+        }
+        // It will start as a standby: nothing to guard until it is promoted.
+        self.disable_watchdog = true;
+        if let Some(verdict) = self.crash_recovery(cluster, control) {
+            return Ok(verdict);
+        }
+        self.start_as_standby(cluster)
+    }
+
+    /// `None`: paused, but a rewind that was under way goes on.
+    fn not_running_in_pause(&mut self, cluster: &Cluster) -> Needs<Option<Verdict>> {
+        self.memory.state = State::Stopped;
+        if self.has_lock(cluster) {
+            self.release(None)?;
+            return Ok(Some(Verdict::NotRunningReleased));
+        }
+        let finish_rewind = matches!(self.memory.rewind, Rewind::Needed | Rewind::Done);
+        Ok((!finish_rewind).then_some(Verdict::NotRunning))
+    }
+
+    fn step_back(&self, cluster: &Cluster) -> Option<Duration> {
+        let since = self
+            .memory
+            .stepped_down_at
+            .filter(|_| cluster.is_unlocked())?;
+        let passed = self.facts.now.boot.since(since);
+        (passed < STEP_BACK).then(|| STEP_BACK - passed)
+    }
+
+    /// A leader whose PostgreSQL died: start it again, or make way. `None`: it cannot go on as primary.
+    fn recover_leader(
+        &mut self,
+        cluster: &Cluster,
+        control: Option<&ControlData>,
+    ) -> Needs<Option<Verdict>> {
+        match self.renew()? {
+            Outcome::Done(()) => {}
+            Outcome::Refused => return Ok(None),
+            Outcome::Failed(why) | Outcome::Unknown(why) => {
+                return self.store_failure(&why).map(Some);
+            }
+        }
+        let crashed_primary =
+            self.memory.state == State::Crashed && self.memory.role == Role::Primary;
+        if self.settings.primary_start_timeout.is_zero()
+            && self.failover_possible(cluster, Bar::WithinMaximumLag, false)?
+        {
+            self.note(Level::Info, "Primary crashed. Failing over.");
+            self.disable_watchdog = true;
+            self.memory.rewind = Rewind::Check;
+            self.memory.role = Role::Demoted;
+            self.release(None)?;
+            self.wake_after = Duration::ZERO;
+            return Ok(Some(Verdict::CrashFailover));
+        }
+        let was_primary = control.is_some_and(|control| {
+            !control.standby_signal
+                && matches!(
+                    control.state,
+                    ControlState::InProduction
+                        | ControlState::InCrashRecovery
+                        | ControlState::ShuttingDown
+                        | ControlState::ShutDown
+                )
+        });
+        if crashed_primary && was_primary && !self.is_standby_cluster() {
+            self.memory.recovering = true;
+            self.start(Job::Start {
+                role: Role::Primary,
+                follow: Upstream::None,
+                after_failure: true,
+            });
+            return Ok(Some(Verdict::StartingPrimary));
+        }
+        Ok(None)
+    }
+
+    /// A primary that died, or was killed while it stopped, is recovered first: pg_rewind and an election need to know
+    /// where its WAL ends.
+    fn crash_recovery(
+        &mut self,
+        cluster: &Cluster,
+        control: Option<&ControlData>,
+    ) -> Option<Verdict> {
+        let control = control?;
+        let unclean = matches!(
+            control.state,
+            ControlState::InProduction | ControlState::ShuttingDown | ControlState::InCrashRecovery
+        );
+        if !unclean {
+            return None;
+        }
+        if control.backup_label {
+            self.note(
+                Level::Info,
+                "Skipping single-user crash recovery because backup_label exists; PostgreSQL will handle it during \
+                 normal startup",
+            );
+            return None;
+        }
+        let worth_it = cluster.is_unlocked() || self.settings.rewind.use_pg_rewind;
+        (worth_it && self.memory.crash_recovery_since.is_none())
+            .then(|| self.start_crash_recovery())
+    }
+
+    fn start_as_standby(&mut self, cluster: &Cluster) -> Needs<Verdict> {
+        let leader_here = self.has_lock(cluster);
+        let verdict = if leader_here && !self.is_standby_cluster() {
+            self.memory.rewind = Rewind::Unknown;
+            Verdict::StartingReadonly
+        } else {
+            if matches!(self.memory.rewind, Rewind::Unknown | Rewind::NotNeeded) {
+                self.memory.rewind = Rewind::Check;
+            }
+            if let Some(verdict) = self.rewind_or_reinitialize(cluster)? {
+                return Ok(verdict);
+            }
+            if let Some(verdict) = self.wait_for_comparison(cluster) {
+                return Ok(verdict);
+            }
+            match (
+                leader_here,
+                self.is_standby_cluster() && cluster.is_unlocked(),
+            ) {
+                (true, _) => Verdict::StartingStandbyLeader,
+                (false, true) => Verdict::StartingRemote,
+                (false, false) => Verdict::StartingSecondary,
+            }
+        };
+        let role = if leader_here && self.is_standby_cluster() {
+            Role::StandbyLeader
+        } else {
+            Role::Replica
+        };
+        let follow = if verdict == Verdict::StartingReadonly {
+            Upstream::None
+        } else {
+            self.upstream(cluster)
+        };
+        self.memory.recovering = true;
+        self.memory.comparison_awaited_since = None;
+        self.start(Job::Start {
+            role,
+            follow,
+            after_failure: true,
+        });
+        Ok(verdict)
+    }
+
+    /// A former primary gains by waiting until the new one can be compared with: started too early it would only have
+    /// to be stopped again for pg_rewind.
+    fn wait_for_comparison(&mut self, cluster: &Cluster) -> Option<Verdict> {
+        let leader = cluster.leader_name()?;
+        if self.memory.rewind != Rewind::Check
+            || !self.settings.rewind.use_pg_rewind
+            || self.is_standby_cluster()
+        {
+            return None;
+        }
+        let now = self.facts.now.boot;
+        let since = *self.memory.comparison_awaited_since.get_or_insert(now);
+        if now.since(since) > self.settings.loop_wait * 2 {
+            return None;
+        }
+        self.wake_after = self.wake_after.min(Duration::from_millis(500));
+        Some(Verdict::RewindWaiting(leader.clone()))
+    }
+
+    /// A start that was ordered did not bring PostgreSQL up.
+    pub(super) fn start_failed(&mut self, cluster: &Cluster) -> Needs<Verdict> {
+        self.disable_watchdog = true;
+        self.memory.state = State::StartFailed;
+        if !self.has_lock(cluster) {
+            return Ok(Verdict::StartFailed);
+        }
+        if matches!(self.memory.role, Role::Primary | Role::StandbyLeader) {
+            self.memory.role = Role::Demoted;
+            self.callbacks.push(Callback::OnRoleChange);
+        }
+        self.release(None)?;
+        Ok(Verdict::StartFailedReleased)
+    }
+}

@@ -1,0 +1,89 @@
+//! PostgreSQL is on its way up, or down, by itself.
+
+use std::time::Duration;
+
+use super::candidates::Bar;
+use super::{Needs, Tick};
+use crate::cluster::Cluster;
+use crate::facts::Outcome;
+use crate::job::DemoteMode;
+use crate::memory::{Rewind, Starting};
+use crate::server::{Role, State};
+use crate::verdict::{Level, Verdict};
+
+impl Tick<'_> {
+    pub(super) fn starting(&mut self, cluster: &Cluster) -> Needs<Verdict> {
+        let now = self.facts.now.boot;
+        self.memory.state = State::Starting;
+        let starting = *self.memory.starting.get_or_insert(Starting {
+            since: now,
+            timeout: None,
+        });
+        self.wake_after = self.settings.loop_wait.min(Duration::from_millis(500));
+        if !self.has_lock(cluster) {
+            return self.starting_without_lock(cluster);
+        }
+        match self.renew()? {
+            Outcome::Done(()) => {}
+            Outcome::Refused if self.settings.paused => return Ok(Verdict::PrimaryRenewFailed),
+            Outcome::Refused => {
+                self.note(Level::Info, "Lost lock while starting up. Demoting self.");
+                self.demote(DemoteMode::ImmediateNolock);
+                return Ok(Verdict::StartLostLock);
+            }
+            Outcome::Failed(why) | Outcome::Unknown(why) => return self.store_failure(&why),
+        }
+        let limit = starting
+            .timeout
+            .unwrap_or(self.settings.primary_start_timeout);
+        let left = limit.saturating_sub(now.since(starting.since));
+        if self.settings.paused || !left.is_zero() {
+            if let Some(verdict) = self.handover_from_leader(cluster, None)? {
+                return Ok(verdict);
+            }
+            return Ok(Verdict::Starting(left.as_secs()));
+        }
+        if !self.failover_possible(cluster, Bar::WithinMaximumLag, false)? {
+            return Ok(Verdict::StartTimedOutAlone);
+        }
+        self.note(
+            Level::Info,
+            "Demoting self because primary startup is taking too long",
+        );
+        self.demote(DemoteMode::Immediate);
+        Ok(Verdict::StartTimedOut)
+    }
+
+    fn starting_without_lock(&mut self, cluster: &Cluster) -> Needs<Verdict> {
+        if !self.settings.paused && matches!(self.memory.role, Role::Primary | Role::Promoted) {
+            self.demote(DemoteMode::ImmediateNolock);
+            return Ok(Verdict::DemotedNoLock);
+        }
+        self.note(Level::Info, "Still starting up as a standby.");
+        if !self.settings.paused {
+            // A standby that diverged may never reach consistency: it is compared while it starts.
+            if self.memory.rewind == Rewind::Unknown {
+                self.memory.rewind = Rewind::Check;
+            }
+            if let Some(verdict) = self.rewind_or_reinitialize(cluster)? {
+                return Ok(verdict);
+            }
+        }
+        Ok(Verdict::Secondary(
+            self.me().clone(),
+            cluster.leader_name().cloned(),
+        ))
+    }
+
+    /// Somebody stops PostgreSQL behind our back.
+    pub(super) fn stopping(&mut self, cluster: &Cluster) -> Needs<Verdict> {
+        self.wake_after = self.settings.loop_wait.min(Duration::from_secs(1));
+        if self.has_lock(cluster) {
+            match self.renew()? {
+                Outcome::Done(()) | Outcome::Refused => {}
+                Outcome::Failed(why) | Outcome::Unknown(why) => return self.store_failure(&why),
+            }
+        }
+        Ok(Verdict::JobInProgress("stop".to_owned()))
+    }
+}

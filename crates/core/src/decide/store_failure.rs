@@ -1,0 +1,61 @@
+//! The store does not answer.
+
+use std::time::Duration;
+
+use super::{Needs, Tick};
+use crate::facts::JobFact;
+use crate::job::{DemoteMode, Job};
+use crate::server::{Postmaster, Role, Running};
+use crate::verdict::{Level, Verdict};
+
+impl Tick<'_> {
+    /// Outside pause, a primary without a store is stopped: its lease cannot be renewed. `load` and `renew` have used
+    /// up `retry_timeout` by now, or what was left of the lease.
+    pub(super) fn store_failure(&mut self, why: &str) -> Needs<Verdict> {
+        self.note(Level::Error, format!("Error communicating with DCS: {why}"));
+        if self.settings.paused || !self.is_or_may_become_primary() {
+            self.wake_after = self.settings.loop_wait.min(self.settings.retry_timeout);
+            return Ok(Verdict::StoreFailed);
+        }
+        if let JobFact::Running(view) = &self.facts.job
+            && matches!(
+                view.job,
+                Job::Demote(_) | Job::Shutdown | Job::StopImmediate | Job::Bootstrap
+            )
+        {
+            return Ok(Verdict::StoreFailed);
+        }
+        self.memory.lease_until = None;
+        self.note(
+            Level::Info,
+            "demoting self because DCS is not accessible and I was a leader",
+        );
+        self.demote(DemoteMode::Offline);
+        self.wake_after = Duration::from_secs(1);
+        Ok(Verdict::DemotedStoreFailed)
+    }
+
+    /// PostgreSQL accepts writes, or is on its way there.
+    pub(super) fn is_or_may_become_primary(&self) -> bool {
+        if let JobFact::Running(view) = &self.facts.job
+            && matches!(
+                view.job,
+                Job::Promote
+                    | Job::Restart
+                    | Job::Start {
+                        role: Role::Primary,
+                        ..
+                    }
+            )
+        {
+            return matches!(self.memory.role, Role::Primary | Role::Promoted);
+        }
+        match &self.facts.server.postmaster {
+            Postmaster::Running(Running { wal, .. }) => !wal.is_standby(),
+            Postmaster::Starting | Postmaster::Unreachable(_) => {
+                matches!(self.memory.role, Role::Primary | Role::Promoted)
+            }
+            Postmaster::Stopped(_) | Postmaster::Stopping => false,
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! All that survives a tick.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::cluster::Member;
+use crate::lsn::Timeline;
+use crate::name::MemberName;
+use crate::request::{RequestId, ScheduledRestart};
+use crate::server::{Role, State};
+use crate::time::Moment;
+
+/// What the agent remembers from one tick to the next. Everything else is observed anew.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Memory {
+    /// The announced role.
+    pub role: Role,
+    /// The announced state of PostgreSQL.
+    pub state: State,
+    /// End of the lease this node holds.
+    pub lease_until: Option<Moment>,
+    /// End of failsafe mode.
+    pub failsafe_until: Option<Moment>,
+    /// The members when the cluster last had a leader: whom to ask in a race.
+    pub known_members: BTreeMap<MemberName, Member>,
+    /// The last leader seen.
+    pub last_leader: Option<MemberName>,
+    /// The latest timeline this data directory was seen on.
+    pub timeline: Option<Timeline>,
+    /// What is known of a divergence.
+    pub rewind: Rewind,
+    /// How often pg_rewind failed in a row.
+    pub rewind_attempts: u32,
+    /// Since when a stopped node waits for the leader to be ready for a comparison.
+    pub comparison_awaited_since: Option<Moment>,
+    /// Since when a crash recovery in single-user mode was tried, until PostgreSQL runs again.
+    pub crash_recovery_since: Option<Moment>,
+    /// A start of a server that was down was ordered; until it is known how that went.
+    pub recovering: bool,
+    /// The last tick was paused.
+    pub was_paused: bool,
+    /// A new cluster is being made here.
+    pub bootstrapping: bool,
+    /// Since when `/initialize` has been empty with nobody at work on it.
+    pub initialize_stale_since: Option<Moment>,
+    /// When a bootstrap or clone failed last: not tried again at once.
+    pub creation_failed_at: Option<Moment>,
+    /// Since when PostgreSQL is starting, and the limit where a request gave one.
+    pub starting: Option<Starting>,
+    /// When the pre_promote script refused: this node stays out of races for a `ttl`.
+    pub promotion_refused_at: Option<Moment>,
+    /// The on_start callback was called for the server that runs.
+    pub started: bool,
+    /// A new primary has not yet written a checkpoint on its timeline.
+    pub checkpoint_pending: bool,
+    /// A planned switchover that waits for its candidate, or a server that was stopped for one.
+    pub handover: Option<Handover>,
+    /// When this node gave its lease up for others to take.
+    pub stepped_down_at: Option<Moment>,
+    /// The restart that is scheduled.
+    pub scheduled_restart: Option<ScheduledRestart>,
+    /// The request that the running job answers when it ends.
+    pub answering: Option<RequestId>,
+}
+
+impl Memory {
+    /// The memory of an agent that has just been started.
+    pub fn new() -> Self {
+        Memory {
+            role: Role::Uninitialized,
+            state: State::Stopped,
+            lease_until: None,
+            failsafe_until: None,
+            known_members: BTreeMap::new(),
+            last_leader: None,
+            timeline: None,
+            rewind: Rewind::Unknown,
+            rewind_attempts: 0,
+            comparison_awaited_since: None,
+            crash_recovery_since: None,
+            recovering: false,
+            was_paused: false,
+            bootstrapping: false,
+            initialize_stale_since: None,
+            creation_failed_at: None,
+            starting: None,
+            promotion_refused_at: None,
+            started: false,
+            checkpoint_pending: false,
+            handover: None,
+            stepped_down_at: None,
+            scheduled_restart: None,
+            answering: None,
+        }
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Memory::new()
+    }
+}
+
+/// What is known of a divergence from the primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Rewind {
+    /// Nothing gave a reason to look.
+    Unknown,
+    /// To be compared with the primary as soon as there is one.
+    Check,
+    /// Compared: it can follow.
+    NotNeeded,
+    /// Compared: it cannot follow.
+    Needed,
+    /// pg_rewind was run; the server was not yet seen running since.
+    Done,
+    /// pg_rewind failed at that time, and so often in a row.
+    Failed(Moment, u32),
+}
+
+/// A server that is starting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Starting {
+    /// Since when.
+    pub since: Moment,
+    /// The limit that a restart request gave.
+    pub timeout: Option<Duration>,
+}
+
+/// A planned handover of the leadership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Handover {
+    /// When the leader first tried: it waits for a candidate only so long.
+    pub since: Moment,
+    /// PostgreSQL was stopped for it, at that time: the wait for a candidate that has everything counts from here.
+    pub stopped_at: Option<Moment>,
+}

@@ -1,0 +1,81 @@
+//! What comes out of a tick.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::facts::Op;
+use crate::job::Job;
+use crate::memory::Memory;
+use crate::request::{Answer, RequestId};
+use crate::verdict::{Note, Verdict};
+
+/// One step of a decision: an operation whose outcome it needs, or the end of the tick.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// Carry this out and ask again, with its answer among the facts.
+    Run(Op),
+    /// The tick is decided.
+    Finish(Box<Plan>),
+}
+
+/// The decision of a tick. Nothing is left to choose for whoever carries it out.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Plan {
+    /// What the next tick will remember.
+    pub memory: Memory,
+    /// What happens to the job.
+    pub job: JobOrder,
+    /// What was decided, for people.
+    pub verdict: Verdict,
+    /// Further lines for the log.
+    pub notes: Vec<Note>,
+    /// Answers to requests.
+    pub replies: BTreeMap<RequestId, Answer>,
+    /// Callback scripts to start, in order.
+    pub callbacks: Vec<Callback>,
+    /// Bring the replication slots in order.
+    pub sync_slots: bool,
+    /// Close the watchdog device: nothing is left for it to guard.
+    pub disable_watchdog: bool,
+    /// The longest time until the next tick.
+    pub wake_after: Duration,
+    /// The agent ends after this tick.
+    pub exit: Option<Exit>,
+}
+
+/// What happens to the job.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum JobOrder {
+    /// Nothing: let it run, or let there be none.
+    Keep,
+    /// Start this one. There is none.
+    Start(Job),
+    /// Take the running one back.
+    Cancel,
+    /// Cancel the running one and start this one as soon as PostgreSQL's owner is back.
+    Replace(Job),
+}
+
+/// A callback script of `postgresql.callbacks`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Callback {
+    /// `on_start`
+    OnStart,
+    /// `on_stop`
+    OnStop,
+    /// `on_restart`
+    OnRestart,
+    /// `on_reload`
+    OnReload,
+    /// `on_role_change`
+    OnRoleChange,
+}
+
+/// How the agent ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Exit {
+    /// As asked.
+    Clean,
+    /// Something an operator has to resolve.
+    Fatal,
+}
