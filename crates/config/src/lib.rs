@@ -1,1 +1,3 @@
-//! See ARCHITECTURE.md.
+//! The configuration of agent and patronictl: layers with their provenance, types, validation.
+
+pub mod yaml;

@@ -1,0 +1,2 @@
+//! Rows: what PyYAML reads and writes.
+use super::*;
