@@ -1,1 +1,3 @@
 //! The agent: the loop that drives decisions, the jobs that carry them out, the REST API that shows them.
+
+pub mod driver;

@@ -1,0 +1,131 @@
+//! The loop: observe, decide, act, sleep.
+//!
+//! The loop owns what survives a tick ([`Memory`]) and nothing else. Everything outside is a [`World`]: the store,
+//! PostgreSQL and the network in production (`node`), a simulated cluster in `patroni-sim`. The loop is
+//! the same in both.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use patroni_core::cluster::Cluster;
+use patroni_core::decide::decide;
+use patroni_core::facts::{Answer, Answers, Facts, JobFact, Op, Watchdog};
+use patroni_core::memory::Memory;
+use patroni_core::plan::{Exit, Plan, Step};
+use patroni_core::request::{Request, RequestId};
+use patroni_core::server::Server;
+use patroni_core::settings::Settings;
+use patroni_core::time::{Moment, Now};
+
+/// More operations than this in one tick are a mistake in the rules: each kind has one slot, and there are fewer.
+const OPS_PER_TICK: usize = 16;
+
+/// Everything outside the loop. Each asynchronous method ends by itself within the time it is given.
+#[allow(async_fn_in_trait)] // The loop is generic over its world and spawns nothing, so no bound on the futures is needed.
+pub trait World {
+    /// What time it is.
+    fn now(&self) -> Now;
+
+    /// Reads store and server, and applies the dynamic configuration that came with it. `limit`: the end of the lease,
+    /// which nothing may outlast.
+    async fn observe(&mut self, limit: Limit) -> Observation;
+
+    /// Carries out one operation of a tick.
+    async fn execute(&mut self, op: Op, facts: &Facts, limit: Limit) -> Answer;
+
+    /// Carries out what a tick decided: the job, replies, callbacks, slots; then tells the world about it.
+    async fn carry_out(&mut self, plan: &Plan, facts: &Facts);
+
+    /// Waits for something to happen, at most so long.
+    async fn sleep(&mut self, limit: Duration);
+}
+
+/// What a tick begins with.
+#[derive(Clone, Debug)]
+pub struct Observation {
+    /// The settings, with the dynamic configuration of `cluster`.
+    pub settings: Arc<Settings>,
+    /// The snapshot of the store, or why there is none.
+    pub cluster: Result<Arc<Cluster>, String>,
+    /// The local server.
+    pub server: Arc<Server>,
+    /// The job.
+    pub job: JobFact,
+    /// Requests that wait for an answer.
+    pub requests: BTreeMap<RequestId, Request>,
+    /// The agent was told to stop.
+    pub shutdown: bool,
+    /// The watchdog device.
+    pub watchdog: Watchdog,
+    /// The `api_url` of this node.
+    pub api_url: String,
+}
+
+/// The moment that no operation may outlast: before the lease ends there must be time to stop PostgreSQL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit(pub Option<Moment>);
+
+impl Limit {
+    /// The limit of a node with this memory. A twelfth of `ttl`, at least a second, is kept for stopping PostgreSQL.
+    pub fn of(memory: &Memory, settings: &Settings) -> Limit {
+        let reserve = (settings.ttl / 12).max(Duration::from_secs(1));
+        Limit(memory.lease_until.map(|until| Moment(until.0.saturating_sub(reserve))))
+    }
+
+    /// The time left for an operation that may take `wanted`; never zero, so that an expired lease still gets one try
+    /// to find out what became of it.
+    pub fn within(self, wanted: Duration, now: Moment) -> Duration {
+        let left = self.0.map_or(wanted, |until| until.since(now));
+        wanted.min(left).max(Duration::from_millis(500))
+    }
+}
+
+/// Runs ticks until one says that the agent ends.
+pub async fn run(world: &mut impl World, settings: Arc<Settings>) -> Exit {
+    let mut memory = Memory::new();
+    let mut settings = settings;
+    loop {
+        let (plan, facts) = tick(world, &memory, &settings).await;
+        world.carry_out(&plan, &facts).await;
+        if let Some(exit) = plan.exit {
+            return exit;
+        }
+        memory = plan.memory;
+        settings = facts.settings;
+        let until_limit = Limit::of(&memory, &settings).within(plan.wake_after, world.now().boot);
+        world.sleep(until_limit.min(plan.wake_after)).await;
+    }
+}
+
+/// One tick: a dialogue between the pure decision and the world.
+pub async fn tick(world: &mut impl World, memory: &Memory, settings: &Settings) -> (Plan, Facts) {
+    let limit = Limit::of(memory, settings);
+    let mut facts = observe(world, limit).await;
+    for _ in 0..OPS_PER_TICK {
+        match decide(memory, &facts) {
+            Step::Finish(plan) => return (*plan, facts),
+            Step::Run(op) => {
+                let answer = world.execute(op, &facts, limit).await;
+                facts.answers.record(answer);
+            }
+        }
+    }
+    unreachable!("a tick ends after at most one operation of each kind, and there are fewer than {OPS_PER_TICK}")
+}
+
+async fn observe(world: &mut impl World, limit: Limit) -> Facts {
+    let observation = world.observe(limit).await;
+    Facts {
+        now: world.now(),
+        settings: observation.settings,
+        cluster: observation.cluster,
+        server: observation.server,
+        job: observation.job,
+        requests: observation.requests,
+        shutdown: observation.shutdown,
+        watchdog: observation.watchdog,
+        api_url: observation.api_url,
+        answers: Answers::default(),
+    }
+}
