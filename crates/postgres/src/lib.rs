@@ -1,1 +1,25 @@
-//! See ARCHITECTURE.md.
+//! The PostgreSQL server beside the agent: looking at it, and changing it.
+//!
+//! Two handles. [`monitor::Monitor`] looks: it can be cloned, writes nothing, and answers by its deadline whatever the
+//! server does. [`control::Control`] acts: it is the only type that starts or stops PostgreSQL or writes its files,
+//! there is one, and a job owns it while it works.
+
+pub mod bootstrap;
+pub mod callbacks;
+pub mod cancel;
+pub mod clone;
+pub mod conf;
+pub mod control;
+pub mod controldata;
+pub mod data_dir;
+pub mod error;
+pub mod monitor;
+pub mod options;
+pub mod postmaster;
+pub mod programs;
+pub mod sql;
+
+pub use error::Error;
+
+/// Result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;

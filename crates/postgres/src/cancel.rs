@@ -1,0 +1,80 @@
+//! How a job is called off, and how it tells how far it is.
+
+use patroni_core::job::Stage;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Error, Result};
+
+/// A request to stop working, handed down to everything a job starts.
+#[derive(Clone, Debug, Default)]
+pub struct Cancel(CancellationToken);
+
+impl Cancel {
+    /// Not cancelled yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Asks everything that holds this token, or a child of it, to stop.
+    pub fn cancel(&self) {
+        self.0.cancel();
+    }
+
+    /// Cancelled together with this one, or alone.
+    pub fn child(&self) -> Cancel {
+        Cancel(self.0.child_token())
+    }
+
+    /// Has been cancelled.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.is_cancelled()
+    }
+
+    /// Completes when cancelled.
+    pub async fn cancelled(&self) {
+        self.0.cancelled().await;
+    }
+
+    /// An error if cancelled.
+    pub fn check(&self) -> Result<()> {
+        if self.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+}
+
+/// Where a job writes how far it is. The loop reads the latest value.
+#[derive(Clone, Debug)]
+pub struct Progress(watch::Sender<Stage>);
+
+impl Progress {
+    /// Progress that the receiver sees.
+    pub fn new() -> (Self, watch::Receiver<Stage>) {
+        let (sender, receiver) = watch::channel(Stage::Revocable);
+        (Progress(sender), receiver)
+    }
+
+    /// Progress that nobody looks at.
+    pub fn ignored() -> Self {
+        Self::new().0
+    }
+
+    /// Reports a stage.
+    pub fn report(&self, stage: Stage) {
+        self.0.send_replace(stage);
+    }
+
+    /// Under way, no return; `text` says what is being done.
+    pub fn committed(&self, text: impl Into<String>) {
+        self.report(Stage::Committed(text.into()));
+    }
+
+    /// Changes from revocable to committed, unless cancelled before: afterwards a cancellation comes too late.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`]
+    pub fn commit(&self, cancel: &Cancel, text: impl Into<String>) -> Result<()> {
+        cancel.check()?;
+        self.committed(text);
+        Ok(())
+    }
+}

@@ -1,0 +1,95 @@
+//! Becoming primary.
+
+use std::fs;
+use std::time::Duration;
+
+use patroni_core::server::{ControlState, Role};
+use rustix::process::Signal;
+use tokio::time::{Instant, sleep};
+
+use super::{Control, POLL};
+use crate::callbacks::CallbackAction;
+use crate::cancel::{Cancel, Progress};
+use crate::controldata::peek_state;
+use crate::programs::{self, Stderr, command_of, describe, split};
+use crate::{Error, Result};
+
+/// How a promotion ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Promoted {
+    /// Out of recovery.
+    Done,
+    /// The `pre_promote` script ended with an error: nothing was done.
+    PrePromoteFailed,
+    /// Told to promote, and still in recovery after the limit.
+    StillInRecovery,
+}
+
+impl Control {
+    /// Runs `pre_promote`, then promotes and waits until the server is out of recovery. Revocable until the script ended well;
+    /// then `cancel` ends the waiting only.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] before; no postmaster, or it died.
+    pub async fn promote(&mut self, limit: Duration, cancel: &Cancel, progress: &Progress) -> Result<Promoted> {
+        if !self.run_pre_promote(cancel).await? {
+            return Ok(Promoted::PrePromoteFailed);
+        }
+        let postmaster = self.running()?;
+        let data_dir = self.options().data_dir.clone();
+        if peek_state(&data_dir) == Some(ControlState::InProduction) {
+            progress.commit(cancel, "already primary")?;
+            self.role = Role::Primary;
+            return Ok(Promoted::Done);
+        }
+        progress.commit(cancel, "promoting")?;
+        // What `pg_ctl promote` does, without the time for starting a program.
+        let trigger = data_dir.join("promote");
+        fs::write(&trigger, b"").map_err(|e| Error::file("write", &trigger, e))?;
+        if let Err(error) = postmaster.signal(Signal::USR1) {
+            let _ = fs::remove_file(&trigger);
+            return Err(error);
+        }
+        self.role = Role::Promoted;
+        self.call_back(CallbackAction::OnRoleChange);
+        let deadline = Instant::now() + limit;
+        while peek_state(&data_dir) != Some(ControlState::InProduction) {
+            if Instant::now() >= deadline || cancel.is_cancelled() {
+                return Ok(Promoted::StillInRecovery);
+            }
+            tokio::select! {
+                () = postmaster.exited() => {
+                    // The next start must not become primary by itself.
+                    let _ = fs::remove_file(&trigger);
+                    return Err(Error::Unexpected("PostgreSQL died while it was promoted".into()));
+                }
+                () = sleep(POLL) => {}
+            }
+        }
+        self.role = Role::Primary;
+        Ok(Promoted::Done)
+    }
+
+    async fn run_pre_promote(&self, cancel: &Cancel) -> Result<bool> {
+        let options = self.options();
+        let Some(script) = &options.pre_promote else { return Ok(true) };
+        let words = match split(script) {
+            Ok(words) => words,
+            Err(error) => {
+                tracing::error!("pre_promote: {error}");
+                return Ok(false);
+            }
+        };
+        match programs::run(command_of(&words), None, Stderr::Log, cancel, None).await {
+            Ok(output) => {
+                tracing::info!("pre_promote script `{script}` exited with {}", describe(output.status));
+                Ok(output.status.success())
+            }
+            Err(Error::Cancelled) => Err(Error::Cancelled),
+            Err(error) => {
+                tracing::error!("pre_promote script `{script}`: {error}");
+                Ok(false)
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The data directory: what lies in it, moving it away, removing it.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+use patroni_core::server::DataDir;
+
+use crate::controldata::ControlValues;
+use crate::postmaster::{Found, Postmaster};
+use crate::programs::Programs;
+use crate::{Error, Result};
+
+/// Looks into a data directory: its state, and the content of `pg_control` where there is one.
+pub async fn inspect(programs: &Programs, data_dir: &Path) -> (DataDir, Option<ControlValues>) {
+    match is_empty(data_dir) {
+        Ok(true) => return (DataDir::Empty, None),
+        Ok(false) => {}
+        Err(error) => return (DataDir::Inaccessible(Error::file("read", data_dir, error).to_string()), None),
+    }
+    match ControlValues::read(programs, data_dir).await {
+        Ok(values) => match values.system_id() {
+            Some(id) => (DataDir::Present(id), Some(values)),
+            None => (DataDir::Invalid("pg_controldata printed no system identifier".into()), None),
+        },
+        Err(error) => (DataDir::Invalid(error.to_string()), None),
+    }
+}
+
+/// Missing, or nothing in it but hidden files and `lost+found`.
+///
+/// # Errors
+/// It cannot be read.
+pub fn is_empty(data_dir: &Path) -> io::Result<bool> {
+    let entries = match fs::read_dir(data_dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let name = entry?.file_name();
+        let name = name.to_string_lossy();
+        if !name.starts_with('.') && name != "lost+found" {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// `standby.signal` or `recovery.signal` is there.
+pub fn has_standby_signal(data_dir: &Path) -> bool {
+    ["standby.signal", "recovery.signal"].iter().any(|name| data_dir.join(name).exists())
+}
+
+/// `backup_label` is there and means something: before PostgreSQL 15 an exclusive backup could leave it on a primary.
+pub fn has_backup_label(data_dir: &Path) -> bool {
+    major_version(data_dir).is_some_and(|v| v >= 15) && data_dir.join("backup_label").is_file()
+}
+
+/// The major version by the file `PG_VERSION`.
+pub fn major_version(data_dir: &Path) -> Option<u32> {
+    fs::read_to_string(data_dir.join("PG_VERSION")).ok()?.trim().split('.').next()?.parse().ok()
+}
+
+/// Renames the data directory to `DIR.failed`, and the targets of its symbolic links for WAL and tablespaces likewise. What was
+/// there under that name is removed.
+///
+/// # Errors
+/// A postmaster runs on it; a rename failed (what was renamed before stays so).
+pub fn move_away(data_dir: &Path) -> Result<()> {
+    check_may_go(data_dir)?;
+    if !data_dir.is_dir() {
+        return Ok(());
+    }
+    for (link, target) in links(data_dir) {
+        tracing::info!("renaming {} and updating symlink: {}", what(&link), target.display());
+        let new = failed_name(&target);
+        rename_over(&target, &new)?;
+        fs::remove_file(&link).map_err(|e| Error::file("remove", &link, e))?;
+        std::os::unix::fs::symlink(&new, &link).map_err(|e| Error::file("create symlink", &link, e))?;
+    }
+    let new = failed_name(data_dir);
+    tracing::info!("renaming data directory to {}", new.display());
+    rename_over(data_dir, &new)
+}
+
+/// Removes the data directory with the targets of its symbolic links for WAL and tablespaces. Where it cannot be removed it is
+/// moved away.
+///
+/// # Errors
+/// A postmaster runs on it, or it can neither be removed nor moved.
+pub fn remove(data_dir: &Path) -> Result<()> {
+    check_may_go(data_dir)?;
+    tracing::info!("Removing data directory: {}", data_dir.display());
+    match remove_all(data_dir) {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            tracing::error!("Could not remove data directory {}: {error}", data_dir.display());
+            move_away(data_dir)
+        }
+    }
+}
+
+fn remove_all(data_dir: &Path) -> Result<()> {
+    let metadata = match fs::symlink_metadata(data_dir) {
+        Ok(metadata) => metadata,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(Error::file("read", data_dir, e)),
+    };
+    if !metadata.is_dir() {
+        return fs::remove_file(data_dir).map_err(|e| Error::file("remove", data_dir, e));
+    }
+    for (link, target) in links(data_dir) {
+        tracing::info!("Removing {}: {}", what(&link), target.display());
+        remove_tree(&target)?;
+    }
+    remove_tree(data_dir)
+}
+
+fn remove_tree(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path, e)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Never a directory that somebody works on, nor one that is a root of everything.
+fn check_may_go(data_dir: &Path) -> Result<()> {
+    let names = data_dir.components().filter(|c| matches!(c, Component::Normal(_))).count();
+    if !data_dir.is_absolute() || names == 0 || data_dir.components().any(|c| c == Component::ParentDir) {
+        return Err(Error::Configuration(format!(
+            "refusing to remove or move {:?}: not the absolute path of a directory below /; check postgresql.data_dir",
+            data_dir
+        )));
+    }
+    match Postmaster::find(data_dir)? {
+        Found::Alive(postmaster) => {
+            Err(Error::PostmasterRuns { pid: postmaster.pid(), data_dir: data_dir.to_owned() })
+        }
+        Found::SingleUser { pid } => Err(Error::PostmasterRuns { pid, data_dir: data_dir.to_owned() }),
+        Found::Nobody | Found::Foreign { .. } => Ok(()),
+    }
+}
+
+/// Symbolic links for the WAL and for tablespaces, with what they point to.
+fn links(data_dir: &Path) -> Vec<(PathBuf, PathBuf)> {
+    let tablespaces = fs::read_dir(data_dir.join("pg_tblspc")).into_iter().flatten().filter_map(|e| Some(e.ok()?.path()));
+    let is_oid = |p: &PathBuf| p.file_name().is_some_and(|n| n.to_string_lossy().parse::<u32>().is_ok());
+    let candidates = std::iter::once(data_dir.join("pg_wal")).chain(tablespaces.filter(is_oid));
+    candidates
+        .filter(|p| p.is_symlink())
+        .filter_map(|p| Some((p.clone(), fs::canonicalize(&p).ok()?)))
+        .filter(|(_, target)| target.components().count() > 1)
+        .collect()
+}
+
+fn what(link: &Path) -> &'static str {
+    if link.ends_with("pg_wal") { "WAL directory" } else { "user defined tablespace directory" }
+}
+
+fn failed_name(path: &Path) -> PathBuf {
+    let mut name: OsString = path.components().as_path().as_os_str().to_owned();
+    name.push(".failed");
+    PathBuf::from(name)
+}
+
+fn rename_over(from: &Path, to: &Path) -> Result<()> {
+    remove_tree(to)?;
+    fs::rename(from, to).map_err(|e| Error::file("rename", from, e))
+}

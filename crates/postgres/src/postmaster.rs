@@ -1,0 +1,273 @@
+//! The postmaster of a data directory: whether it is there, how it is signalled, when it is gone.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::{Error, Result};
+
+/// Largest difference between the start in the pid file and that of the process, in seconds.
+const START_TOLERANCE: i64 = 3;
+
+/// A postmaster, held by a file descriptor: never mistaken for another process, even when its number is used again.
+#[derive(Debug)]
+pub struct Postmaster {
+    pid: i32,
+    pidfd: AsyncFd<OwnedFd>,
+}
+
+/// What the file `postmaster.pid` of a data directory leads to.
+#[derive(Debug)]
+pub enum Found<P = Postmaster> {
+    /// No pid file, or one of a process that is gone.
+    Nobody,
+    /// A process that took the number of a postmaster that is gone.
+    Foreign {
+        /// Its number, which a starting postmaster has to be told to ignore.
+        pid: i32,
+    },
+    /// PostgreSQL in single-user mode.
+    SingleUser {
+        /// Its process.
+        pid: i32,
+    },
+    /// A postmaster.
+    Alive(P),
+}
+
+impl<P> Found<P> {
+    /// The same with another kind of handle.
+    pub fn map<Q>(self, f: impl FnOnce(P) -> Q) -> Found<Q> {
+        match self {
+            Found::Nobody => Found::Nobody,
+            Found::Foreign { pid } => Found::Foreign { pid },
+            Found::SingleUser { pid } => Found::SingleUser { pid },
+            Found::Alive(postmaster) => Found::Alive(f(postmaster)),
+        }
+    }
+}
+
+/// What the postmaster says of itself in its pid file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PidFileStatus {
+    /// `starting`, or the file is not complete yet.
+    Starting,
+    /// `standby`: up, but takes no connections (yet).
+    Standby,
+    /// `ready`
+    Ready,
+    /// `stopping`
+    Stopping,
+}
+
+/// The parts of `postmaster.pid` that are used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct PidFile {
+    pid: i32,
+    start_time: Option<i64>,
+    status: PidFileStatus,
+}
+
+impl Postmaster {
+    /// Looks for the postmaster of a data directory. A process counts as one if it works in that directory and its program is
+    /// called `postgres`, or where that cannot be seen, if it started when the pid file says.
+    ///
+    /// # Errors
+    /// The pid file is there and cannot be read, or the process cannot be watched.
+    pub fn find(data_dir: &Path) -> Result<Found> {
+        let Some(file) = PidFile::read(data_dir)? else { return Ok(Found::Nobody) };
+        if file.pid < 0 {
+            let single = Self::open(-file.pid)?.is_some_and(|p| p.is_alive());
+            return Ok(if single { Found::SingleUser { pid: -file.pid } } else { Found::Nobody });
+        }
+        let Some(process) = Self::open(file.pid)? else { return Ok(Found::Nobody) };
+        let ours = is_postmaster(file.pid, data_dir, file.start_time);
+        Ok(match (process.is_alive(), ours) {
+            (false, _) => Found::Nobody,
+            (true, false) => Found::Foreign { pid: file.pid },
+            (true, true) => Found::Alive(process),
+        })
+    }
+
+    /// Holds on to a process; `None` if there is no such process.
+    ///
+    /// # Errors
+    /// The kernel gives no descriptor for it.
+    pub fn open(pid: i32) -> Result<Option<Postmaster>> {
+        let Some(number) = Pid::from_raw(pid) else { return Ok(None) };
+        let failed = |e: io::Error| Error::Unexpected(format!("cannot watch process {pid}: {e}"));
+        match pidfd_open(number, PidfdFlags::NONBLOCK) {
+            Ok(fd) => {
+                let pidfd = AsyncFd::with_interest(fd, Interest::READABLE).map_err(failed)?;
+                Ok(Some(Postmaster { pid, pidfd }))
+            }
+            Err(Errno::SRCH | Errno::INVAL) => Ok(None),
+            Err(error) => Err(failed(error.into())),
+        }
+    }
+
+    /// Its process number.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Has not exited. A process that exited but was not yet waited for is not alive.
+    pub fn is_alive(&self) -> bool {
+        let mut fds = [PollFd::new(self.pidfd.get_ref(), PollFlags::IN)];
+        !matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(n) if n > 0)
+    }
+
+    /// Completes within milliseconds of its exit.
+    pub async fn exited(&self) {
+        while self.is_alive() {
+            // Readable exactly when the process has exited. An error can only come from the runtime's end.
+            if let Ok(mut guard) = self.pidfd.readable().await
+                && self.is_alive()
+            {
+                guard.clear_ready();
+            }
+        }
+    }
+
+    /// Sends a signal. A process that is gone already is no error.
+    ///
+    /// # Errors
+    /// Not permitted.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        match pidfd_send_signal(self.pidfd.get_ref(), signal) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(e) => Err(Error::Unexpected(format!("Could not send stop signal to PostgreSQL (pid={}): {e}", self.pid))),
+        }
+    }
+
+    /// Kills it and all its children. Nobody can write to the data directory afterwards.
+    ///
+    /// # Errors
+    /// Not permitted.
+    pub fn kill_with_children(&self) -> Result<()> {
+        // Stopped first, so that it starts no new children meanwhile.
+        self.signal(Signal::STOP)?;
+        let children = descendants(self.pid);
+        self.signal(Signal::KILL)?;
+        for child in children.iter().filter_map(|pid| Self::open(*pid).ok().flatten()) {
+            if let Err(error) = child.signal(Signal::KILL) {
+                tracing::warn!("Could not kill child of postmaster: {error}");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl PidFileStatus {
+    /// Reads it from the pid file; `None` where there is no file.
+    ///
+    /// # Errors
+    /// The file is there and cannot be read.
+    pub fn read(data_dir: &Path) -> Result<Option<Self>> {
+        Ok(PidFile::read(data_dir)?.map(|f| f.status))
+    }
+
+    /// As [`PidFileStatus::read`]; `None` also while the file is that of another postmaster.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_of(data_dir: &Path, pid: i32) -> Result<Option<Self>> {
+        Ok(PidFile::read(data_dir)?.filter(|f| f.pid == pid).map(|f| f.status))
+    }
+}
+
+impl PidFile {
+    fn read(data_dir: &Path) -> Result<Option<Self>> {
+        let path = data_dir.join("postmaster.pid");
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Self::parse(&String::from_utf8_lossy(&bytes))),
+            Err(e) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&e.kind()) => Ok(None),
+            Err(e) => Err(Error::file("read", path, e)),
+        }
+    }
+
+    /// Lines: pid, data directory, start, port, socket directory, listen address, shared memory key, status.
+    fn parse(text: &str) -> Option<Self> {
+        let mut lines = text.lines();
+        let pid = lines.next()?.trim().parse().ok().filter(|p| *p != 0)?;
+        let start_time = lines.nth(1).and_then(|l| l.trim().parse().ok()).filter(|t| *t != 0);
+        let status = match lines.nth(4).map(str::trim) {
+            Some("ready") => PidFileStatus::Ready,
+            Some("standby") => PidFileStatus::Standby,
+            Some("stopping") => PidFileStatus::Stopping,
+            Some(_) | None => PidFileStatus::Starting,
+        };
+        Some(PidFile { pid, start_time, status })
+    }
+}
+
+fn is_postmaster(pid: i32, data_dir: &Path, start_time: Option<i64>) -> bool {
+    let process = Path::new("/proc").join(pid.to_string());
+    if pid == i32::try_from(std::process::id()).unwrap_or(0) {
+        return false;
+    }
+    let inode = |path: &Path| fs::metadata(path).map(|m| (m.dev(), m.ino()));
+    if let (Ok(cwd), Ok(wanted), Ok(exe)) = (inode(&process.join("cwd")), inode(data_dir), fs::read_link(process.join("exe")))
+    {
+        let name = exe.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        return cwd == wanted && name.contains("postgres");
+    }
+    match (start_time, process_start(pid)) {
+        (Some(wanted), Some(real)) => (wanted - real).abs() <= START_TOLERANCE,
+        (None, _) | (_, None) => true,
+    }
+}
+
+/// When a process started, in seconds since 1970: from its age in clock ticks since boot.
+fn process_start(pid: i32) -> Option<i64> {
+    let ticks: u64 = stat_fields(pid)?.get(19)?.parse().ok()?;
+    let boot = fs::read_to_string("/proc/stat").ok()?;
+    let boot: i64 = boot.lines().find_map(|l| l.strip_prefix("btime "))?.trim().parse().ok()?;
+    Some(boot + i64::try_from(ticks / rustix::param::clock_ticks_per_second()).ok()?)
+}
+
+/// Fields of `/proc/PID/stat` after the name of the program: state first, then the parent.
+fn stat_fields(pid: i32) -> Option<Vec<String>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = text.rsplit_once(')')?;
+    Some(rest.split_whitespace().map(str::to_owned).collect())
+}
+
+fn descendants(root: i32) -> Vec<i32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    let parents: Vec<(i32, i32)> = pids.filter_map(|p| Some((p, stat_fields(p)?.get(1)?.parse().ok()?))).collect();
+    let mut found = vec![root];
+    let mut i = 0;
+    while let Some(&parent) = found.get(i) {
+        found.extend(parents.iter().filter(|(_, p)| *p == parent).map(|(pid, _)| *pid));
+        i += 1;
+    }
+    found.split_off(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pid_files_are_read_line_by_line() {
+        let full = "123\n/data\n1700000000\n5432\n/tmp\nlocalhost\n  5432001 3\nready   \n";
+        let expected = PidFile { pid: 123, start_time: Some(1_700_000_000), status: PidFileStatus::Ready };
+        assert_eq!(PidFile::parse(full), Some(expected));
+        let short = PidFile { pid: 123, start_time: None, status: PidFileStatus::Starting };
+        assert_eq!(PidFile::parse("123\n/data\n"), Some(short));
+        assert_eq!(PidFile::parse("-7\n").map(|f| f.pid), Some(-7));
+        for garbage in ["", "\n", "x\n", "0\n"] {
+            assert_eq!(PidFile::parse(garbage), None, "{garbage:?}");
+        }
+    }
+}
