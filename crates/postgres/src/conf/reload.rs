@@ -1,0 +1,139 @@
+//! A new configuration for a running server.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use patroni_core::JsonMap;
+use patroni_core::parameters::{Changes, Parameters, Setting, changes, pending_restart};
+
+use super::upstream::setting;
+use super::{Conf, FileOptions, log, wanted_parameters};
+use crate::Result;
+use crate::cancel::Cancel;
+use crate::options::ServerOptions;
+use crate::programs::Programs;
+use crate::sql::{Connection, quote_literal};
+
+/// What a new configuration brought.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reload {
+    /// A file was written: the server has to be told (SIGHUP).
+    pub written: bool,
+    /// What waits for a restart, as far as the comparison tells. After the server has reloaded, [`Conf::pending_restart`] knows
+    /// better.
+    pub pending_restart: JsonMap,
+    /// Addresses wait for a restart: go on connecting to the old ones.
+    pub address_changed: bool,
+}
+
+/// The query for the rows of `pg_settings` that [`changes`] needs.
+pub fn settings_query(previous: &Parameters, wanted: &Parameters) -> String {
+    let mut names: BTreeSet<String> = previous.iter().chain(wanted.iter()).map(|(name, _)| name.to_lowercase()).collect();
+    if names.contains("wal_buffers") {
+        names.extend(["shared_buffers", "wal_segment_size", "wal_block_size"].map(str::to_owned));
+    }
+    let names: Vec<_> = names.iter().map(|name| quote_literal(name)).collect();
+    format!(
+        "SELECT name, setting, unit, vartype, context, sourcefile FROM pg_catalog.pg_settings \
+         WHERE pg_catalog.lower(name) IN ({})",
+        names.join(", ")
+    )
+}
+
+impl Conf {
+    /// Takes a new configuration, compares it with the running server, and writes the files that changed, or all of them if
+    /// `force` (an operator asked for it). The server is not told: that is the caller's.
+    ///
+    /// # Errors
+    /// The server does not answer within `limit`, or a file cannot be written; then the configuration is taken all
+    /// the same, and a later call with `force` repairs the files.
+    pub async fn reload(
+        &mut self,
+        server: Arc<ServerOptions>,
+        options: Arc<FileOptions>,
+        connection: &Connection,
+        force: bool,
+        limit: Duration,
+    ) -> Result<Reload> {
+        let hba_changed = !options.pg_hba.is_empty() && options.pg_hba != self.files.pg_hba;
+        let ident_changed = !options.pg_ident.is_empty() && options.pg_ident != self.files.pg_ident;
+        let mut wanted = wanted_parameters(&server, &options, &self.names);
+        let found = self.compare(&wanted, connection, limit).await?;
+        for name in &found.unknown {
+            wanted.remove(name);
+        }
+        log(&found.notes);
+        self.server = server;
+        self.files = options;
+        self.parameters = wanted;
+        if self.custom_bootstrap {
+            tracing::info!("Skipping PostgreSQL configuration update while in custom bootstrap.");
+            return Ok(Reload::default());
+        }
+        let written = self.write_changed(found.write || force, hba_changed || force, ident_changed || force).await?;
+        if !written {
+            tracing::info!("No PostgreSQL configuration items changed, nothing to reload.");
+        }
+        Ok(Reload { written, pending_restart: found.pending_restart, address_changed: found.address_changed })
+    }
+
+    async fn compare(&self, wanted: &Parameters, connection: &Connection, limit: Duration) -> Result<Changes> {
+        let rows = connection.query_within(&settings_query(&self.parameters, wanted), limit).await?;
+        let rows: Vec<Setting> = rows.iter().map(setting).collect();
+        Ok(changes(&self.parameters, wanted, &rows))
+    }
+
+    async fn write_changed(&self, conf: bool, hba: bool, ident: bool) -> Result<bool> {
+        let mut written = conf;
+        if conf {
+            self.write_postgresql_conf(None).await?;
+        }
+        if hba {
+            written |= self.write_pg_hba().await?;
+        }
+        if ident {
+            written |= self.write_pg_ident().await?;
+        }
+        Ok(written)
+    }
+
+    /// What waits for a restart by the server's own word; ask after it has reloaded. `expected` comes from [`Reload`].
+    ///
+    /// # Errors
+    /// The server does not answer within `limit`.
+    pub async fn pending_restart(
+        &self,
+        connection: &Connection,
+        programs: &Programs,
+        expected: &JsonMap,
+        limit: Duration,
+    ) -> Result<JsonMap> {
+        let sql = "SELECT name, pg_catalog.current_setting(name), unit, vartype, context, sourcefile \
+                   FROM pg_catalog.pg_settings WHERE pending_restart";
+        let rows: Vec<Setting> = connection.query_within(sql, limit).await?.iter().map(setting).collect();
+        let mut values = Vec::with_capacity(rows.len());
+        for row in &rows {
+            values.push((row.name.as_str(), self.value_after_restart(programs, &row.name, limit).await));
+        }
+        let find = |name: &str| values.iter().find(|(n, _)| *n == name).and_then(|(_, value)| value.as_deref());
+        let (differences, note) = pending_restart(&rows, expected, find);
+        log(note.as_slice());
+        Ok(differences)
+    }
+
+    /// The value a parameter has by the files alone (`postgres -C`); `None` where that cannot be found out.
+    pub async fn value_after_restart(&self, programs: &Programs, name: &str, limit: Duration) -> Option<String> {
+        let mut command = programs.command("postgres");
+        let mut config_file = std::ffi::OsString::from("--config-file=");
+        config_file.push(self.postgresql_conf());
+        command.arg("-D").arg(self.data_dir()).args(["-C", name]).arg(config_file);
+        match programs.capture(command, &Cancel::new(), Some(limit)).await.and_then(|output| output.success()) {
+            Ok(output) => Some(output.stdout.trim().to_owned()),
+            Err(error) => {
+                tracing::error!("Failed to find out {name} by postgres -C: {error}");
+                None
+            }
+        }
+    }
+}
