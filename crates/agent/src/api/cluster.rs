@@ -1,0 +1,168 @@
+//! `GET /cluster` and `GET /history`: what the store says of the cluster.
+
+use patroni_core::JsonMap;
+use patroni_core::cluster::{Cluster, Member, Schedule};
+use patroni_core::lsn::Lsn;
+use patroni_core::python::PythonText;
+use patroni_core::settings::SynchronousMode;
+use patroni_core::tags::truthy;
+use patroni_core::units::parse_bool;
+use serde_json::{Value, json};
+
+use super::status::is_sync_standby;
+
+/// What the dynamic configuration of a snapshot says, whatever the settings of this node already are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Flags {
+    /// `pause`
+    pub(crate) paused: bool,
+    /// `synchronous_mode`; off in a standby cluster.
+    pub(crate) synchronous: SynchronousMode,
+    /// `standby_cluster` names where to replicate from.
+    pub(crate) standby_cluster: bool,
+}
+
+impl Flags {
+    /// Reads them.
+    pub(crate) fn of(cluster: &Cluster) -> Self {
+        let config = cluster.config.as_ref().and_then(|config| config.data.as_ref());
+        let get = |name: &str| config.and_then(|config| config.get(name));
+        let is_on = |name: &str| get(name).and_then(parse_bool) == Some(true);
+        let standby_cluster = get("standby_cluster").and_then(Value::as_object).is_some_and(|section| {
+            ["host", "port", "restore_command"].iter().any(|key| section.get(*key).is_some_and(truthy))
+        });
+        let quorum = get("synchronous_mode").is_some_and(|mode| mode.python_text().to_lowercase() == "quorum");
+        let synchronous = match (standby_cluster, quorum) {
+            (true, _) => SynchronousMode::Off,
+            (false, true) => SynchronousMode::Quorum,
+            (false, false) if is_on("synchronous_mode") => SynchronousMode::On,
+            (false, false) => SynchronousMode::Off,
+        };
+        Flags { paused: is_on("pause"), synchronous, standby_cluster }
+    }
+}
+
+/// The document of `GET /cluster`.
+pub(crate) fn topology(cluster: &Cluster, scope: &str) -> Value {
+    let flags = Flags::of(cluster);
+    let members = cluster.members.values().map(|member| Value::Object(member_entry(cluster, member, flags)));
+    let mut document = JsonMap::new();
+    document.insert("members".to_owned(), members.collect());
+    if flags.paused {
+        document.insert("pause".to_owned(), true.into());
+    }
+    if let Some(switchover) = scheduled_switchover(cluster) {
+        document.insert("scheduled_switchover".to_owned(), switchover);
+    }
+    document.insert("scope".to_owned(), scope.into());
+    Value::Object(document)
+}
+
+/// The document of `GET /history`.
+pub(crate) fn history(cluster: &Cluster) -> Value {
+    let lines = cluster.history.iter().flat_map(|history| &history.lines);
+    lines.map(|line| Value::Array(line.0.clone())).collect()
+}
+
+fn member_entry(cluster: &Cluster, member: &Member, flags: Flags) -> JsonMap {
+    let data = &member.data;
+    let is_leader = cluster.leader_name() == Some(&member.name);
+    let role = member_role(cluster, member, flags);
+    let replication_state = data.replication_state.as_deref().filter(|text| role != "leader" && !text.is_empty());
+    let mut entry = JsonMap::new();
+    entry.insert("name".to_owned(), member.name.as_str().into());
+    entry.insert("role".to_owned(), role.into());
+    entry.insert("state".to_owned(), replication_state.or(data.state.as_deref()).unwrap_or_default().into());
+    entry.insert("api_url".to_owned(), data.api_url.as_deref().into());
+    if let Some((host, port)) = data.conn_url.as_deref().and_then(host_and_port) {
+        entry.insert("host".to_owned(), host.into());
+        entry.insert("port".to_owned(), port.into());
+    }
+    if let Some(timeline) = data.timeline {
+        entry.insert("timeline".to_owned(), timeline.0.into());
+    }
+    if data.pending_restart {
+        entry.insert("pending_restart".to_owned(), true.into());
+    }
+    if !data.pending_restart_reason.is_empty() {
+        entry.insert("pending_restart_reason".to_owned(), Value::Object(data.pending_restart_reason.clone()));
+    }
+    if let Some(restart) = &data.scheduled_restart {
+        entry.insert("scheduled_restart".to_owned(), Value::Object(restart.clone()));
+    }
+    if !data.tags.0.is_empty() {
+        entry.insert("tags".to_owned(), Value::Object(data.tags.0.clone()));
+    }
+    if !is_leader {
+        let last = cluster.status.last_lsn;
+        add_position(&mut entry, ("receive_lsn", "receive_lag"), data.receive_lsn, last);
+        add_position(&mut entry, ("replay_lsn", "replay_lag"), data.replay_lsn, last);
+        add_position(&mut entry, ("lsn", "lag"), data.xlog_location, last);
+    }
+    entry
+}
+
+fn member_role(cluster: &Cluster, member: &Member, flags: Flags) -> &'static str {
+    if cluster.leader_name() == Some(&member.name) {
+        return if flags.standby_cluster { "standby_leader" } else { "leader" };
+    }
+    match flags.synchronous {
+        SynchronousMode::On if is_sync_standby(cluster, member.name.as_str()) => "sync_standby",
+        SynchronousMode::Quorum if is_sync_standby(cluster, member.name.as_str()) => "quorum_standby",
+        SynchronousMode::On | SynchronousMode::Quorum | SynchronousMode::Off => "replica",
+    }
+}
+
+/// The order of the two keys depends on whether the position is known, in Patroni as here.
+fn add_position(entry: &mut JsonMap, (lsn_key, lag_key): (&str, &str), lsn: Option<Lsn>, last: Lsn) {
+    match lsn.filter(|lsn| lsn.0 > 0) {
+        None => {
+            entry.insert(lsn_key.to_owned(), "unknown".into());
+            entry.insert(lag_key.to_owned(), "unknown".into());
+        }
+        Some(lsn) => {
+            entry.insert(lag_key.to_owned(), last.0.saturating_sub(lsn.0).into());
+            entry.insert(lsn_key.to_owned(), lsn.to_string().into());
+        }
+    }
+}
+
+/// Host and port of `postgres://host:port/database`; the port of PostgreSQL where none is given.
+fn host_and_port(conn_url: &str) -> Option<(String, u16)> {
+    let (_, rest) = conn_url.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let address = authority.rsplit_once('@').map_or(authority, |(_, address)| address);
+    let (host, port) = match address.strip_prefix('[') {
+        Some(bracketed) => {
+            let (host, after) = bracketed.split_once(']')?;
+            (host, after.strip_prefix(':'))
+        }
+        None => address.split_once(':').map_or((address, None), |(host, port)| (host, Some(port))),
+    };
+    let port = port.filter(|port| !port.is_empty()).map_or(Some(5432), |port| port.parse().ok())?;
+    (!host.is_empty()).then(|| (host.to_lowercase(), port))
+}
+
+fn scheduled_switchover(cluster: &Cluster) -> Option<Value> {
+    let request = cluster.failover.as_ref()?;
+    let Schedule::At(_, text) = request.scheduled_at.as_ref()? else { return None };
+    let mut switchover = JsonMap::new();
+    switchover.insert("at".to_owned(), text.as_str().into());
+    if let Some(leader) = &request.leader {
+        switchover.insert("from".to_owned(), leader.as_str().into());
+    }
+    if let Some(candidate) = &request.candidate {
+        switchover.insert("to".to_owned(), json!(candidate.as_str()));
+    }
+    Some(Value::Object(switchover))
+}
+
+/// The states that Patroni 2 had: a standby that streams is `running`.
+pub(crate) fn as_of_patroni_2(document: &mut Value) {
+    let members = document.get_mut("members").and_then(Value::as_array_mut);
+    for member in members.into_iter().flatten() {
+        if member.get("state").is_some_and(|state| state == "streaming" || state == "in archive recovery") {
+            member["state"] = "running".into();
+        }
+    }
+}

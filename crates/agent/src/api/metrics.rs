@@ -1,0 +1,235 @@
+//! `GET /metrics`: the metrics of Patroni, in its order and with its texts, and after them our own.
+
+use std::fmt::Write;
+
+use jiff::Timestamp;
+use patroni_core::COMPATIBLE_VERSION;
+use patroni_core::lsn::Lsn;
+use patroni_core::python::float_text;
+use patroni_core::server::{Role, Wal};
+use patroni_core::settings::SynchronousMode;
+
+use super::status::Status;
+
+/// The names of the states as the help text of `patroni_postgres_state` lists them.
+const STATES: &str = "0=initdb, 1=initdb_failed, 2=custom_bootstrap, 3=custom_bootstrap_failed, 4=creating_replica, \
+                      5=running, 6=starting, 7=bootstrap_starting, 8=start_failed, 9=restarting, 10=restart_failed, \
+                      11=stopping, 12=stopped, 13=stop_failed, 14=crashed";
+
+/// The whole page.
+pub(crate) fn page(status: &Status<'_>) -> String {
+    let settings = &status.view.settings;
+    let labels = format!("scope=\"{}\",name=\"{}\"", settings.scope, settings.name);
+    let mut page = Page { labels, text: String::with_capacity(8192) };
+    page.server(status);
+    page.positions(status);
+    page.cluster(status);
+    page.own(status);
+    page.text
+}
+
+struct Page {
+    labels: String,
+    text: String,
+}
+
+impl Page {
+    fn metric(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
+        self.head(name, kind, help);
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.text, "{name}{{{}}} {value}", self.labels);
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: impl std::fmt::Display) {
+        self.metric(name, "gauge", help, value);
+    }
+
+    fn flag(&mut self, name: &str, help: &str, value: bool) {
+        self.gauge(name, help, u8::from(value));
+    }
+
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn labelled(&mut self, name: &str, label: (&str, &str), value: impl std::fmt::Display) {
+        let (key, label) = (label.0, escaped(label.1));
+        let _ = writeln!(self.text, "{name}{{{},{key}=\"{label}\"}} {value}", self.labels);
+    }
+
+    fn server(&mut self, status: &Status<'_>) {
+        self.gauge("patroni_version", "Patroni semver without periods.", version());
+        self.flag(
+            "patroni_postgres_running",
+            "Value is 1 if Postgres is running, 0 otherwise.",
+            status.is_running(),
+        );
+        let started = status.running.map(|running| running.start_time.as_str());
+        self.gauge(
+            "patroni_postmaster_start_time",
+            "Epoch seconds since Postgres started.",
+            epoch_seconds(started),
+        );
+        let role = status.role();
+        self.flag("patroni_primary", "Value is 1 if this node is the leader, 0 otherwise.", role == Role::Primary);
+        let location = match status.running.map(|running| &running.wal) {
+            Some(Wal::Primary { location }) => location.0,
+            Some(Wal::Standby { .. }) | None => 0,
+        };
+        self.metric(
+            "patroni_xlog_location",
+            "counter",
+            "Current location of the Postgres transaction log, 0 if this node is not the leader.",
+            location,
+        );
+        self.flag(
+            "patroni_standby_leader",
+            "Value is 1 if this node is the standby_leader, 0 otherwise.",
+            role == Role::StandbyLeader,
+        );
+        self.flag("patroni_replica", "Value is 1 if this node is a replica, 0 otherwise.", role == Role::Replica);
+        let synchronous = status.synchronous();
+        self.flag(
+            "patroni_sync_standby",
+            "Value is 1 if this node is a sync standby, 0 otherwise.",
+            synchronous == Some(SynchronousMode::On),
+        );
+        self.flag(
+            "patroni_quorum_standby",
+            "Value is 1 if this node is a quorum standby, 0 otherwise.",
+            synchronous == Some(SynchronousMode::Quorum),
+        );
+    }
+
+    fn positions(&mut self, status: &Status<'_>) {
+        let (received, replayed, timestamp, paused) = match status.running.map(|running| &running.wal) {
+            Some(Wal::Standby { received, replayed, replayed_timestamp, paused, .. }) => {
+                (received.or(*replayed), *replayed, replayed_timestamp.as_deref(), *paused)
+            }
+            Some(Wal::Primary { .. }) | None => (None, None, None, false),
+        };
+        self.metric(
+            "patroni_xlog_received_location",
+            "counter",
+            "Current location of the received Postgres transaction log, 0 if this node is not a replica.",
+            received.unwrap_or_default().0,
+        );
+        self.metric(
+            "patroni_xlog_replayed_location",
+            "counter",
+            "Current location of the replayed Postgres transaction log, 0 if this node is not a replica.",
+            replayed.unwrap_or_default().0,
+        );
+        self.gauge(
+            "patroni_xlog_replayed_timestamp",
+            "Current timestamp of the replayed Postgres transaction log, 0 if null.",
+            epoch_seconds(timestamp),
+        );
+        self.flag("patroni_xlog_paused", "Value is 1 if the Postgres xlog is paused, 0 otherwise.", paused);
+        if status.running.is_some() {
+            let state = status.replication_state();
+            self.flag(
+                "patroni_postgres_streaming",
+                "Value is 1 if Postgres is streaming, 0 otherwise.",
+                state == Some("streaming"),
+            );
+            self.flag(
+                "patroni_postgres_in_archive_recovery",
+                "Value is 1 if Postgres is replicating from archive, 0 otherwise.",
+                state == Some("in archive recovery"),
+            );
+        }
+    }
+
+    fn cluster(&mut self, status: &Status<'_>) {
+        self.gauge(
+            "patroni_postgres_server_version",
+            "Version of Postgres (if running), 0 otherwise.",
+            status.running.map_or(0, |running| running.server_version),
+        );
+        self.flag(
+            "patroni_cluster_unlocked",
+            "Value is 1 if the cluster is unlocked, 0 if locked.",
+            status.is_unlocked(),
+        );
+        self.flag(
+            "patroni_failsafe_mode_is_active",
+            "Value is 1 if failsafe mode is active, 0 if inactive.",
+            status.is_failsafe_active(),
+        );
+        let timeline = status.running.and_then(|running| running.timeline).map_or(0, |timeline| timeline.0);
+        self.gauge(
+            "patroni_postgres_timeline",
+            "Postgres timeline of this node (if running), 0 otherwise.",
+            timeline,
+        );
+        self.gauge(
+            "patroni_dcs_last_seen",
+            "Epoch timestamp when DCS was last contacted successfully by Patroni.",
+            status.dcs_last_seen_s(),
+        );
+        self.flag(
+            "patroni_pending_restart",
+            "Value is 1 if the node needs a restart, 0 otherwise.",
+            status.pending_restart().is_some(),
+        );
+        self.flag(
+            "patroni_is_paused",
+            "Value is 1 if auto failover is disabled, 0 otherwise.",
+            status.view.settings.paused,
+        );
+        let _ = writeln!(
+            self.text,
+            "# HELP patroni_postgres_state Numeric representation of Postgres state.\n# Values: {STATES}\n\
+             # TYPE patroni_postgres_state gauge\npatroni_postgres_state{{{}}} {}",
+            self.labels,
+            status.state().map_or(-1, |state| state as i32)
+        );
+    }
+
+    /// What Patroni does not have.
+    fn own(&mut self, status: &Status<'_>) {
+        let view = status.view;
+        let left = view.lease_until.map_or(0.0, |until| until.since(status.now.boot).as_secs_f64());
+        self.gauge(
+            "patroni_rs_lease_remaining_seconds",
+            "Seconds until the leader lease of this node ends, 0 without one.",
+            left,
+        );
+        self.metric("patroni_rs_ticks_total", "counter", "Ticks of the HA loop since the agent started.", view.ticks);
+        let age = status.now.boot.since(view.ticked_at).as_secs_f64();
+        self.gauge("patroni_rs_last_tick_age_seconds", "Seconds since the HA loop last ended a tick.", age);
+        let Some(running) = status.running else { return };
+        if let Wal::Primary { location } = running.wal {
+            self.head("patroni_rs_replication_lag_bytes", "gauge", "WAL a connected standby has not yet flushed.");
+            for row in &running.replication {
+                let lag = row.flush_lsn.map_or(0, |flushed| location.0.saturating_sub(flushed.0));
+                self.labelled("patroni_rs_replication_lag_bytes", ("application_name", &row.application_name), lag);
+            }
+        }
+        let end = running.wal.position();
+        self.head("patroni_rs_slot_retained_bytes", "gauge", "WAL that a replication slot keeps from being removed.");
+        for (name, slot) in &running.slots {
+            let kept = slot.restart_lsn.map_or(0, |Lsn(start)| end.0.saturating_sub(start));
+            self.labelled("patroni_rs_slot_retained_bytes", ("slot", name), kept);
+        }
+    }
+}
+
+/// 4.1.5 is 040105.
+fn version() -> String {
+    COMPATIBLE_VERSION.split('.').map(|part| format!("{part:0>2}")).collect()
+}
+
+/// Seconds since 1970 of a time as PostgreSQL and Patroni print it, as Python prints such a number; 0 without one.
+fn epoch_seconds(time: Option<&str>) -> String {
+    match time.and_then(|text| text.parse::<Timestamp>().ok()) {
+        Some(time) => float_text(time.as_microsecond() as f64 / 1e6),
+        None => "0".to_owned(),
+    }
+}
+
+/// A label's value by the rules of the Prometheus text format.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}

@@ -1,0 +1,252 @@
+//! The status document of a node: the body of the health checks and of `/patroni`.
+
+use patroni_core::COMPATIBLE_VERSION;
+use patroni_core::JsonMap;
+use patroni_core::cluster::Cluster;
+use patroni_core::lsn::Lsn;
+use patroni_core::request::ScheduledRestart;
+use patroni_core::server::{DataDir, Replication, Role, Running, State, Wal};
+use patroni_core::settings::SynchronousMode;
+use patroni_core::time::Now;
+use patroni_core::view::View;
+use serde_json::{Value, json};
+
+use crate::log::QueueState;
+
+/// What is known of this node at one moment. All that health checks, documents and metrics say derives from it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Status<'a> {
+    /// The published view.
+    pub(crate) view: &'a View,
+    /// The server as just asked; `None` if it does not answer.
+    pub(crate) running: Option<&'a Running>,
+    /// What time it is.
+    pub(crate) now: Now,
+}
+
+impl<'a> Status<'a> {
+    /// A server that answered counts only in the states in which it is asked.
+    pub(crate) fn new(view: &'a View, running: Option<&'a Running>, now: Now) -> Self {
+        Status { view, running: running.filter(|_| asks_server(view)), now }
+    }
+
+    /// The snapshot of the store, as long as it is not older than `ttl`: then nothing is known of the cluster.
+    pub(crate) fn cluster(&self) -> Option<&'a Cluster> {
+        let seen = self.view.dcs_last_seen?;
+        let age_ms = self.now.wall.0.saturating_sub(seen.0);
+        let ttl_ms = i64::try_from(self.view.settings.ttl.as_millis()).unwrap_or(i64::MAX);
+        self.view.cluster.as_deref().filter(|_| age_ms < ttl_ms)
+    }
+
+    /// Up, and answering.
+    pub(crate) fn is_running(&self) -> bool {
+        self.view.state == State::Running && self.running.is_some()
+    }
+
+    /// The state as announced; `None` where PostgreSQL should answer and does not.
+    pub(crate) fn state(&self) -> Option<State> {
+        (self.view.state != State::Running || self.running.is_some()).then_some(self.view.state)
+    }
+
+    /// The role by PostgreSQL's own word, if it answers.
+    pub(crate) fn role(&self) -> Role {
+        match self.running.map(|running| running.wal.is_standby()) {
+            Some(false) => Role::Primary,
+            Some(true) if !self.is_standby_cluster() => Role::Replica,
+            Some(true) | None => self.view.role,
+        }
+    }
+
+    /// The cluster follows another one.
+    pub(crate) fn is_standby_cluster(&self) -> bool {
+        self.view.settings.standby_cluster.is_some()
+    }
+
+    /// This node is listed in `/sync` and so is a synchronous standby of that mode.
+    pub(crate) fn synchronous(&self) -> Option<SynchronousMode> {
+        let mode = self.view.settings.synchronous.mode;
+        let replica = self.running.is_some() && self.role() == Role::Replica;
+        let listed = || {
+            let name = self.view.settings.name.as_str();
+            self.cluster().is_some_and(|cluster| is_sync_standby(cluster, name))
+        };
+        let managed = mode != SynchronousMode::Off && !self.is_standby_cluster();
+        (replica && managed && listed()).then_some(mode)
+    }
+
+    /// Nobody holds the leader key, as far as is known.
+    pub(crate) fn is_unlocked(&self) -> bool {
+        self.cluster().is_none_or(Cluster::is_unlocked)
+    }
+
+    /// Failsafe mode is on.
+    pub(crate) fn is_failsafe_active(&self) -> bool {
+        self.view.failsafe_until.is_some_and(|until| self.now.boot < until)
+    }
+
+    /// How far the leader is known to be: the store's word, or that of the WAL sender.
+    pub(crate) fn leader_lsn(&self) -> Lsn {
+        let store = self.cluster().map(|cluster| cluster.status.last_lsn).unwrap_or_default();
+        store.max(self.latest_end().unwrap_or_default())
+    }
+
+    /// The last word of the WAL sender.
+    pub(crate) fn latest_end(&self) -> Option<Lsn> {
+        match &self.running?.wal {
+            Wal::Standby { latest_end, .. } => latest_end.filter(|lsn| lsn.0 > 0),
+            Wal::Primary { .. } => None,
+        }
+    }
+
+    /// `streaming` and the like, of a standby.
+    pub(crate) fn replication_state(&self) -> Option<&'a str> {
+        match &self.running?.wal {
+            Wal::Standby { replication_state, .. } => replication_state.as_deref(),
+            Wal::Primary { .. } => None,
+        }
+    }
+
+    /// The document.
+    pub(crate) fn document(&self, log: QueueState) -> Value {
+        let mut document = match self.running {
+            Some(running) => self.server_part(running),
+            None => self.silent_part(),
+        };
+        self.add_cluster_part(&mut document);
+        self.add_node_part(&mut document);
+        if log.queued > log.expected {
+            document.insert("logger_queue_size".to_owned(), log.queued.into());
+            if log.lost > 0 {
+                document.insert("logger_records_lost".to_owned(), log.lost.into());
+            }
+        }
+        Value::Object(document)
+    }
+
+    fn silent_part(&self) -> JsonMap {
+        let mut part = JsonMap::new();
+        let state = self.state().map_or_else(|| "unknown".to_owned(), |state| state.to_string());
+        part.insert("state".to_owned(), state.into());
+        part.insert("role".to_owned(), self.role().to_string().into());
+        part
+    }
+
+    fn server_part(&self, running: &Running) -> JsonMap {
+        let mut part = JsonMap::new();
+        part.insert("state".to_owned(), self.view.state.to_string().into());
+        part.insert("postmaster_start_time".to_owned(), running.start_time.as_str().into());
+        part.insert("role".to_owned(), self.role().to_string().into());
+        part.insert("server_version".to_owned(), running.server_version.into());
+        part.insert("xlog".to_owned(), xlog(&running.wal));
+        match self.synchronous() {
+            Some(SynchronousMode::On) => part.insert("sync_standby".to_owned(), true.into()),
+            Some(SynchronousMode::Quorum) => part.insert("quorum_standby".to_owned(), true.into()),
+            Some(SynchronousMode::Off) | None => None,
+        };
+        part.insert("timeline".to_owned(), running.timeline.map(|timeline| timeline.0).into());
+        if let Some(state) = self.replication_state() {
+            part.insert("replication_state".to_owned(), state.into());
+        }
+        if !running.replication.is_empty() {
+            let rows = running.replication.iter().map(replication_row).collect();
+            part.insert("replication".to_owned(), Value::Array(rows));
+        }
+        part
+    }
+
+    fn add_cluster_part(&self, document: &mut JsonMap) {
+        if self.view.settings.paused {
+            document.insert("pause".to_owned(), true.into());
+        }
+        if self.is_unlocked() {
+            document.insert("cluster_unlocked".to_owned(), true.into());
+        }
+        if self.is_failsafe_active() {
+            document.insert("failsafe_mode_is_active".to_owned(), true.into());
+        }
+        document.insert("dcs_last_seen".to_owned(), self.dcs_last_seen_s().into());
+    }
+
+    fn add_node_part(&self, document: &mut JsonMap) {
+        let view = self.view;
+        if !view.settings.tags.0.is_empty() {
+            document.insert("tags".to_owned(), Value::Object(view.settings.tags.0.clone()));
+        }
+        if let DataDir::Present(id) = &view.server.data_dir {
+            document.insert("database_system_identifier".to_owned(), id.to_string().into());
+        }
+        if let Some(reason) = self.pending_restart() {
+            document.insert("pending_restart".to_owned(), true.into());
+            document.insert("pending_restart_reason".to_owned(), Value::Object(reason.clone()));
+        }
+        let patroni = json!({
+            "version": COMPATIBLE_VERSION,
+            "scope": view.settings.scope,
+            "name": view.settings.name.as_str(),
+        });
+        document.insert("patroni".to_owned(), patroni);
+        if let Some(restart) = &view.scheduled_restart {
+            document.insert("scheduled_restart".to_owned(), scheduled_restart(restart));
+        }
+        if view.watchdog_failed {
+            document.insert("watchdog_failed".to_owned(), true.into());
+        }
+    }
+
+    /// When the store last answered, in seconds since 1970; 0 before the first time.
+    pub(crate) fn dcs_last_seen_s(&self) -> i64 {
+        self.view.dcs_last_seen.map_or(0, |seen| seen.0.div_euclid(1000))
+    }
+
+    /// Settings that wait for a restart, if there are any.
+    pub(crate) fn pending_restart(&self) -> Option<&'a JsonMap> {
+        let inspected = match &self.view.server.postmaster {
+            patroni_core::server::Postmaster::Running(running) => Some(running),
+            _ => None,
+        };
+        let running = self.running.or(inspected)?;
+        Some(&running.pending_restart).filter(|reason| !reason.is_empty())
+    }
+}
+
+/// PostgreSQL is worth asking in the state that was announced.
+pub(crate) fn asks_server(view: &View) -> bool {
+    matches!(view.state, State::Running | State::Restarting | State::Starting)
+}
+
+/// Is this member among the synchronous standbys? PostgreSQL compares names without regard to case.
+pub(crate) fn is_sync_standby(cluster: &Cluster, name: &str) -> bool {
+    let name = name.to_lowercase();
+    cluster.sync.leader.is_some() && cluster.sync.standbys.iter().any(|s| s.as_str().to_lowercase() == name)
+}
+
+fn xlog(wal: &Wal) -> Value {
+    match wal {
+        Wal::Primary { location } => json!({"location": location.0}),
+        Wal::Standby { received, replayed, replayed_timestamp, paused, .. } => json!({
+            "received_location": received.or(*replayed).map(|lsn| lsn.0),
+            "replayed_location": replayed.map(|lsn| lsn.0),
+            "replayed_timestamp": replayed_timestamp,
+            "paused": paused,
+        }),
+    }
+}
+
+fn replication_row(row: &Replication) -> Value {
+    json!({
+        "usename": row.user,
+        "application_name": row.application_name,
+        "client_addr": row.client_addr,
+        "state": row.state,
+        "sync_state": row.sync_state,
+        "sync_priority": row.sync_priority,
+    })
+}
+
+/// The request as it was made, with its time as it was understood.
+fn scheduled_restart(restart: &ScheduledRestart) -> Value {
+    let mut shown = restart.raw.clone();
+    shown.remove("postmaster_start_time");
+    shown.insert("schedule".to_owned(), restart.at_text.as_str().into());
+    Value::Object(shown)
+}

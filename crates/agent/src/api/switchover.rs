@@ -1,0 +1,288 @@
+//! `/switchover` and `/failover`: a request is a key in the store, its result is what becomes of the leader.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use patroni_core::JsonMap;
+use patroni_core::cluster::Cluster;
+use patroni_core::facts::Outcome;
+use patroni_core::name::MemberName;
+use patroni_core::peer::Peer;
+use patroni_core::python::PythonText;
+use patroni_core::settings::SynchronousMode;
+use patroni_core::tags::truthy;
+use patroni_core::time::WallTime;
+use patroni_dcs::{Expected, Key};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::cluster::Flags;
+use super::reply::Reply;
+use super::schedule::{self, Scheduled};
+use super::status::is_sync_standby;
+use super::{ApiState, Signal};
+use crate::peers;
+
+/// How often a request is looked at anew because another one was written meanwhile.
+const ATTEMPTS: usize = 3;
+
+/// How often the store is read while the result is awaited, if nothing tells of a change before.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Switchover,
+    Failover,
+}
+
+impl Action {
+    fn name(self) -> &'static str {
+        match self {
+            Action::Switchover => "switchover",
+            Action::Failover => "failover",
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Action::Switchover => "Switchover",
+            Action::Failover => "Failover",
+        }
+    }
+
+    /// Done, in words: "switched over".
+    fn done(self) -> &'static str {
+        match self {
+            Action::Switchover => "switched over",
+            Action::Failover => "failed over",
+        }
+    }
+}
+
+/// POST
+pub(crate) async fn post(state: &ApiState, action: Action, body: &JsonMap) -> Reply {
+    for _ in 0..ATTEMPTS {
+        let cluster = match state.load().await {
+            Ok(cluster) => cluster,
+            Err(reply) => return reply,
+        };
+        let order = match Order::read(action, body, &cluster, state.now().wall) {
+            Ok(order) => order,
+            Err((status, reason)) => return Reply::text(status, reason),
+        };
+        if order.scheduled.is_none()
+            && let Err(reason) = is_possible(state, &cluster, &order).await
+        {
+            return Reply::text(412, reason);
+        }
+        let expected = cluster.failover.as_ref().map_or(Expected::Absent, |old| Expected::Version(old.version));
+        match state.dcs.write(Key::Failover, &order.value(), expected).await {
+            Outcome::Refused => continue,
+            Outcome::Done(_) => {}
+            Outcome::Failed(_) | Outcome::Unknown(_) => break,
+        }
+        state.signal(Signal::Wake);
+        if order.scheduled.is_some() {
+            return Reply::text(202, format!("{} scheduled", order.action.title()));
+        }
+        return result(state, &order, cluster.leader_name()).await;
+    }
+    Reply::text(503, "failed to write failover key into DCS")
+}
+
+/// DELETE `/switchover`
+pub(crate) async fn delete(state: &ApiState) -> Reply {
+    let cluster = match state.load().await {
+        Ok(cluster) => cluster,
+        Err(reply) => return reply,
+    };
+    let scheduled = cluster.failover.as_ref().filter(|request| request.scheduled_at.is_some());
+    let Some(version) = scheduled.map(|request| request.version) else {
+        return Reply::text(404, "no switchover is scheduled");
+    };
+    // Patroni empties the key and leaves its removal to the leader; so do we, for leaders of either kind.
+    match state.dcs.write(Key::Failover, "{}", Expected::Version(version)).await {
+        Outcome::Done(_) => {
+            state.signal(Signal::Wake);
+            Reply::text(200, "scheduled switchover deleted")
+        }
+        Outcome::Refused => Reply::error(409),
+        Outcome::Failed(reason) | Outcome::Unknown(reason) => Reply::error_saying(409, &reason),
+    }
+}
+
+/// A request that makes sense.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Order {
+    action: Action,
+    leader: Option<MemberName>,
+    candidate: Option<MemberName>,
+    scheduled: Option<Scheduled>,
+}
+
+impl Order {
+    fn read(action: Action, body: &JsonMap, cluster: &Cluster, now: WallTime) -> Result<Self, (u16, String)> {
+        let text = |key: &str| body.get(key).filter(|value| truthy(value)).map(|value| value.python_text().into_owned());
+        let leader = text("leader").map(MemberName::new);
+        let candidate = text("candidate").or_else(|| text("member")).map(MemberName::new);
+        let schedule = text("scheduled_at");
+        tracing::info!(
+            target: "patroni::api",
+            "received {} request with leader={} candidate={} scheduled_at={}",
+            action.name(),
+            leader.as_ref().map_or("None", MemberName::as_str),
+            candidate.as_ref().map_or("None", MemberName::as_str),
+            schedule.as_deref().unwrap_or("None"),
+        );
+        let paused = Flags::of(cluster).paused;
+        let refuse = |reason: &str| Err((400, reason.to_owned()));
+        match action {
+            Action::Failover if candidate.is_none() => {
+                return refuse("Failover could be performed only to a specific candidate");
+            }
+            Action::Switchover if leader.is_none() => {
+                return refuse("Switchover could be performed only from a specific leader");
+            }
+            Action::Failover if schedule.is_some() => return refuse("Failover can't be scheduled"),
+            Action::Switchover if schedule.is_some() && paused => {
+                return refuse("Can't schedule switchover in the paused state");
+            }
+            Action::Switchover | Action::Failover => {}
+        }
+        let scheduled = schedule.map(|text| schedule::read(&text, action.name(), now)).transpose()?;
+        if paused && candidate.is_none() {
+            return refuse("Switchover is possible only to a specific candidate in a paused state");
+        }
+        let action = match (action, &leader) {
+            (Action::Failover, Some(_)) => {
+                tracing::warn!(
+                    target: "patroni::api",
+                    "received failover request with leader specified - performing switchover instead"
+                );
+                Action::Switchover
+            }
+            (action, _) => action,
+        };
+        if leader == candidate {
+            return refuse("Switchover target and source are the same");
+        }
+        Ok(Order { action, leader, candidate, scheduled })
+    }
+
+    /// The value of the key `/failover`.
+    fn value(&self) -> String {
+        let mut value = JsonMap::new();
+        if let Some(leader) = &self.leader {
+            value.insert("leader".to_owned(), leader.as_str().into());
+        }
+        if let Some(candidate) = &self.candidate {
+            value.insert("member".to_owned(), candidate.as_str().into());
+        }
+        if let Some(scheduled) = &self.scheduled {
+            value.insert("scheduled_at".to_owned(), json!(scheduled.text));
+        }
+        Value::Object(value).to_string()
+    }
+}
+
+/// Is there somebody who could take over? The members that are considered are asked.
+async fn is_possible(state: &ApiState, cluster: &Cluster, order: &Order) -> Result<(), String> {
+    let members = candidates(cluster, order)?;
+    let http = state.http.borrow().clone();
+    let answers = peers::poll(&http, &members, peers::STATUS_LIMIT).await;
+    if answers.values().any(|peer| may_take_over(peer)) {
+        return Ok(());
+    }
+    Err(format!("{} is not possible: no good candidates have been found", order.action.name()))
+}
+
+/// The members that could take over by what the store says, with their addresses.
+fn candidates(cluster: &Cluster, order: &Order) -> Result<BTreeMap<MemberName, String>, String> {
+    let action = order.action.name();
+    let named_sync = Flags::of(cluster).synchronous == SynchronousMode::On;
+    if order.leader.is_some() && order.leader.as_ref() != cluster.leader_name() {
+        return Err("leader name does not match".to_owned());
+    }
+    let is_sync = |name: &MemberName| is_sync_standby(cluster, name.as_str());
+    if let Some(candidate) = &order.candidate
+        && order.action == Action::Switchover
+        && named_sync
+        && !is_sync(candidate)
+    {
+        return Err("candidate name does not match with sync_standby".to_owned());
+    }
+    let considered = |name: &MemberName, api_url: &Option<String>| match &order.candidate {
+        Some(candidate) => name == candidate,
+        None if named_sync => is_sync(name),
+        None => cluster.leader_name().is_none_or(|leader| leader != name && api_url.is_some()),
+    };
+    let members: BTreeMap<_, _> = cluster
+        .members
+        .values()
+        .filter(|member| considered(&member.name, &member.data.api_url))
+        .map(|member| (member.name.clone(), member.data.api_url.clone().unwrap_or_default()))
+        .collect();
+    match (&order.candidate, named_sync) {
+        _ if !members.is_empty() => Ok(members),
+        (Some(_), _) => Err("candidate does not exists".to_owned()),
+        (None, true) => Err(format!("{action} is not possible: can not find sync_standby")),
+        (None, false) => Err(format!("{action} is not possible: cluster does not have members except leader")),
+    }
+}
+
+fn may_take_over(peer: &Peer) -> bool {
+    match peer {
+        Peer::Unreachable(_) => false,
+        Peer::Status(status) => !status.tags.nofailover() && !status.watchdog_failed,
+    }
+}
+
+/// Waits for what becomes of the leader.
+async fn result(state: &ApiState, order: &Order, old: Option<&MemberName>) -> Reply {
+    let limit = state.view.borrow().settings.loop_wait.max(Duration::from_secs(10)) * 2;
+    let deadline = Instant::now() + limit;
+    let mut changes = state.dcs.changes();
+    while Instant::now() < deadline {
+        if let Ok(Err(_)) = timeout(POLL_INTERVAL, changes.changed()).await {
+            sleep(POLL_INTERVAL).await;
+        }
+        changes.mark_unchanged();
+        match state.dcs.load().await {
+            Outcome::Done(cluster) => {
+                if let Some(reply) = verdict(order, &cluster, old) {
+                    return reply;
+                }
+            }
+            Outcome::Refused | Outcome::Failed(_) | Outcome::Unknown(_) => {}
+        }
+    }
+    Reply::text(503, format!("{} status unknown", order.action.title()))
+}
+
+/// What a snapshot says about the result, if it says anything yet.
+fn verdict(order: &Order, cluster: &Cluster, old: Option<&MemberName>) -> Option<Reply> {
+    let action = order.action;
+    match cluster.leader_name().filter(|leader| Some(*leader) != old) {
+        Some(leader) => {
+            let done = action.done();
+            let text = match order.candidate.as_ref().filter(|candidate| *candidate != leader) {
+                None => format!("Successfully {done} to \"{leader}\""),
+                Some(wanted) => {
+                    format!("{} to \"{leader}\" instead of \"{wanted}\"", capitalized(done))
+                }
+            };
+            Some(Reply::text(200, text))
+        }
+        // The request is gone and the leader stayed. While nobody leads, the new leader may just not be there yet.
+        None if cluster.failover.is_none() && cluster.leader.is_some() => {
+            Some(Reply::text(503, format!("{} failed", action.title())))
+        }
+        None => None,
+    }
+}
+
+fn capitalized(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
+}

@@ -1,0 +1,180 @@
+//! Asking the REST APIs of other members.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use patroni_core::JsonMap;
+use patroni_core::lsn::{Lsn, Timeline};
+use patroni_core::name::MemberName;
+use patroni_core::peer::{Peer, PeerStatus};
+use patroni_core::tags::{Tags, truthy};
+use patroni_core::units::parse_int;
+pub use patroni_http::HttpClient;
+use patroni_http::endpoint_url;
+use hyper::Method;
+use serde_json::Value;
+use tokio::task::JoinSet;
+
+/// How long a peer may take to tell its status: one that is slower is most likely not well.
+pub const STATUS_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long another agent of the same name may take to show that it runs.
+pub const LIVENESS_LIMIT: Duration = Duration::from_secs(3);
+
+/// Asks all these members at once for their status (`GET {api_url}`), each within `limit`.
+pub async fn poll(http: &HttpClient, members: &BTreeMap<MemberName, String>, limit: Duration) -> BTreeMap<MemberName, Peer> {
+    let mut asked = JoinSet::new();
+    for (name, url) in members.clone() {
+        let http = http.clone();
+        asked.spawn(async move {
+            let peer = status(&http, &name, &url, limit).await;
+            (name, peer)
+        });
+    }
+    let lost = |name: &MemberName| (name.clone(), Peer::Unreachable("the question was lost".to_owned()));
+    let mut answers: BTreeMap<_, _> = members.keys().map(lost).collect();
+    while let Some(joined) = asked.join_next().await {
+        if let Ok((name, peer)) = joined {
+            answers.insert(name, peer);
+        }
+    }
+    answers
+}
+
+async fn status(http: &HttpClient, name: &MemberName, url: &str, limit: Duration) -> Peer {
+    let result = match http.request(Method::GET, url, None, limit).await {
+        Ok(response) => {
+            tracing::info!(target: "patroni::ha", "Got response from {name} {url}: {}", response.body);
+            parse_status(&response.body)
+        }
+        Err(e) => Err(e.to_string()),
+    };
+    match result {
+        Ok(status) => Peer::Status(status),
+        Err(reason) => {
+            tracing::warn!(target: "patroni::ha", "Request failed to {name}: GET {url} ({reason})");
+            Peer::Unreachable(reason)
+        }
+    }
+}
+
+/// Reads a status document. One without positions is that of a node that does not run.
+fn parse_status(body: &str) -> Result<PeerStatus, String> {
+    let document: JsonMap = serde_json::from_str(body).map_err(|e| format!("not a JSON object: {e}"))?;
+    let given = |key: &str| document.get(key).filter(|value| truthy(value));
+    let wal = given("wal").or_else(|| document.get("xlog")).ok_or("neither wal nor xlog in the answer")?;
+    let wal = wal.as_object().ok_or("wal or xlog is not an object")?;
+    let position = |key: &str| wal.get(key).and_then(Value::as_u64).unwrap_or(0);
+    let says_primary = matches!(document.get("role").and_then(Value::as_str), Some("primary" | "master"));
+    // Only the answer of a primary has a location.
+    let in_recovery = !(position("location") > 0 || says_primary);
+    let received = position("received_location").max(position("replayed_location"));
+    let timeline = document.get("timeline").and_then(Value::as_u64).and_then(|number| u32::try_from(number).ok());
+    Ok(PeerStatus {
+        in_recovery,
+        wal_position: Lsn(if in_recovery { received } else { 0 }),
+        timeline: timeline.filter(|number| *number > 0).map(Timeline),
+        replication_state: document.get("replication_state").and_then(Value::as_str).map(str::to_owned),
+        tags: Tags(document.get("tags").and_then(Value::as_object).cloned().unwrap_or_default()),
+        watchdog_failed: document.get("watchdog_failed").is_some_and(truthy),
+    })
+}
+
+/// What a member said to `POST /failsafe`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FailsafeReply {
+    /// It knows of no other leader.
+    pub accepted: bool,
+    /// Its position, if it told.
+    pub lsn: Option<Lsn>,
+}
+
+/// Tells these members that this leader runs on without the store, all at once, each within `limit`. Whoever does not
+/// answer has not accepted.
+pub async fn call_failsafe(
+    http: &HttpClient,
+    members: &BTreeMap<MemberName, String>,
+    message: &JsonMap,
+    limit: Duration,
+) -> BTreeMap<MemberName, FailsafeReply> {
+    let body = Value::Object(message.clone()).to_string();
+    let mut asked = JoinSet::new();
+    for (name, api_url) in members.clone() {
+        let (http, body) = (http.clone(), body.clone());
+        asked.spawn(async move {
+            let reply = failsafe(&http, &name, &endpoint_url(&api_url, "failsafe"), body, limit).await;
+            (name, reply)
+        });
+    }
+    let mut replies: BTreeMap<_, _> = members.keys().map(|name| (name.clone(), FailsafeReply::default())).collect();
+    while let Some(joined) = asked.join_next().await {
+        if let Ok((name, reply)) = joined {
+            replies.insert(name, reply);
+        }
+    }
+    replies
+}
+
+async fn failsafe(http: &HttpClient, name: &MemberName, url: &str, body: String, limit: Duration) -> FailsafeReply {
+    match http.request(Method::POST, url, Some(body), limit).await {
+        Ok(response) => {
+            tracing::info!(target: "patroni::ha", "Got response from {name} {url}: {}", response.body);
+            let lsn = response.headers.get("lsn").and_then(|value| value.to_str().ok());
+            let lsn = lsn.and_then(|text| parse_int(text, None)).and_then(|number| u64::try_from(number).ok());
+            FailsafeReply { accepted: response.status == 200 && response.body == "Accepted", lsn: lsn.map(Lsn) }
+        }
+        Err(reason) => {
+            tracing::warn!(target: "patroni::ha", "Request failed to {name}: POST {url} ({reason})");
+            FailsafeReply::default()
+        }
+    }
+}
+
+/// Does an agent run at this address? Any answer to `GET /liveness` says so.
+pub async fn is_alive(http: &HttpClient, api_url: &str) -> bool {
+    http.request(Method::GET, &endpoint_url(api_url, "liveness"), None, LIVENESS_LIMIT).await.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn statuses_as_patroni_reads_them() {
+        let standby = |position| PeerStatus {
+            in_recovery: true,
+            wal_position: Lsn(position),
+            timeline: None,
+            replication_state: None,
+            tags: Tags::default(),
+            watchdog_failed: false,
+        };
+        let primary = PeerStatus { in_recovery: false, ..standby(0) };
+        let rows = [
+            (json!({"xlog": {"received_location": 5, "replayed_location": 3}, "role": "replica"}), standby(5)),
+            (json!({"wal": {"replayed_location": 7}, "xlog": {"location": 1}}), standby(7)),
+            (json!({"wal": null, "xlog": {"replayed_location": 7}}), standby(7)),
+            (json!({"xlog": {"location": 9}, "role": "replica"}), primary.clone()),
+            (json!({"xlog": {"received_location": 9}, "role": "master"}), primary.clone()),
+            (json!({"xlog": {}}), standby(0)),
+            (
+                json!({"xlog": {"received_location": null, "replayed_location": 2}, "timeline": 4,
+                       "replication_state": "streaming", "tags": {"nofailover": true}, "watchdog_failed": true}),
+                PeerStatus {
+                    timeline: Some(Timeline(4)),
+                    replication_state: Some("streaming".to_owned()),
+                    tags: Tags(json!({"nofailover": true}).as_object().unwrap().clone()),
+                    watchdog_failed: true,
+                    ..standby(2)
+                },
+            ),
+        ];
+        for (document, expected) in rows {
+            assert_eq!(parse_status(&document.to_string()), Ok(expected), "{document}");
+        }
+        for bad in ["", "[]", "{}", r#"{"state": "starting", "role": "replica"}"#, r#"{"xlog": 5}"#] {
+            assert!(parse_status(bad).is_err(), "{bad}");
+        }
+    }
+}
