@@ -108,13 +108,6 @@ pub enum Job {
     Shutdown,
     /// Stop PostgreSQL that runs on a data directory that is gone, and the like.
     StopImmediate,
-    /// Copy logical slots from the primary.
-    CopySlots {
-        /// The primary.
-        source: UpstreamMember,
-        /// Names of the slots.
-        slots: Vec<String>,
-    },
 }
 
 /// The member that is copied.

@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::cluster::Cluster;
+use crate::COMPATIBLE_VERSION;
+use crate::cluster::{Cluster, MemberData};
+use crate::facts::{Facts, JobFact};
 use crate::job::JobView;
+use crate::memory::Memory;
+use crate::plan::Plan;
 use crate::request::ScheduledRestart;
-use crate::server::{Role, Server, State};
+use crate::server::{Postmaster, Role, Running, Server, State, Wal};
 use crate::settings::Settings;
 use crate::time::{Moment, WallTime};
 
@@ -45,9 +49,145 @@ pub struct View {
     pub ticks: u64,
 }
 
+/// Where others reach this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Addresses {
+    /// PostgreSQL: `postgres://host:port/database`.
+    pub conn_url: String,
+    /// The REST API: `http://host:port/patroni`.
+    pub api_url: String,
+    /// A proxy in front of PostgreSQL.
+    pub proxy_url: Option<String>,
+}
+
 impl View {
+    /// The view before the first tick.
+    pub fn initial(settings: Arc<Settings>, server: Arc<Server>, now: Moment) -> Self {
+        let memory = Memory::new();
+        View {
+            settings,
+            cluster: None,
+            dcs_last_seen: None,
+            server,
+            role: memory.role,
+            state: memory.state,
+            lease_until: None,
+            failsafe_until: None,
+            job: None,
+            scheduled_restart: None,
+            watchdog_failed: false,
+            checkpoint_pending: false,
+            verdict: String::new(),
+            ticked_at: now,
+            ticks: 0,
+        }
+    }
+
+    /// The view after a tick.
+    pub fn after(&self, plan: &Plan, facts: &Facts, job: Option<JobView>, now: Moment) -> Self {
+        let memory = &plan.memory;
+        let cluster = facts.cluster.as_ref().ok().cloned();
+        View {
+            settings: Arc::clone(&facts.settings),
+            dcs_last_seen: if cluster.is_some() {
+                Some(facts.now.wall)
+            } else {
+                self.dcs_last_seen
+            },
+            cluster: cluster.or_else(|| self.cluster.clone()),
+            server: Arc::clone(&facts.server),
+            role: memory.role,
+            state: memory.state,
+            lease_until: memory.lease_until,
+            failsafe_until: memory.failsafe_until,
+            job: job.or_else(|| match &facts.job {
+                JobFact::Running(view) => Some(view.clone()),
+                JobFact::Idle | JobFact::Ended(..) => None,
+            }),
+            scheduled_restart: memory.scheduled_restart.clone(),
+            watchdog_failed: facts.watchdog.required && !facts.watchdog.healthy,
+            checkpoint_pending: memory.checkpoint_pending,
+            verdict: paused_prefix(facts.settings.paused) + &plan.verdict.to_string(),
+            ticked_at: now,
+            ticks: self.ticks + 1,
+        }
+    }
+
     /// This node holds the leader lease at `now`.
     pub fn is_leader(&self, now: Moment) -> bool {
         self.lease_until.is_some_and(|until| now < until)
+    }
+
+    /// The server, if it answers.
+    pub fn running(&self) -> Option<&Running> {
+        match &self.server.postmaster {
+            Postmaster::Running(running) => Some(running),
+            Postmaster::Stopped(_)
+            | Postmaster::Starting
+            | Postmaster::Stopping
+            | Postmaster::Unreachable(_) => None,
+        }
+    }
+
+    /// The content of this member's key (`touch_member` of Patroni).
+    pub fn member_data(&self, addresses: &Addresses, now: Moment) -> MemberData {
+        let mut data = MemberData {
+            conn_url: Some(addresses.conn_url.clone()),
+            api_url: Some(addresses.api_url.clone()),
+            proxy_url: addresses.proxy_url.clone(),
+            state: Some(self.state.to_string()),
+            role: Some(self.role.to_string()),
+            version: Some(COMPATIBLE_VERSION.to_owned()),
+            tags: self.settings.tags.clone(),
+            checkpoint_after_promote: (self.is_leader(now) && self.checkpoint_pending)
+                .then_some(false),
+            scheduled_restart: self
+                .scheduled_restart
+                .as_ref()
+                .map(|restart| restart.raw.clone()),
+            pause: self.settings.paused,
+            ..MemberData::default()
+        };
+        if let Some(running) = self.running() {
+            data.pending_restart = !running.pending_restart.is_empty();
+            data.pending_restart_reason = running.pending_restart.clone();
+            describe_wal(&mut data, running);
+        }
+        data
+    }
+}
+
+fn describe_wal(data: &mut MemberData, running: &Running) {
+    data.xlog_location = Some(running.wal.position());
+    data.timeline = running.timeline;
+    if let Wal::Standby {
+        received,
+        replayed,
+        replication_state,
+        ..
+    } = &running.wal
+    {
+        data.receive_lsn = received.filter(|lsn| lsn.0 > 0);
+        data.replay_lsn = replayed.filter(|lsn| lsn.0 > 0);
+        data.replication_state = replication_state.clone();
+    }
+}
+
+/// The parts of a member's key that others react to; positions change all the time and wake nobody.
+pub fn without_positions(data: &MemberData) -> MemberData {
+    MemberData {
+        xlog_location: None,
+        receive_lsn: None,
+        replay_lsn: None,
+        ..data.clone()
+    }
+}
+
+/// What Patroni puts before the sentence of a tick while the cluster is paused.
+pub fn paused_prefix(paused: bool) -> String {
+    if paused {
+        "PAUSE: ".to_owned()
+    } else {
+        String::new()
     }
 }

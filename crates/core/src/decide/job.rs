@@ -68,8 +68,7 @@ impl Tick<'_> {
             | Job::Start { .. }
             | Job::Follow { .. }
             | Job::CrashRecovery
-            | Job::Rewind { .. }
-            | Job::CopySlots { .. } => {}
+            | Job::Rewind { .. } => {}
         }
     }
 
@@ -142,7 +141,6 @@ impl Tick<'_> {
             | Job::Follow { .. }
             | Job::CrashRecovery
             | Job::Rewind { .. }
-            | Job::CopySlots { .. }
             | Job::Bootstrap
             | Job::Clone { .. }
             | Job::Reinitialize { .. } => self.demote_during(view),
@@ -181,7 +179,7 @@ impl Tick<'_> {
                 self.callbacks.push(Callback::OnRoleChange);
                 self.wake_after = Duration::ZERO;
             }
-            Job::Promote | Job::CrashRecovery | Job::Bootstrap | Job::CopySlots { .. } => {}
+            Job::Promote | Job::CrashRecovery | Job::Bootstrap => {}
             Job::Demote(_) | Job::Shutdown | Job::StopImmediate => {
                 memory.state = if done {
                     State::Stopped

@@ -423,7 +423,6 @@ pub fn title(job: &Job) -> String {
         Job::Rewind { source } => format!("running pg_rewind from {}", source.name),
         Job::Shutdown => "shutdown".to_owned(),
         Job::StopImmediate => "stop".to_owned(),
-        Job::CopySlots { .. } => "copy_logical_slots".to_owned(),
     }
 }
 
