@@ -1,0 +1,242 @@
+//! A cluster of nodes over one etcd, built with few words.
+
+use std::path::Path;
+use std::process::Output;
+
+use serde_json::{Value, json};
+
+use crate::etcd::Etcd;
+use crate::node::Node;
+use crate::programs::{Kind, Programs};
+use crate::sandbox::{Sandbox, free_port};
+use crate::wait::{Limit, wait_for};
+
+/// What a cluster shall be; [`Builder::start`] makes it so.
+#[derive(Debug)]
+pub struct Builder {
+    kinds: Vec<Kind>,
+    dcs: Value,
+    all: Value,
+    single: Vec<(usize, Value)>,
+}
+
+impl Builder {
+    /// Changes `bootstrap.dcs` (merged; null removes).
+    #[must_use]
+    pub fn dcs(mut self, change: Value) -> Self {
+        merge(&mut self.dcs, &change);
+        self
+    }
+
+    /// Changes the configuration of all nodes (merged; null removes).
+    #[must_use]
+    pub fn config(mut self, change: Value) -> Self {
+        merge(&mut self.all, &change);
+        self
+    }
+
+    /// Changes the configuration of one node (merged; null removes).
+    #[must_use]
+    pub fn node(mut self, index: usize, change: Value) -> Self {
+        self.single.push((index, change));
+        self
+    }
+
+    /// Makes etcd and the configurations, and starts no agent.
+    pub fn prepare(self) -> Cluster {
+        let sandbox = Sandbox::new();
+        let etcd = Etcd::new(&sandbox);
+        let programs = Programs::find();
+        let mut nodes = Vec::new();
+        for (index, kind) in self.kinds.iter().enumerate() {
+            let mut node = new_node(index, *kind, &sandbox, &etcd, &programs);
+            node.config["bootstrap"]["dcs"] = self.dcs.clone();
+            merge(&mut node.config, &self.all);
+            for (_, change) in self.single.iter().filter(|(of, _)| *of == index) {
+                merge(&mut node.config, change);
+            }
+            node.write_config(&sandbox);
+            nodes.push(node);
+        }
+        Cluster { nodes, etcd, programs, sandbox }
+    }
+
+    /// Starts all, node 0 first as leader, and waits until all others stream.
+    #[track_caller]
+    pub fn start(self) -> Cluster {
+        let mut cluster = self.prepare();
+        cluster.start_node(0);
+        cluster.nodes[0].wait_primary(Limit(60));
+        for index in 1..cluster.nodes.len() {
+            cluster.start_node(index);
+        }
+        cluster.wait_streaming(0, Limit(90));
+        cluster
+    }
+}
+
+/// A cluster. Fields are dropped in their order: agents, then etcd, then all that is left in the sandbox.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The nodes, named `n0`, `n1`, ...
+    pub nodes: Vec<Node>,
+    /// The store.
+    pub etcd: Etcd,
+    /// Paths of programs.
+    pub programs: Programs,
+    /// Directory and owner of everything.
+    pub sandbox: Sandbox,
+}
+
+impl Cluster {
+    /// A cluster of this many nodes of ours.
+    pub fn of(count: usize) -> Builder {
+        Self::mixed(&vec![Kind::Ours; count])
+    }
+
+    /// A cluster of these kinds of nodes.
+    pub fn mixed(kinds: &[Kind]) -> Builder {
+        let dcs = json!({
+            "ttl": 20, "loop_wait": 1, "retry_timeout": 3,
+            "postgresql": {
+                "use_pg_rewind": true,
+                "parameters": {
+                    "max_connections": 50, "shared_buffers": "8MB", "fsync": "off", "max_wal_size": "128MB",
+                    "wal_keep_size": "64MB", "logging_collector": "off",
+                },
+            },
+        });
+        Builder { kinds: kinds.to_vec(), dcs, all: json!({}), single: Vec::new() }
+    }
+
+    /// Starts the agent of a node.
+    pub fn start_node(&mut self, index: usize) {
+        self.nodes[index].start(&self.sandbox);
+    }
+
+    /// Waits until `leader` is primary and every other node with a running agent streams.
+    #[track_caller]
+    pub fn wait_streaming(&mut self, leader: usize, limit: Limit) {
+        self.nodes[leader].wait_primary(limit);
+        for index in (0..self.nodes.len()).filter(|index| *index != leader) {
+            if self.nodes[index].agent_runs() {
+                self.nodes[index].wait_streaming(limit);
+            }
+        }
+    }
+
+    /// Waits until one of these is primary and holds the leader key; its index.
+    #[track_caller]
+    pub fn wait_leader_among(&self, candidates: &[usize], limit: Limit) -> usize {
+        wait_for(&format!("one of {candidates:?} leads"), limit, || {
+            let leader = self.etcd.get("leader");
+            let found = candidates.iter().find(|index| leader.as_deref() == Some(self.nodes[**index].name.as_str()));
+            match found {
+                Some(index) if self.nodes[*index].status_of("/primary") == 200 => Ok(*index),
+                _ => Err(leader),
+            }
+        })
+    }
+
+    /// Runs our patronictl with a configuration file of node 0.
+    pub fn ctl(&self, arguments: &[&str]) -> Output {
+        self.ctl_of(Kind::Ours, arguments)
+    }
+
+    /// Runs a patronictl with the configuration file of node 0.
+    pub fn ctl_of(&self, kind: Kind, arguments: &[&str]) -> Output {
+        let mut command = self.sandbox.command(&self.programs.ctl(kind));
+        command.arg("-c").arg(&self.nodes[0].config_file).args(arguments).output().unwrap()
+    }
+
+    /// Runs our patronictl, which must succeed; standard output.
+    #[track_caller]
+    pub fn ctl_ok(&self, arguments: &[&str]) -> String {
+        let output = self.ctl(arguments);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "patronictl {arguments:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+        text
+    }
+
+    /// Rows of `patronictl list -f json`.
+    #[track_caller]
+    pub fn list(&self) -> Vec<Value> {
+        let text = self.ctl_ok(&["list", "-f", "json"]);
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for node in &self.nodes {
+                let log = node.log();
+                let lines: Vec<&str> = log.lines().collect();
+                eprintln!("---- {} ({:?}), end of its log ----", node.name, node.kind);
+                eprintln!("{}", lines[lines.len().saturating_sub(60)..].join("\n"));
+            }
+        }
+    }
+}
+
+fn new_node(index: usize, kind: Kind, sandbox: &Sandbox, etcd: &Etcd, programs: &Programs) -> Node {
+    let name = format!("n{index}");
+    let directory = sandbox.directory(&name);
+    let (pg_port, rest_port) = (free_port(), free_port());
+    let data = directory.join("data");
+    let config = json!({
+        "scope": "batman", "name": name,
+        "log": {"level": "INFO"},
+        "restapi": {"listen": format!("127.0.0.1:{rest_port}"), "connect_address": format!("127.0.0.1:{rest_port}")},
+        "etcd3": {"hosts": [format!("127.0.0.1:{}", etcd.port)]},
+        "bootstrap": {"initdb": [{"encoding": "UTF8"}, "data-checksums", "no-sync"]},
+        "postgresql": {
+            "listen": format!("127.0.0.1:{pg_port}"), "connect_address": format!("127.0.0.1:{pg_port}"),
+            "data_dir": data, "bin_dir": programs.pg_bin, "pgpass": directory.join("pgpass"),
+            "authentication": {
+                "superuser": {"username": "postgres", "password": "super-secret"},
+                "replication": {"username": "replicator", "password": "rep-secret"},
+                "rewind": {"username": "rewinder", "password": "rewind-secret"},
+            },
+            "pg_hba": ["local all all trust", "host replication replicator 127.0.0.1/32 md5", "host all all 127.0.0.1/32 md5"],
+            "basebackup": [{"checkpoint": "fast"}, "no-sync"],
+            "parameters": {"unix_socket_directories": directory},
+        },
+    });
+    Node {
+        config_file: directory.join("patroni.yml"),
+        log_file: directory.join("log"),
+        agent: programs.agent(kind),
+        pg_bin: programs.pg_bin.clone(),
+        environment: vec![("PATH".to_owned(), path_with(&programs.pg_bin))],
+        child: None,
+        name,
+        kind,
+        config,
+        pg_port,
+        rest_port,
+        data,
+    }
+}
+
+fn path_with(directory: &Path) -> String {
+    format!("{}:{}", directory.display(), std::env::var("PATH").unwrap_or_default())
+}
+
+/// JSON merge patch (RFC 7396), as PATCH /config does it.
+fn merge(target: &mut Value, change: &Value) {
+    let Value::Object(change) = change else {
+        *target = change.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    for (key, value) in change {
+        if value.is_null() {
+            target.as_object_mut().unwrap().remove(key);
+        } else {
+            merge(&mut target[key], value);
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! Black-box harness: starts real clusters of `patroni` processes over a real etcd and looks at them from outside.
+//!
+//! It owns processes, ports, temporary directories and time limits, and takes all of them down again when a [`Cluster`]
+//! is dropped, also after a panic. It knows nothing of the crates under test: only command lines, REST, SQL, store keys.
+//!
+//! Environment: `PATRONI_BIN`, `PATRONICTL_BIN` (the programs under test; default `target/debug`), `REFERENCE_BIN_DIR`
+//! (where Patroni 4.1.5 for mixed clusters is; default `target/reference/bin`, then `/opt/ref/venv/bin`), `PG_BIN_DIR`.
+
+// A harness may block: it has no runtime, and panicking is how a test fails.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
+
+mod cluster;
+mod etcd;
+mod node;
+mod programs;
+mod rest;
+mod sandbox;
+mod wait;
+mod writer;
+
+pub use cluster::{Builder, Cluster};
+pub use etcd::Etcd;
+pub use node::Node;
+pub use programs::{Kind, Programs};
+pub use rest::{Answer, request};
+pub use sandbox::{Sandbox, free_port, process_exists, signal};
+pub use wait::{Limit, wait_for};
+pub use writer::{Writer, Written};
+
+pub use rustix::process::Signal;
+pub use serde_json::{Value, json};
