@@ -1,5 +1,8 @@
 //! The distributed store: one trait, one place for key names and JSON ([`wire`]), a backend per module.
 
+pub mod memory;
+pub mod wire;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
