@@ -31,7 +31,7 @@ pub struct Plan {
     pub notes: Vec<Note>,
     /// Answers to requests.
     pub replies: BTreeMap<RequestId, Answer>,
-    /// Callback scripts to start, in order.
+    /// Callback scripts to start, in order: those that no job calls, because nothing is done to PostgreSQL.
     pub callbacks: Vec<Callback>,
     /// Bring the replication slots in order.
     pub sync_slots: bool,
@@ -59,15 +59,9 @@ pub enum JobOrder {
 /// A callback script of `postgresql.callbacks`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Callback {
-    /// `on_start`
+    /// `on_start`: a server that this agent did not start was found running.
     OnStart,
-    /// `on_stop`
-    OnStop,
-    /// `on_restart`
-    OnRestart,
-    /// `on_reload`
-    OnReload,
-    /// `on_role_change`
+    /// `on_role_change`: the role changed without PostgreSQL's doing.
     OnRoleChange,
 }
 

@@ -8,7 +8,7 @@ use crate::cluster::Cluster;
 use crate::facts::{JobFact, Outcome};
 use crate::job::{DemoteMode, Job, JobOutcome, JobView, Stage};
 use crate::memory::{Rewind, Starting};
-use crate::plan::{Callback, JobOrder};
+use crate::plan::JobOrder;
 use crate::request::Answer;
 use crate::server::{Postmaster, Role, State};
 use crate::verdict::{Level, Verdict};
@@ -176,7 +176,6 @@ impl Tick<'_> {
             Job::Promote if done => {
                 memory.role = Role::Primary;
                 memory.timeline = None;
-                self.callbacks.push(Callback::OnRoleChange);
                 self.wake_after = Duration::ZERO;
             }
             Job::Promote | Job::CrashRecovery | Job::Bootstrap => {}
@@ -191,9 +190,6 @@ impl Tick<'_> {
                 }
             }
             Job::Restart => {
-                if done {
-                    self.callbacks.push(Callback::OnRestart);
-                }
                 if *outcome == JobOutcome::StillStarting {
                     let timeout = memory.starting.and_then(|starting| starting.timeout);
                     memory.starting = Some(Starting {
@@ -203,22 +199,12 @@ impl Tick<'_> {
                 }
             }
             Job::Start { role, .. } => {
-                let changed = memory.started
-                    && matches!(memory.role, Role::Primary | Role::Demoted)
-                    && *role != Role::Primary;
-                memory.role = if *role == Role::Primary {
-                    Role::Primary
-                } else {
-                    *role
-                };
-                memory.started = changed && done;
-                if memory.started {
-                    self.callbacks.push(Callback::OnRoleChange);
-                }
+                memory.role = *role;
+                memory.started = done;
             }
             Job::Clone { .. } | Job::Reinitialize { .. } => {
                 memory.timeline = None;
-                memory.started = false;
+                memory.started = done;
                 memory.rewind = Rewind::Unknown;
                 memory.role = if done {
                     Role::Replica
