@@ -1,1 +1,274 @@
-//! Making a replica.
+//! Making a replica: the methods of `create_replica_methods`, pg_basebackup among them.
+
+use std::path::Path;
+use std::time::Duration;
+
+use patroni_core::JsonMap;
+use patroni_core::python::PythonText;
+use patroni_core::server::Role;
+use patroni_core::tags::truthy;
+use serde_json::Value;
+use tokio::process::Command;
+use tokio::time::sleep;
+
+use crate::bootstrap::{user_options, without_password};
+use crate::cancel::{Cancel, Progress};
+use crate::conf::write_pgpass;
+use crate::control::{Control, blocking};
+use crate::data_dir;
+use crate::options::ServerOptions;
+use crate::programs::{self, Stderr, command_of, split};
+use crate::sql::Conninfo;
+use crate::{Error, Result};
+
+/// The method that is built in.
+const BASEBACKUP: &str = "basebackup";
+
+/// How often pg_basebackup is tried, and the pause between.
+const ATTEMPTS: u32 = 2;
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// How often the size of the copy is looked at.
+const MEASURE: Duration = Duration::from_secs(1);
+
+/// What to copy.
+#[derive(Clone, Debug)]
+pub struct CloneOrder {
+    /// Whom the log names.
+    pub source_name: Option<String>,
+    /// The connection to copy from, with credentials of the replication user; `None` to use only methods that need none.
+    pub source: Option<Conninfo>,
+    /// Methods in place of `create_replica_methods` (of a standby cluster).
+    pub methods: Option<Vec<String>>,
+    /// pg_basebackup whatever the methods are (`reinitialize --from-leader`).
+    pub basebackup_only: bool,
+}
+
+impl Control {
+    /// Fills the data directory with a copy, by the first method that works. The server is not started. What a failed method
+    /// left is removed, unless it is configured to be kept.
+    ///
+    /// # Errors
+    /// A postmaster runs; cancelled; no method worked: the error of the last.
+    pub async fn clone_replica(&mut self, order: &CloneOrder, cancel: &Cancel, progress: &Progress) -> Result<()> {
+        let options = self.options();
+        if let Some(postmaster) = self.monitor().alive()? {
+            return Err(Error::PostmasterRuns { pid: postmaster.pid(), data_dir: options.data_dir.clone() });
+        }
+        let methods = methods(&options, order);
+        let nothing = "no method of create_replica_methods works without a source to copy from (no_leader)";
+        let mut failure = Error::Configuration(nothing.into());
+        progress.commit(cancel, "creating replica")?;
+        for method in methods {
+            let result = match method.as_str() {
+                BASEBACKUP => self.basebackup(&options, order, cancel, progress).await,
+                name => self.run_method(&options, name, order, cancel, progress).await,
+            };
+            match result {
+                Ok(()) => {
+                    tracing::info!("replica has been created using {method}");
+                    self.learn_version().await?;
+                    self.role = Role::Replica;
+                    self.conf().restore_configuration_files().await?;
+                    return self.forget_trigger(&options);
+                }
+                Err(Error::Cancelled) => return Err(Error::Cancelled),
+                Err(error) => {
+                    tracing::error!("Error creating replica using method {method}: {error}");
+                    failure = error;
+                }
+            }
+        }
+        Err(failure)
+    }
+
+    /// A trigger file in the copy would promote it.
+    fn forget_trigger(&self, options: &ServerOptions) -> Result<()> {
+        let trigger = options.data_dir.join("promote");
+        match std::fs::remove_file(&trigger) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::file("remove", trigger, e)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    async fn basebackup(
+        &mut self,
+        options: &ServerOptions,
+        order: &CloneOrder,
+        cancel: &Cancel,
+        progress: &Progress,
+    ) -> Result<()> {
+        let Some(source) = &order.source else {
+            return Err(Error::Configuration("basebackup needs a member to copy".into()));
+        };
+        let version = program_version(options, cancel).await?;
+        let arguments = basebackup_options(options.replica_methods.get(BASEBACKUP), version);
+        let mut attempt = 1;
+        loop {
+            self.make_room(options).await?;
+            let mut command = options.programs().command("pg_basebackup");
+            command.arg(format!("--pgdata={}", options.data_dir.display()));
+            command.args(["-X", "stream"]);
+            command.arg(format!("--dbname={}", without_password(source).dsn(version)));
+            command.args(&arguments);
+            give_password(&mut command, options, source).await?;
+            let from = order.source_name.as_deref().unwrap_or("source");
+            let result = copy(command, &options.data_dir, from, cancel, progress).await;
+            let error = match result {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            tracing::error!("Error when fetching backup: {error}");
+            self.make_room(options).await?;
+            if attempt == ATTEMPTS || matches!(error, Error::Cancelled) {
+                return Err(error);
+            }
+            attempt += 1;
+            tracing::warn!("Trying again in 5 seconds");
+            tokio::select! {
+                () = sleep(PAUSE) => {}
+                () = cancel.cancelled() => return Err(Error::Cancelled),
+            }
+        }
+    }
+
+    async fn run_method(
+        &mut self,
+        options: &ServerOptions,
+        name: &str,
+        order: &CloneOrder,
+        cancel: &Cancel,
+        progress: &Progress,
+    ) -> Result<()> {
+        let config = method_config(options, name);
+        let flag = |key: &str| config.get(key).is_some_and(truthy);
+        if flag("keep_data") {
+            tracing::info!("Leaving data directory uncleaned");
+        } else {
+            self.make_room(options).await?;
+        }
+        let program_version = program_version(options, cancel).await.unwrap_or(0);
+        let connection = order.source.as_ref().map(|s| without_password(s).dsn(program_version)).unwrap_or_default();
+        let script = config.get("command").and_then(Value::as_str).unwrap_or(name);
+        let mut words = split(script)?;
+        words.extend(method_arguments(&config, options, &connection));
+        let mut command = command_of(&words);
+        if let Some(source) = &order.source {
+            give_password(&mut command, options, source).await?;
+        }
+        let result = copy(command, &options.data_dir, name, cancel, progress).await;
+        if result.is_err() && !flag("keep_data") {
+            self.make_room(options).await?;
+        }
+        result
+    }
+
+    async fn make_room(&mut self, options: &ServerOptions) -> Result<()> {
+        let empty = data_dir::is_empty(&options.data_dir).map_err(|e| Error::file("read", &options.data_dir, e))?;
+        if empty { Ok(()) } else { self.remove_data_directory().await }
+    }
+}
+
+fn methods(options: &ServerOptions, order: &CloneOrder) -> Vec<String> {
+    let configured = order.methods.as_ref().unwrap_or(&options.create_replica_methods);
+    let mut methods = configured.clone();
+    if order.basebackup_only || methods.is_empty() {
+        methods = vec![BASEBACKUP.to_owned()];
+    }
+    if order.source.is_none() {
+        methods.retain(|m| m != BASEBACKUP && method_config(options, m).get("no_leader").is_some_and(truthy));
+    }
+    methods
+}
+
+fn method_config(options: &ServerOptions, name: &str) -> JsonMap {
+    options.replica_methods.get(name).and_then(Value::as_object).cloned().unwrap_or_default()
+}
+
+/// `--key=value` of everything in the section, then what every method is told, unless it wants nothing.
+fn method_arguments(config: &JsonMap, options: &ServerOptions, connection: &str) -> Vec<String> {
+    let mut config = config.clone();
+    config.retain(|key, _| key != "command");
+    if config.get("no_params").is_some_and(truthy) {
+        config.retain(|key, _| !["no_params", "no_leader", "keep_data"].contains(&key.as_str()));
+    } else {
+        let data_dir = options.data_dir.display().to_string();
+        let standard = [("scope", options.scope.as_str()), ("role", "replica"), ("datadir", &data_dir), ("connstring", connection)];
+        config.extend(standard.map(|(k, v)| (k.to_owned(), Value::from(v))));
+    }
+    config.iter().map(|(key, value)| format!("--{key}={}", value.python_text())).collect()
+}
+
+fn basebackup_options(section: Option<&Value>, version: u32) -> Vec<String> {
+    let mut not_allowed = vec![
+        "pgdata", "format", "wal-method", "xlog-method", "gzip", "version", "dbname", "host", "port", "username", "password",
+    ];
+    if version < 150_000 {
+        not_allowed.push("compress");
+    }
+    let (mut arguments, mut problems) = user_options(BASEBACKUP, section.unwrap_or(&Value::Null), &not_allowed);
+    arguments.retain(|argument| {
+        let client_side = argument.starts_with("--compress=") && !argument.starts_with("--compress=server");
+        if client_side {
+            problems.push(
+                "compress option for basebackup must use server-side compression (e.g., server-gzip, server-zstd). \
+                 Client-side compression is not allowed."
+                    .into(),
+            );
+        }
+        !client_side
+    });
+    for problem in problems {
+        tracing::error!("{problem}");
+    }
+    arguments
+}
+
+/// `server_version_num` of the installed programs, the minor version left out.
+async fn program_version(options: &ServerOptions, cancel: &Cancel) -> Result<u32> {
+    let mut command = options.programs().command("postgres");
+    command.arg("--version");
+    let output = options.programs().capture(command, cancel, Some(Duration::from_secs(10))).await?.success()?;
+    let number = output.stdout.split_whitespace().find(|w| w.starts_with(|c: char| c.is_ascii_digit()));
+    let major = number.and_then(|n| n.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u32>().ok());
+    let unknown = || Error::Unexpected(format!("postgres --version printed {:?}", output.stdout));
+    Ok(major.ok_or_else(unknown)? * 10_000)
+}
+
+/// Puts the password into the password file, and tells the command where that is.
+pub(crate) async fn give_password(command: &mut Command, options: &ServerOptions, source: &Conninfo) -> Result<()> {
+    if write_pgpass(&options.pgpass, source).await? {
+        command.env("PGPASSFILE", &options.pgpass);
+    }
+    Ok(())
+}
+
+/// Runs the program that copies, and reports how much there is.
+async fn copy(command: Command, data_dir: &Path, from: &str, cancel: &Cancel, progress: &Progress) -> Result<()> {
+    let work = programs::run(command, None, Stderr::Log, cancel, None);
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            output = &mut work => return output?.success().map(|_| ()),
+            () = sleep(MEASURE) => {}
+        }
+        let path = data_dir.to_owned();
+        let size = blocking(move || Ok(size(&path)));
+        tokio::select! {
+            output = &mut work => return output?.success().map(|_| ()),
+            bytes = size => progress.committed(format!("copied {} MB from {from}", bytes.unwrap_or(0) >> 20)),
+        }
+    }
+}
+
+/// Bytes in the files below a directory. Those that vanish or cannot be read count as nothing.
+fn size(directory: &Path) -> u64 {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => size(&entry.path()),
+            Ok(metadata) => metadata.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}

@@ -5,10 +5,12 @@ mod promote;
 mod spawn;
 mod stop;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use patroni_core::JsonMap;
 use patroni_core::job::Upstream;
+use patroni_core::parameters::{Note, Parameters, command_line};
 use patroni_core::server::Role;
 use rustix::process::Signal;
 use tokio::sync::watch;
@@ -17,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::callbacks::{CallbackAction, Callbacks};
 use crate::cancel::{Cancel, Progress};
+use crate::conf::Conf;
 use crate::controldata::ControlValues;
 use crate::data_dir;
 use crate::monitor::Monitor;
@@ -37,74 +40,15 @@ const POLL: Duration = Duration::from_millis(5);
 pub struct Control {
     options: watch::Receiver<Arc<ServerOptions>>,
     monitor: Monitor,
-    files: Files,
+    conf: Conf,
     callbacks: Callbacks,
-    role: Role,
+    pub(crate) role: Role,
     announced: bool,
-}
-
-/// The configuration files of PostgreSQL, as starting, following and bootstrapping need them. All methods may block: they
-/// are called on a thread for that.
-pub trait Configuration: Send + 'static {
-    /// Writes all configuration files for a start, and returns the options for the command line of `postgres`:
-    /// `--config-file=...`, `--listen_addresses=...`, ... On a standby no setting is below its value in `pg_control`.
-    ///
-    /// # Errors
-    /// A file cannot be written.
-    fn prepare_start(&mut self, start: &StartFiles<'_>) -> Result<Vec<String>>;
-
-    /// Writes all configuration files for a reload.
-    ///
-    /// # Errors
-    /// A file cannot be written.
-    fn prepare_reload(&mut self) -> Result<()>;
-
-    /// Makes the next start or reload follow `upstream`: `standby.signal` and recovery settings. With `None` removes them, and
-    /// `recovery.signal`.
-    ///
-    /// # Errors
-    /// A file cannot be written.
-    fn set_recovery(&mut self, upstream: Option<&Upstream>) -> Result<()>;
-
-    /// After `initdb` or a custom bootstrap: reads what is new there, and appends `pg_hba` of the section `bootstrap` where
-    /// `postgresql.pg_hba` gives none.
-    ///
-    /// # Errors
-    /// A file cannot be written.
-    fn after_bootstrap(&mut self, pg_hba: &[String]) -> Result<()>;
-
-    /// After a clone: configuration files that the copy lacks are taken from their copies in the data directory.
-    ///
-    /// # Errors
-    /// A file cannot be written.
-    fn after_clone(&mut self) -> Result<()>;
-
-    /// Keeps copies of the configuration files in the data directory.
-    ///
-    /// # Errors
-    /// A file cannot be written.
-    fn save_copies(&mut self) -> Result<()>;
-
-    /// While a custom bootstrap runs, access is open to local connections without passwords, and recovery settings may be kept.
-    fn set_custom_bootstrap(&mut self, custom: Option<CustomBootstrap>);
-}
-
-/// What a start needs to be told about.
-#[derive(Clone, Copy, Debug)]
-pub struct StartFiles<'a> {
-    /// It will be a standby.
-    pub standby: bool,
-    /// `pg_control`
-    pub control: &'a ControlValues,
-}
-
-/// A custom bootstrap that is under way.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CustomBootstrap {
-    /// `keep_existing_recovery_conf`: the script has made recovery settings that must stay.
-    pub keep_existing_recovery_conf: bool,
-    /// `recovery_conf`: recovery settings to write.
-    pub recovery_conf: Option<patroni_core::JsonMap>,
+    /// The version of the data directory that `conf` was told.
+    known_version: Option<u32>,
+    raised: JsonMap,
+    /// A custom bootstrap method is under way.
+    pub(crate) custom_bootstrap: bool,
 }
 
 /// How to start.
@@ -131,18 +75,34 @@ pub enum Started {
 
 impl Control {
     /// The one handle for the server that `options` describe. Needs a tokio runtime.
-    pub fn new(
-        options: watch::Receiver<Arc<ServerOptions>>,
-        monitor: Monitor,
-        files: Box<dyn Configuration>,
-    ) -> Self {
-        let files = Files(Arc::new(Mutex::new(files)));
-        Control { options, monitor, files, callbacks: Callbacks::new(), role: Role::Uninitialized, announced: false }
+    pub fn new(options: watch::Receiver<Arc<ServerOptions>>, monitor: Monitor, conf: Conf) -> Self {
+        Control {
+            options,
+            monitor,
+            conf,
+            callbacks: Callbacks::new(),
+            role: Role::Uninitialized,
+            announced: false,
+            known_version: None,
+            raised: JsonMap::new(),
+            custom_bootstrap: false,
+        }
     }
 
     /// The handle that looks at the same server.
     pub fn monitor(&self) -> &Monitor {
         &self.monitor
+    }
+
+    /// The configuration files.
+    pub fn conf(&mut self) -> &mut Conf {
+        &mut self.conf
+    }
+
+    /// Settings that the last start raised to their values in `pg_control`, and that wait for a restart with the configured
+    /// ones: `{"max_connections": {"old_value": ..., "new_value": ...}}`.
+    pub fn raised_settings(&self) -> &JsonMap {
+        &self.raised
     }
 
     /// The options as they are now.
@@ -234,7 +194,9 @@ impl Control {
     /// # Errors
     /// A file cannot be written, or no postmaster runs.
     pub async fn reload(&mut self, call_back: bool) -> Result<()> {
-        self.files.with(|files| files.prepare_reload()).await?;
+        self.conf.write_postgresql_conf(None).await?;
+        self.conf.write_pg_hba().await?;
+        self.conf.write_pg_ident().await?;
         self.running()?.signal(Signal::HUP)?;
         if call_back {
             self.call_back(CallbackAction::OnReload);
@@ -262,7 +224,7 @@ impl Control {
             let callback = silent(CallbackAction::OnStart);
             self.start(StartOptions { role, follow: Some(upstream), timeout: None, callback }, cancel, progress).await?
         } else {
-            self.files.with(move |files| files.set_recovery(Some(&upstream))).await?;
+            self.conf.follow(&upstream).await?;
             if restart {
                 self.role = role;
                 self.restart(None, silent(CallbackAction::OnRestart), cancel, progress).await?
@@ -324,39 +286,60 @@ impl Control {
         blocking(move || data_dir::remove(&data_dir)).await
     }
 
-    /// Work on the configuration files, on a thread that may block.
-    ///
-    /// # Errors
-    /// As the work.
-    pub async fn with_files<T: Send + 'static>(
-        &mut self,
-        work: impl FnOnce(&mut dyn Configuration) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        self.files.with(work).await
-    }
-
-    pub(crate) async fn remove_recovery(&mut self) -> Result<()> {
-        self.files.with(|files| files.set_recovery(None)).await
-    }
-
     pub(crate) fn running(&self) -> Result<Arc<Postmaster>> {
         let nobody = || Error::Unexpected(format!("no postmaster runs on {}", self.options().data_dir.display()));
         self.monitor.alive()?.ok_or_else(nobody)
     }
 
+    /// Writes the configuration files and returns the arguments of `postgres`.
     async fn prepare_start(&mut self, start: &StartOptions) -> Result<Vec<String>> {
+        self.learn_version().await?;
         let control = self.monitor.control_values().await?;
-        let follow = start.follow.clone();
-        let data_dir = self.options().data_dir.clone();
-        self.files
-            .with(move |files| {
-                if let Some(upstream) = &follow {
-                    files.set_recovery(Some(upstream))?;
-                }
-                let standby = data_dir::has_standby_signal(&data_dir);
-                files.prepare_start(&StartFiles { standby, control: &control })
-            })
-            .await
+        if let Some(upstream) = &start.follow {
+            self.conf.follow(upstream).await?;
+        }
+        self.conf.check_directories().await?;
+        let parameters = self.start_parameters(&control);
+        self.conf.write_postgresql_conf(Some(&parameters)).await?;
+        if self.custom_bootstrap {
+            self.conf.write_custom_bootstrap_pg_hba().await?;
+        } else {
+            self.conf.write_pg_hba().await?;
+        }
+        self.conf.write_pg_ident().await?;
+        let mut arguments = vec![format!("--config-file={}", self.conf.postgresql_conf().display())];
+        arguments.extend(command_line(&parameters));
+        Ok(arguments)
+    }
+
+    /// As configured; on a standby no setting is below what its primary had.
+    fn start_parameters(&mut self, control: &ControlValues) -> Parameters {
+        self.raised = JsonMap::new();
+        if !data_dir::has_standby_signal(&self.options().data_dir) {
+            return self.conf.parameters().clone();
+        }
+        let raised = self.conf.standby_parameters(&control.settings());
+        raised.notes.iter().for_each(log);
+        self.raised = raised.pending_restart;
+        self.conf.for_custom_bootstrap(raised.effective)
+    }
+
+    /// Tells the configuration the version of the data directory, and which settings its server has.
+    pub(crate) async fn learn_version(&mut self) -> Result<()> {
+        let options = self.options();
+        let version_file = options.data_dir.join("PG_VERSION");
+        let unknown = || Error::Unexpected(format!("no version in {}; is this a data directory?", version_file.display()));
+        let version = data_dir::major_version(&options.data_dir).ok_or_else(unknown)? * 10_000;
+        if self.known_version != Some(version) {
+            let mut command = options.programs().command("postgres");
+            command.arg("--describe-config");
+            let output = options.programs().capture(command, &Cancel::new(), Some(Duration::from_secs(10))).await?;
+            let output = output.success()?;
+            let names = output.stdout.lines().filter_map(|l| Some(l.split_once('\t')?.0.to_owned()));
+            self.conf.set_version(version, names);
+            self.known_version = Some(version);
+        }
+        Ok(())
     }
 
     async fn wait_until_ready(&self, postmaster: &Postmaster, limit: Duration, cancel: &Cancel) -> Result<Started> {
@@ -380,7 +363,7 @@ impl Control {
     }
 
     async fn after_start(&mut self, callback: Option<CallbackAction>) {
-        if let Err(error) = self.files.with(|files| files.save_copies()).await {
+        if let Err(error) = self.conf.save_configuration_files().await {
             tracing::error!("unable to create backup copies of configuration files: {error}");
         }
         if let Some(action) = callback {
@@ -389,22 +372,10 @@ impl Control {
     }
 }
 
-/// The configuration files behind a lock that only threads that may block take.
-struct Files(Arc<Mutex<Box<dyn Configuration>>>);
-
-impl Files {
-    async fn with<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut dyn Configuration) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let files = self.0.clone();
-        blocking(move || work(files.lock().unwrap_or_else(PoisonError::into_inner).as_mut())).await
-    }
-}
-
-impl std::fmt::Debug for Files {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Files")
+fn log(note: &Note) {
+    match note {
+        Note::Info(text) => tracing::info!("{text}"),
+        Note::Warning(text) => tracing::warn!("{text}"),
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use patroni_core::lsn::{Lsn, Timeline};
 use patroni_core::name::SystemId;
+use patroni_core::parameters::ControlSettings;
 use patroni_core::server::{ControlData, ControlState};
 
 use crate::cancel::Cancel;
@@ -105,6 +106,17 @@ impl ControlValues {
             standby_signal,
             backup_label,
         })
+    }
+
+    /// The settings of the server that a standby may not be below.
+    pub fn settings(&self) -> ControlSettings {
+        ControlSettings {
+            max_connections: self.parsed("max_connections setting"),
+            max_worker_processes: self.parsed("max_worker_processes setting"),
+            max_prepared_transactions: self.parsed("max_prepared_xacts setting"),
+            max_locks_per_transaction: self.parsed("max_locks_per_xact setting"),
+            max_wal_senders: self.parsed("max_wal_senders setting"),
+        }
     }
 
     fn parsed<T: std::str::FromStr>(&self, label: &str) -> Option<T> {

@@ -106,6 +106,8 @@ impl Postmaster {
         let failed = |e: io::Error| Error::Unexpected(format!("cannot watch process {pid}: {e}"));
         match pidfd_open(number, PidfdFlags::NONBLOCK) {
             Ok(fd) => {
+                // Sound for an OwnedFd, which keeps the descriptor open as long as it lives.
+                #[allow(deprecated)]
                 let pidfd = AsyncFd::with_interest(fd, Interest::READABLE).map_err(failed)?;
                 Ok(Some(Postmaster { pid, pidfd }))
             }

@@ -24,7 +24,7 @@ impl Control {
         let mut settings = last_options(&options.data_dir);
         settings.insert("archive_mode".into(), "on".into());
         settings.insert("archive_command".into(), "false".into());
-        self.remove_recovery().await?;
+        self.conf.remove_recovery().await?;
         progress.commit(cancel, "doing crash recovery in a single user mode")?;
         let mut command = options.programs().command("postgres");
         command.args(["--single", "-D"]).arg(&options.data_dir);
