@@ -29,24 +29,16 @@ impl Tick<'_> {
             let from = clone_source(&source);
             let follow = self.upstream(cluster);
             self.memory.state = State::CreatingReplica;
-            self.start(Job::Clone {
-                source: Some(source),
-                follow,
-            });
+            self.start(Job::Clone { source: Some(source), follow });
             return Ok(Verdict::Cloning(from));
         }
         if self.settings.can_clone_without_leader && cluster.initialize != Initialize::InProgress {
             let follow = self.upstream(cluster);
             self.memory.state = State::CreatingReplica;
-            self.start(Job::Clone {
-                source: None,
-                follow,
-            });
+            self.start(Job::Clone { source: None, follow });
             return Ok(Verdict::Cloning("(without leader)".to_owned()));
         }
-        Ok(Verdict::WaitingForLeader {
-            standby: self.is_standby_cluster(),
-        })
+        Ok(Verdict::WaitingForLeader { standby: self.is_standby_cluster() })
     }
 
     /// An agent that died while it made a new cluster leaves an empty `/initialize` behind. Where no member has said
@@ -54,10 +46,7 @@ impl Tick<'_> {
     pub(super) fn clear_stale_initialize(&mut self, cluster: &Cluster) -> Needs<()> {
         let abandoned = cluster.initialize == Initialize::InProgress
             && cluster.is_unlocked()
-            && !cluster
-                .members
-                .values()
-                .any(|m| m.name != *self.me() && m.data.is_bootstrapping());
+            && !cluster.members.values().any(|m| m.name != *self.me() && m.data.is_bootstrapping());
         if !abandoned {
             self.memory.initialize_stale_since = None;
             return Ok(());
@@ -137,10 +126,7 @@ impl Tick<'_> {
         let config = super::ask(&self.facts.answers.config, || Op::WriteConfig(version))?.clone();
         self.note_failure("write the dynamic configuration", &config);
         if !self.activate_watchdog()? {
-            self.note(
-                Level::Error,
-                "Cancelling bootstrap because watchdog activation failed",
-            );
+            self.note(Level::Error, "Cancelling bootstrap because watchdog activation failed");
             self.memory.bootstrapping = false;
             return Ok(Verdict::WatchdogNotPromoting);
         }
@@ -163,14 +149,8 @@ impl Tick<'_> {
     /// The bootstrap failed; the job has stopped PostgreSQL and moved the data directory out of the way.
     pub(super) fn cancel_bootstrap(&mut self, why: &str) -> Needs<Verdict> {
         self.note(Level::Error, format!("Failed to bootstrap cluster: {why}"));
-        self.note(
-            Level::Info,
-            "removing initialize key after failed attempt to bootstrap the cluster",
-        );
-        let outcome = super::ask(&self.facts.answers.initialize, || {
-            Op::Initialize(InitializeWrite::Cancel)
-        })?
-        .clone();
+        self.note(Level::Info, "removing initialize key after failed attempt to bootstrap the cluster");
+        let outcome = super::ask(&self.facts.answers.initialize, || Op::Initialize(InitializeWrite::Cancel))?.clone();
         self.note_failure("remove the initialize key", &outcome);
         self.memory.bootstrapping = false;
         self.memory.creation_failed_at = Some(self.facts.now.boot);

@@ -42,11 +42,7 @@ impl Tick<'_> {
 
     /// The members that could take over from this leader, for a planned handover or because it cannot go on.
     /// `exclude_candidate`: the requested candidate is known to be unfit; look at the others.
-    pub(super) fn candidates<'c>(
-        &self,
-        cluster: &'c Cluster,
-        exclude_candidate: bool,
-    ) -> Vec<&'c Member> {
+    pub(super) fn candidates<'c>(&self, cluster: &'c Cluster, exclude_candidate: bool) -> Vec<&'c Member> {
         let request = cluster.failover.as_ref();
         let wanted = request.and_then(|request| request.candidate.as_ref());
         // A manual failover, unlike a switchover, may go to an asynchronous node.
@@ -56,27 +52,17 @@ impl Tick<'_> {
             member.name != *self.me()
                 && !member.data.tags.nofailover()
                 && member.data.api_url.is_some()
-                && (!self.sync_is_active(cluster)
-                    || any_node
-                    || cluster.sync.standbys.contains(&member.name))
+                && (!self.sync_is_active(cluster) || any_node || cluster.sync.standbys.contains(&member.name))
                 && named
         };
         cluster.members.values().filter(eligible).collect()
     }
 
     /// Some candidate passes the bar. Notes say why others do not.
-    pub(super) fn failover_possible(
-        &mut self,
-        cluster: &Cluster,
-        bar: Bar,
-        exclude_candidate: bool,
-    ) -> Needs<bool> {
+    pub(super) fn failover_possible(&mut self, cluster: &Cluster, bar: Bar, exclude_candidate: bool) -> Needs<bool> {
         let candidates = self.candidates(cluster, exclude_candidate);
         if candidates.is_empty() {
-            self.note(
-                Level::Warning,
-                format!("{}: candidates list is empty", self.action_name(cluster)),
-            );
+            self.note(Level::Warning, format!("{}: candidates list is empty", self.action_name(cluster)));
             return Ok(false);
         }
         let peers = self.ask_peers(candidates.iter().copied())?.clone();
@@ -87,34 +73,20 @@ impl Tick<'_> {
                 Some(why) => self.note(Level::Info, format!("Member {} {why}", member.name)),
             }
         }
-        let quorum = if self.quorum_is_active(cluster)
-            && self
-                .requested_candidate(cluster, exclude_candidate)
-                .is_none()
+        let quorum = if self.quorum_is_active(cluster) && self.requested_candidate(cluster, exclude_candidate).is_none()
         {
             cluster.sync.quorum as usize
         } else {
             0
         };
         if votes <= quorum && quorum > 0 {
-            self.note(
-                Level::Info,
-                format!("Quorum requirement {quorum} can not be reached"),
-            );
+            self.note(Level::Info, format!("Quorum requirement {quorum} can not be reached"));
         }
         Ok(votes > quorum)
     }
 
-    fn requested_candidate<'c>(
-        &self,
-        cluster: &'c Cluster,
-        exclude_candidate: bool,
-    ) -> Option<&'c MemberName> {
-        cluster
-            .failover
-            .as_ref()
-            .and_then(|request| request.candidate.as_ref())
-            .filter(|_| !exclude_candidate)
+    fn requested_candidate<'c>(&self, cluster: &'c Cluster, exclude_candidate: bool) -> Option<&'c MemberName> {
+        cluster.failover.as_ref().and_then(|request| request.candidate.as_ref()).filter(|_| !exclude_candidate)
     }
 
     /// Why a peer cannot take over, if it cannot.
@@ -129,9 +101,7 @@ impl Tick<'_> {
         let behind = || Some("exceeds maximum replication lag".to_owned());
         match bar {
             Bar::Received(checkpoint) if status.wal_position <= checkpoint => return behind(),
-            Bar::WithinMaximumLag | Bar::Streaming
-                if self.is_lagging(cluster, status.wal_position) =>
-            {
+            Bar::WithinMaximumLag | Bar::Streaming if self.is_lagging(cluster, status.wal_position) => {
                 return behind();
             }
             Bar::Streaming if status.replication_state.as_deref() != Some("streaming") => {
@@ -140,14 +110,9 @@ impl Tick<'_> {
             Bar::Received(_) | Bar::WithinMaximumLag | Bar::Streaming => {}
         }
         let wanted = cluster.timeline();
-        if self.settings.check_timeline && status.timeline.is_none_or(|timeline| timeline < wanted)
-        {
-            let timeline = status
-                .timeline
-                .map_or_else(|| "None".to_owned(), |t| t.to_string());
-            return Some(format!(
-                "has timeline {timeline}, behind the cluster timeline {wanted}"
-            ));
+        if self.settings.check_timeline && status.timeline.is_none_or(|timeline| timeline < wanted) {
+            let timeline = status.timeline.map_or_else(|| "None".to_owned(), |t| t.to_string());
+            return Some(format!("has timeline {timeline}, behind the cluster timeline {wanted}"));
         }
         None
     }

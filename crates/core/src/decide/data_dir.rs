@@ -18,10 +18,7 @@ impl Tick<'_> {
             DataDir::Empty => self.no_data_dir(cluster, None).map(Some),
             DataDir::Inaccessible(why) => self.no_data_dir(cluster, Some(why.clone())).map(Some),
             DataDir::Invalid(why) => {
-                self.note(
-                    Level::Error,
-                    format!("cannot read the system identifier: {why}"),
-                );
+                self.note(Level::Error, format!("cannot read the system identifier: {why}"));
                 Ok(Some(Verdict::DataDirInvalid))
             }
             DataDir::Present(id) => self.check_system_id(cluster, *id),
@@ -36,18 +33,11 @@ impl Tick<'_> {
         if self.has_lock(cluster) {
             self.release(None)?;
             self.stop_orphan();
-            return Ok(Verdict::DataDirReleased {
-                empty: inaccessible.is_none(),
-            });
+            return Ok(Verdict::DataDirReleased { empty: inaccessible.is_none() });
         }
         if self.stop_orphan() {
-            self.note(
-                Level::Warning,
-                "the data directory is gone, but PostgreSQL is still running: stopping it",
-            );
-            return Ok(Verdict::DataDirInaccessible(
-                "PostgreSQL still runs on it".to_owned(),
-            ));
+            self.note(Level::Warning, "the data directory is gone, but PostgreSQL is still running: stopping it");
+            return Ok(Verdict::DataDirInaccessible("PostgreSQL still runs on it".to_owned()));
         }
         match inaccessible {
             Some(why) => Ok(Verdict::DataDirInaccessible(why)),
@@ -78,9 +68,7 @@ impl Tick<'_> {
             Initialize::InProgress => {
                 self.clear_stale_initialize(cluster)?;
                 if cluster.is_unlocked() && !self.settings.paused && !self.memory.bootstrapping {
-                    return Ok(Some(Verdict::WaitingForLeader {
-                        standby: self.is_standby_cluster(),
-                    }));
+                    return Ok(Some(Verdict::WaitingForLeader { standby: self.is_standby_cluster() }));
                 }
                 Ok(None)
             }
@@ -88,12 +76,7 @@ impl Tick<'_> {
         }
     }
 
-    fn foreign_system(
-        &mut self,
-        cluster: &Cluster,
-        id: SystemId,
-        local: SystemId,
-    ) -> Needs<Verdict> {
+    fn foreign_system(&mut self, cluster: &Cluster, id: SystemId, local: SystemId) -> Needs<Verdict> {
         let mismatch = Verdict::SystemIdMismatch { cluster: id, local };
         if !self.settings.paused {
             self.note(
@@ -130,14 +113,8 @@ impl Tick<'_> {
         if let Postmaster::Running(Running { wal, .. }) = &self.facts.server.postmaster
             && wal.is_standby()
         {
-            self.note(
-                Level::Error,
-                "No initialize key in DCS and PostgreSQL is running as replica, aborting start",
-            );
-            self.note(
-                Level::Error,
-                "Please first start Patroni on the node running as primary",
-            );
+            self.note(Level::Error, "No initialize key in DCS and PostgreSQL is running as replica, aborting start");
+            self.note(Level::Error, "Please first start Patroni on the node running as primary");
             self.exit = Some(Exit::Fatal);
             return Ok(Some(Verdict::StandbyWithoutCluster));
         }

@@ -27,11 +27,7 @@ impl Tick<'_> {
                 return Ok(verdict);
             }
         } else if !running.wal.is_standby() {
-            let mode = if self.is_standby_cluster() {
-                DemoteMode::Offline
-            } else {
-                DemoteMode::ImmediateNolock
-            };
+            let mode = if self.is_standby_cluster() { DemoteMode::Offline } else { DemoteMode::ImmediateNolock };
             self.demote(mode);
             return Ok(demoted);
         }
@@ -46,12 +42,7 @@ impl Tick<'_> {
     }
 
     /// `None`: paused, and there is somebody to follow.
-    fn follow_in_pause(
-        &mut self,
-        cluster: &Cluster,
-        running: &Running,
-        upstream: &Upstream,
-    ) -> Option<Verdict> {
+    fn follow_in_pause(&mut self, cluster: &Cluster, running: &Running, upstream: &Upstream) -> Option<Verdict> {
         let rewind = self.memory.rewind == Rewind::Needed && self.rewind_allowed();
         if rewind && !cluster.is_unlocked() {
             return None;
@@ -63,45 +54,28 @@ impl Tick<'_> {
         (*upstream == Upstream::None).then(|| Verdict::NoAction(self.me().clone()))
     }
 
-    fn follow_upstream(
-        &mut self,
-        cluster: &Cluster,
-        upstream: Upstream,
-        verdict: Verdict,
-    ) -> Needs<Verdict> {
+    fn follow_upstream(&mut self, cluster: &Cluster, upstream: Upstream, verdict: Verdict) -> Needs<Verdict> {
         if upstream == Upstream::None && !self.settings.tags.nostream() {
             // Nobody to follow for now: what is set stays, so that replication goes on if the old leader lives.
             return Ok(verdict);
         }
-        match ask(&self.facts.answers.upstream, || {
-            Op::CheckUpstream(upstream.clone())
-        })?
-        .clone()
-        {
+        match ask(&self.facts.answers.upstream, || Op::CheckUpstream(upstream.clone()))?.clone() {
             Ok(UpstreamCheck::UpToDate) => {}
             Ok(check) => {
                 self.note(Level::Info, "primary_conninfo has to change");
                 if self.memory.rewind != Rewind::Needed && !cluster.is_unlocked() {
                     self.memory.rewind = Rewind::Check;
                 }
-                self.start(Job::Follow {
-                    upstream,
-                    restart: check == UpstreamCheck::Restart,
-                });
+                self.start(Job::Follow { upstream, restart: check == UpstreamCheck::Restart });
             }
-            Err(why) => self.note(
-                Level::Warning,
-                format!("cannot find out what PostgreSQL follows: {why}"),
-            ),
+            Err(why) => self.note(Level::Warning, format!("cannot find out what PostgreSQL follows: {why}")),
         }
         Ok(verdict)
     }
 
     /// The leader is on a later timeline than this node was ever seen on: did we branch off before it?
     fn look_for_divergence(&mut self, cluster: &Cluster) {
-        let leader = cluster
-            .leader_member()
-            .filter(|member| member.name != *self.me());
+        let leader = cluster.leader_member().filter(|member| member.name != *self.me());
         let theirs = leader.and_then(|member| member.data.timeline);
         if let (Some(mine), Some(theirs)) = (self.memory.timeline, theirs)
             && mine < theirs
@@ -112,11 +86,7 @@ impl Tick<'_> {
     }
 
     fn rewind_allowed(&self) -> bool {
-        self.settings.rewind.use_pg_rewind
-            || self
-                .settings
-                .rewind
-                .remove_data_directory_on_diverged_timelines
+        self.settings.rewind.use_pg_rewind || self.settings.rewind.remove_data_directory_on_diverged_timelines
     }
 
     /// Compares with the leader where there is reason to, and starts what follows from it. `None`: nothing stands in
@@ -128,34 +98,22 @@ impl Tick<'_> {
         if !self.rewind_allowed() || !matches!(self.memory.rewind, Rewind::Check | Rewind::Needed) {
             return Ok(None);
         }
-        let Some(source) = cluster
-            .leader_member()
-            .and_then(|leader| self.upstream_member(leader))
-        else {
+        let Some(source) = cluster.leader_member().and_then(|leader| self.upstream_member(leader)) else {
             return Ok(None);
         };
         if self.is_standby_cluster() {
             // The leader is a standby itself; the remote primary is compared by a later issue's rules.
             return Ok(None);
         }
-        match ask(&self.facts.answers.rewind, || {
-            Op::CheckRewind(source.clone())
-        })?
-        .clone()
-        {
+        match ask(&self.facts.answers.rewind, || Op::CheckRewind(source.clone()))?.clone() {
             RewindCheck::NotNeeded => {
                 self.memory.rewind = Rewind::NotNeeded;
-                let theirs = cluster
-                    .leader_member()
-                    .and_then(|leader| leader.data.timeline);
+                let theirs = cluster.leader_member().and_then(|leader| leader.data.timeline);
                 self.memory.timeline = self.memory.timeline.max(theirs);
                 Ok(None)
             }
             RewindCheck::Unclear(why) => {
-                self.note(
-                    Level::Info,
-                    format!("cannot compare timelines with {}: {why}", source.name),
-                );
+                self.note(Level::Info, format!("cannot compare timelines with {}: {why}", source.name));
                 self.memory.rewind = Rewind::Check;
                 self.wake_after = self.wake_after.min(Duration::from_secs(1));
                 Ok(None)
@@ -185,10 +143,7 @@ impl Tick<'_> {
             Ok(()) => "use_pg_rewind is off".to_owned(),
             Err(why) => why,
         };
-        if self
-            .settings
-            .rewind
-            .remove_data_directory_on_diverged_timelines
+        if self.settings.rewind.remove_data_directory_on_diverged_timelines
             && let Some(source) = self.clone_from(cluster)
         {
             let follow = self.upstream(cluster);
@@ -220,12 +175,7 @@ impl Tick<'_> {
         Verdict::CrashRecovery
     }
 
-    fn after_failed_rewind(
-        &mut self,
-        cluster: &Cluster,
-        at: crate::time::Moment,
-        attempts: u32,
-    ) -> Option<Verdict> {
+    fn after_failed_rewind(&mut self, cluster: &Cluster, at: crate::time::Moment, attempts: u32) -> Option<Verdict> {
         if self.settings.rewind.remove_data_directory_on_rewind_failure
             && let Some(source) = self.clone_from(cluster)
         {

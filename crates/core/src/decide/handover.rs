@@ -22,10 +22,7 @@ enum Due {
 impl Tick<'_> {
     /// How Patroni calls what is asked for, or what is going on.
     pub(super) fn action_name(&self, cluster: &Cluster) -> String {
-        cluster.failover.as_ref().map_or_else(
-            || "failover".to_owned(),
-            |request| action(request).to_string(),
-        )
+        cluster.failover.as_ref().map_or_else(|| "failover".to_owned(), |request| action(request).to_string())
     }
 
     /// The leader carries out, awaits, or removes a request. `None`: nothing to do with it now.
@@ -35,11 +32,7 @@ impl Tick<'_> {
         running: Option<&Running>,
     ) -> Needs<Option<Verdict>> {
         let primary = running.is_some_and(|running| !running.wal.is_standby());
-        let Some(request) = cluster
-            .failover
-            .as_ref()
-            .filter(|_| primary || !self.settings.paused)
-        else {
+        let Some(request) = cluster.failover.as_ref().filter(|_| primary || !self.settings.paused) else {
             self.memory.handover = None;
             return Ok(None);
         };
@@ -55,28 +48,15 @@ impl Tick<'_> {
         }
         let what = action(request);
         let bare = what.to_string().replace("manual ", "");
-        if let Some(leader) = request
-            .leader
-            .as_ref()
-            .filter(|leader| *leader != self.me())
-        {
-            let text = format!(
-                "{what}: leader name does not match: {leader} != {}",
-                self.me()
-            );
+        if let Some(leader) = request.leader.as_ref().filter(|leader| *leader != self.me()) {
+            let text = format!("{what}: leader name does not match: {leader} != {}", self.me());
             self.note(Level::Warning, text);
         } else if request.candidate.as_ref() == Some(self.me()) {
-            self.note(
-                Level::Warning,
-                format!("{what}: I am already the leader, no need to {bare}"),
-            );
+            self.note(Level::Warning, format!("{what}: I am already the leader, no need to {bare}"));
         } else if request.candidate.is_none() && self.settings.paused {
             self.note(
                 Level::Warning,
-                format!(
-                    "{} is possible only to a specific candidate in a paused state",
-                    capitalized(what)
-                ),
+                format!("{} is possible only to a specific candidate in a paused state", capitalized(what)),
             );
         } else {
             return self.hand_over(cluster, request, what);
@@ -84,46 +64,29 @@ impl Tick<'_> {
         self.remove_request(request)
     }
 
-    fn hand_over(
-        &mut self,
-        cluster: &Cluster,
-        request: &FailoverRequest,
-        what: Action,
-    ) -> Needs<Option<Verdict>> {
+    fn hand_over(&mut self, cluster: &Cluster, request: &FailoverRequest, what: Action) -> Needs<Option<Verdict>> {
         let bar = match what {
             Action::Switchover => Bar::Streaming,
             Action::ManualFailover => Bar::WithinMaximumLag,
         };
         if self.failover_possible(cluster, bar, false)? {
             self.memory.handover = Some(Handover {
-                since: self
-                    .memory
-                    .handover
-                    .map_or(self.facts.now.boot, |h| h.since),
+                since: self.memory.handover.map_or(self.facts.now.boot, |h| h.since),
                 stopped_at: None,
             });
             self.demote(DemoteMode::Graceful);
             return Ok(Some(Verdict::Demoting(what)));
         }
         if bar == Bar::Streaming && !self.candidates(cluster, false).is_empty() {
-            let since = self
-                .memory
-                .handover
-                .get_or_insert(Handover {
-                    since: self.facts.now.boot,
-                    stopped_at: None,
-                })
-                .since;
+            let since =
+                self.memory.handover.get_or_insert(Handover { since: self.facts.now.boot, stopped_at: None }).since;
             if self.facts.now.boot.since(since) < self.handover_patience() {
                 self.wake_after = Duration::from_millis(200);
                 return Ok(Some(Verdict::HandoverWaiting(what)));
             }
         }
         let bare = what.to_string().replace("manual ", "");
-        self.note(
-            Level::Warning,
-            format!("{what}: no healthy members found, {bare} is not possible"),
-        );
+        self.note(Level::Warning, format!("{what}: no healthy members found, {bare} is not possible"));
         self.remove_request(request)
     }
 
@@ -144,10 +107,7 @@ impl Tick<'_> {
         let (at, text) = match schedule {
             Schedule::At(at, text) => (*at, text),
             Schedule::Invalid(text) => {
-                self.note(
-                    Level::Warning,
-                    format!("Incorrect value of scheduled_at: {text}"),
-                );
+                self.note(Level::Warning, format!("Incorrect value of scheduled_at: {text}"));
                 return Due::Stale;
             }
         };
@@ -161,19 +121,10 @@ impl Tick<'_> {
             return Due::Now;
         }
         if left > 0 {
-            self.note(
-                Level::Info,
-                format!(
-                    "Awaiting {what} at {text} (in {} seconds)",
-                    (left + 500) / 1000
-                ),
-            );
+            self.note(Level::Info, format!("Awaiting {what} at {text} (in {} seconds)", (left + 500) / 1000));
             return Due::Later(Duration::from_millis(left as u64));
         }
-        self.note(
-            Level::Warning,
-            format!("Found a stale {what} value, cleaning up: {text}"),
-        );
+        self.note(Level::Warning, format!("Found a stale {what} value, cleaning up: {text}"));
         Due::Stale
     }
 
@@ -200,10 +151,7 @@ impl Tick<'_> {
     ) -> Needs<Verdict> {
         let what = cluster.failover.as_ref().map_or(Action::Switchover, action);
         let now = self.facts.now.boot;
-        let handover = self.memory.handover.get_or_insert(Handover {
-            since: now,
-            stopped_at: None,
-        });
+        let handover = self.memory.handover.get_or_insert(Handover { since: now, stopped_at: None });
         let stopped_at = *handover.stopped_at.get_or_insert(now);
         if self.failover_possible(cluster, Bar::Received(checkpoint), false)? {
             self.release(Some(previous))?;
@@ -235,21 +183,13 @@ impl Tick<'_> {
         self.memory.handover = None;
         self.memory.rewind = Rewind::Unknown;
         self.memory.recovering = true;
-        self.start(Job::Start {
-            role: Role::Primary,
-            follow: crate::job::Upstream::None,
-            after_failure: false,
-        });
+        self.start(Job::Start { role: Role::Primary, follow: crate::job::Upstream::None, after_failure: false });
         Ok(Verdict::HandoverAbandoned(what))
     }
 
     /// Stopped for a handover by an earlier tick, with the lease in hand and the job gone.
     pub(super) fn handover_after_job(&mut self, cluster: &Cluster) -> Needs<Option<Verdict>> {
-        if self
-            .memory
-            .handover
-            .is_none_or(|handover| handover.stopped_at.is_none())
-        {
+        if self.memory.handover.is_none_or(|handover| handover.stopped_at.is_none()) {
             return Ok(None);
         }
         let Postmaster::Stopped(Some(control)) = &self.facts.server.postmaster else {
@@ -260,17 +200,12 @@ impl Tick<'_> {
             return Ok(None);
         }
         let checkpoint = control.checkpoint;
-        self.handover_stopped(cluster, checkpoint, checkpoint, true)
-            .map(Some)
+        self.handover_stopped(cluster, checkpoint, checkpoint, true).map(Some)
     }
 }
 
 fn action(request: &FailoverRequest) -> Action {
-    if request.leader.is_some() {
-        Action::Switchover
-    } else {
-        Action::ManualFailover
-    }
+    if request.leader.is_some() { Action::Switchover } else { Action::ManualFailover }
 }
 
 fn capitalized(action: Action) -> &'static str {

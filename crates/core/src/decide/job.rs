@@ -28,10 +28,7 @@ impl Tick<'_> {
             Outcome::Failed(why) | Outcome::Unknown(why) => return self.store_failure(&why),
         }
         if view.job == Job::CrashRecovery && self.crash_recovery_is_too_slow(cluster)? {
-            self.note(
-                Level::Info,
-                "Demoting self because crash recovery is taking too long",
-            );
+            self.note(Level::Info, "Demoting self because crash recovery is taking too long");
             self.demote(DemoteMode::Immediate);
             return Ok(Verdict::CrashRecoveryTimeout);
         }
@@ -43,22 +40,14 @@ impl Tick<'_> {
         let up = matches!(self.facts.server.postmaster, Postmaster::Running(_));
         let memory = &mut self.memory;
         match &view.job {
-            Job::Clone { .. } | Job::Reinitialize { .. } if !up => {
-                memory.state = State::CreatingReplica
-            }
+            Job::Clone { .. } | Job::Reinitialize { .. } if !up => memory.state = State::CreatingReplica,
             Job::Bootstrap => memory.state = bootstrap_state(&view.stage),
             Job::Restart => memory.state = State::Restarting,
             Job::Demote(_) | Job::Shutdown | Job::StopImmediate => {
                 let stopped = matches!(self.facts.server.postmaster, Postmaster::Stopped(_));
-                memory.state = if stopped {
-                    State::Stopped
-                } else {
-                    State::Stopping
-                };
+                memory.state = if stopped { State::Stopped } else { State::Stopping };
             }
-            Job::Promote
-                if memory.role == Role::Replica && matches!(view.stage, Stage::Committed(_)) =>
-            {
+            Job::Promote if memory.role == Role::Replica && matches!(view.stage, Stage::Committed(_)) => {
                 memory.role = Role::Promoted;
             }
             Job::Start { .. } if !up => memory.state = State::Starting,
@@ -74,29 +63,17 @@ impl Tick<'_> {
 
     /// A primary is being stopped: the lease goes to others as soon as that is safe. `None`: not yet.
     fn handed_over(&mut self, cluster: &Cluster, view: &JobView) -> Needs<Option<Verdict>> {
-        let (
-            Job::Demote(mode),
-            Stage::ShutDown {
-                checkpoint,
-                previous,
-                exited,
-            },
-        ) = (&view.job, &view.stage)
-        else {
+        let (Job::Demote(mode), Stage::ShutDown { checkpoint, previous, exited }) = (&view.job, &view.stage) else {
             return Ok(None);
         };
         match mode {
             DemoteMode::Graceful => {
-                let left = self
-                    .memory
-                    .lease_until
-                    .map_or(Duration::ZERO, |until| until.since(self.facts.now.boot));
+                let left = self.memory.lease_until.map_or(Duration::ZERO, |until| until.since(self.facts.now.boot));
                 if left < self.settings.ttl / 2 {
                     let outcome = self.renew()?;
                     self.note_failure("update leader lock", &outcome);
                 }
-                self.handover_stopped(cluster, *checkpoint, *previous, *exited)
-                    .map(Some)
+                self.handover_stopped(cluster, *checkpoint, *previous, *exited).map(Some)
             }
             DemoteMode::Immediate if *exited => {
                 self.release(None)?;
@@ -107,10 +84,7 @@ impl Tick<'_> {
     }
 
     fn crash_recovery_is_too_slow(&mut self, cluster: &Cluster) -> Needs<bool> {
-        let since = self
-            .memory
-            .crash_recovery_since
-            .unwrap_or(self.facts.now.boot);
+        let since = self.memory.crash_recovery_since.unwrap_or(self.facts.now.boot);
         let spent = self.facts.now.boot.since(since);
         if spent < self.settings.primary_start_timeout {
             return Ok(false);
@@ -132,9 +106,7 @@ impl Tick<'_> {
                 self.job = JobOrder::Cancel;
                 Verdict::LostBeforePromote
             }
-            Job::Demote(_) | Job::Shutdown | Job::StopImmediate => {
-                Verdict::JobInProgress(view.title.clone())
-            }
+            Job::Demote(_) | Job::Shutdown | Job::StopImmediate => Verdict::JobInProgress(view.title.clone()),
             Job::Promote
             | Job::Restart
             | Job::Start { .. }
@@ -152,10 +124,7 @@ impl Tick<'_> {
         if !promoting && !self.is_or_may_become_primary() {
             return Verdict::JobInProgress(view.title.clone());
         }
-        self.note(
-            Level::Info,
-            format!("Demoting primary during {}", view.title),
-        );
+        self.note(Level::Info, format!("Demoting primary during {}", view.title));
         self.demote(DemoteMode::ImmediateNolock);
         Verdict::LostDuring(view.title.clone())
     }
@@ -180,22 +149,12 @@ impl Tick<'_> {
             }
             Job::Promote | Job::CrashRecovery | Job::Bootstrap => {}
             Job::Demote(_) | Job::Shutdown | Job::StopImmediate => {
-                memory.state = if done {
-                    State::Stopped
-                } else {
-                    State::StopFailed
-                };
-                if done && memory.started {
-                    self.callbacks.push(Callback::OnStop);
-                }
+                memory.state = if done { State::Stopped } else { State::StopFailed };
             }
             Job::Restart => {
                 if *outcome == JobOutcome::StillStarting {
                     let timeout = memory.starting.and_then(|starting| starting.timeout);
-                    memory.starting = Some(Starting {
-                        since: now,
-                        timeout,
-                    });
+                    memory.starting = Some(Starting { since: now, timeout });
                 }
             }
             Job::Start { role, .. } => {
@@ -206,20 +165,12 @@ impl Tick<'_> {
                 memory.timeline = None;
                 memory.started = done;
                 memory.rewind = Rewind::Unknown;
-                memory.role = if done {
-                    Role::Replica
-                } else {
-                    Role::Uninitialized
-                };
+                memory.role = if done { Role::Replica } else { Role::Uninitialized };
                 memory.creation_failed_at = (!done).then_some(now);
             }
             Job::Rewind { .. } => {
                 memory.rewind_attempts = if done { 0 } else { memory.rewind_attempts + 1 };
-                memory.rewind = if done {
-                    Rewind::Done
-                } else {
-                    Rewind::Failed(now, memory.rewind_attempts)
-                };
+                memory.rewind = if done { Rewind::Done } else { Rewind::Failed(now, memory.rewind_attempts) };
                 memory.timeline = None;
             }
             Job::Follow { .. } => {}
@@ -253,10 +204,7 @@ impl Tick<'_> {
         };
         match (job, outcome) {
             (Job::Promote, JobOutcome::PrePromoteFailed) => {
-                self.note(
-                    Level::Warning,
-                    "Releasing the leader key voluntarily because the pre-promote script failed",
-                );
+                self.note(Level::Warning, "Releasing the leader key voluntarily because the pre-promote script failed");
                 self.memory.promotion_refused_at = Some(self.facts.now.boot);
                 self.memory.role = Role::Replica;
                 self.release(None)?;
@@ -278,17 +226,11 @@ impl Tick<'_> {
 
     fn after_bootstrap(&mut self, cluster: &Cluster) -> Needs<Verdict> {
         match (&self.facts.job, &self.facts.server.postmaster) {
-            (JobFact::Ended(Job::Bootstrap, JobOutcome::Failed(why)), _) => {
-                self.cancel_bootstrap(&why.clone())
-            }
-            (_, Postmaster::Running(running)) if !running.wal.is_standby() => {
-                self.finish_bootstrap(cluster)
-            }
+            (JobFact::Ended(Job::Bootstrap, JobOutcome::Failed(why)), _) => self.cancel_bootstrap(&why.clone()),
+            (_, Postmaster::Running(running)) if !running.wal.is_standby() => self.finish_bootstrap(cluster),
             (_, Postmaster::Running(_) | Postmaster::Starting) => {
                 self.wake_after = Duration::from_secs(1);
-                Ok(Verdict::JobInProgress(
-                    "waiting for end of recovery after bootstrap".to_owned(),
-                ))
+                Ok(Verdict::JobInProgress("waiting for end of recovery after bootstrap".to_owned()))
             }
             (_, Postmaster::Stopped(_) | Postmaster::Stopping | Postmaster::Unreachable(_)) => {
                 self.cancel_bootstrap("PostgreSQL does not run")
@@ -300,9 +242,7 @@ impl Tick<'_> {
 fn bootstrap_state(stage: &Stage) -> State {
     match stage {
         Stage::Committed(text) if text.starts_with("running custom") => State::CustomBootstrap,
-        Stage::Committed(text) if text.starts_with("starting after custom") => {
-            State::BootstrapStarting
-        }
+        Stage::Committed(text) if text.starts_with("starting after custom") => State::BootstrapStarting,
         Stage::Committed(_) | Stage::Revocable | Stage::ShutDown { .. } => State::Initdb,
     }
 }

@@ -12,47 +12,25 @@ use crate::server::{Role, Running};
 use crate::verdict::{Level, Verdict};
 
 impl Tick<'_> {
-    pub(super) fn healthy_cluster(
-        &mut self,
-        cluster: &Cluster,
-        running: &Running,
-    ) -> Needs<Verdict> {
+    pub(super) fn healthy_cluster(&mut self, cluster: &Cluster, running: &Running) -> Needs<Verdict> {
         let owner = cluster.leader_name().cloned();
         self.note(
             Level::Info,
-            format!(
-                "Lock owner: {}; I am {}",
-                owner.as_ref().map_or("None", |n| n.as_str()),
-                self.me()
-            ),
+            format!("Lock owner: {}; I am {}", owner.as_ref().map_or("None", |n| n.as_str()), self.me()),
         );
         if self.has_lock(cluster) {
             return self.leader(cluster, running);
         }
         let me = self.me().clone();
         if self.is_standby_cluster() {
-            return self.follow(
-                cluster,
-                running,
-                Verdict::DemotedStandbyCluster,
-                Verdict::StandbySecondary(me, owner),
-            );
+            return self.follow(cluster, running, Verdict::DemotedStandbyCluster, Verdict::StandbySecondary(me, owner));
         }
-        self.follow(
-            cluster,
-            running,
-            Verdict::DemotedNoLock,
-            Verdict::Secondary(me, owner),
-        )
+        self.follow(cluster, running, Verdict::DemotedNoLock, Verdict::Secondary(me, owner))
     }
 
     fn leader(&mut self, cluster: &Cluster, running: &Running) -> Needs<Verdict> {
         if self.settings.paused && running.wal.is_standby() {
-            if cluster
-                .failover
-                .as_ref()
-                .is_some_and(|r| r.candidate.as_ref() == Some(self.me()))
-            {
+            if cluster.failover.as_ref().is_some_and(|r| r.candidate.as_ref() == Some(self.me())) {
                 return Ok(Verdict::AwaitingPromotion);
             }
             if !self.is_standby_cluster() {
@@ -72,20 +50,13 @@ impl Tick<'_> {
         if self.is_standby_cluster() {
             let verdict = match self.memory.role {
                 Role::StandbyLeader => Verdict::StandbyLeader(me),
-                Role::Uninitialized
-                | Role::Replica
-                | Role::Primary
-                | Role::Promoted
-                | Role::Demoted => Verdict::StandbyLeaderPromoted { acquired: false },
+                Role::Uninitialized | Role::Replica | Role::Primary | Role::Promoted | Role::Demoted => {
+                    Verdict::StandbyLeaderPromoted { acquired: false }
+                }
             };
             return self.lead_standby_cluster(cluster, running, verdict);
         }
-        self.lead(
-            cluster,
-            running,
-            Verdict::Leader(me),
-            Verdict::PromotedByHaving,
-        )
+        self.lead(cluster, running, Verdict::Leader(me), Verdict::PromotedByHaving)
     }
 
     /// The store says for sure that the lease is gone: no time to lose.
@@ -158,16 +129,11 @@ impl Tick<'_> {
         let Some(timeline) = running.timeline else {
             return Ok(());
         };
-        let last = cluster
-            .history
-            .as_ref()
-            .and_then(|history| history.lines.last());
+        let last = cluster.history.as_ref().and_then(|history| history.lines.last());
         let due = if timeline == Timeline(1) {
             last.is_some()
         } else {
-            last.is_none_or(|line| {
-                line.timeline().map(|t| t.0 + 1) != Some(timeline.0) || line.0.len() != 5
-            })
+            last.is_none_or(|line| line.timeline().map(|t| t.0 + 1) != Some(timeline.0) || line.0.len() != 5)
         };
         if due {
             let outcome = ask(&self.facts.answers.history, || Op::WriteHistory)?.clone();

@@ -88,11 +88,7 @@ impl<'a> Tick<'a> {
             Ok(cluster) => Arc::clone(cluster),
             Err(why) => {
                 let why = why.clone();
-                return if self.facts.shutdown {
-                    self.shutdown(None)
-                } else {
-                    self.store_failure(&why)
-                };
+                return if self.facts.shutdown { self.shutdown(None) } else { self.store_failure(&why) };
             }
         };
         self.remember(&cluster);
@@ -131,10 +127,7 @@ impl<'a> Tick<'a> {
     fn running(&mut self, cluster: &Cluster, running: &Running) -> Needs<Verdict> {
         self.seen_running(running);
         let verdict = if cluster.is_unlocked() {
-            self.note(
-                Level::Info,
-                format!("Lock owner: None; I am {}", self.settings.name),
-            );
+            self.note(Level::Info, format!("Lock owner: None; I am {}", self.settings.name));
             self.race(cluster, running)?
         } else {
             self.healthy_cluster(cluster, running)?
@@ -155,10 +148,7 @@ impl<'a> Tick<'a> {
     fn remember(&mut self, cluster: &Cluster) {
         if !cluster.is_unlocked() || self.memory.known_members.is_empty() {
             self.memory.known_members = cluster.members.clone();
-            self.memory.last_leader = cluster
-                .leader_name()
-                .cloned()
-                .or(self.memory.last_leader.take());
+            self.memory.last_leader = cluster.leader_name().cloned().or(self.memory.last_leader.take());
         }
         if !self.has_lock(cluster) {
             self.memory.lease_until = None;
@@ -227,10 +217,7 @@ impl<'a> Tick<'a> {
         }
         self.memory.started = true;
         self.callbacks.push(Callback::OnStart);
-        if running.wal.is_standby()
-            && self.job == JobOrder::Keep
-            && self.memory.rewind == Rewind::Unknown
-        {
+        if running.wal.is_standby() && self.job == JobOrder::Keep && self.memory.rewind == Rewind::Unknown {
             self.memory.rewind = Rewind::Check;
             self.wake_after = Duration::ZERO;
         }
@@ -275,24 +262,17 @@ impl<'a> Tick<'a> {
     }
 
     fn note(&mut self, level: Level, text: impl Into<String>) {
-        self.notes.push(Note {
-            level,
-            text: text.into(),
-        });
+        self.notes.push(Note { level, text: text.into() });
     }
 
     fn note_failure<T>(&mut self, what: &str, outcome: &Outcome<T>) {
         match outcome {
             Outcome::Done(_) => {}
-            Outcome::Refused => self.note(
-                Level::Info,
-                format!("did not {what}: somebody else changed it"),
-            ),
+            Outcome::Refused => self.note(Level::Info, format!("did not {what}: somebody else changed it")),
             Outcome::Failed(why) => self.note(Level::Warning, format!("failed to {what}: {why}")),
-            Outcome::Unknown(why) => self.note(
-                Level::Warning,
-                format!("it is not known whether this node did {what}: {why}"),
-            ),
+            Outcome::Unknown(why) => {
+                self.note(Level::Warning, format!("it is not known whether this node did {what}: {why}"))
+            }
         }
     }
 
@@ -360,23 +340,16 @@ impl<'a> Tick<'a> {
         if tags.nostream() {
             return Upstream::None;
         }
-        if self.is_standby_cluster()
-            && (self.has_lock(cluster) || cluster.is_unlocked() && !self.settings.paused)
-        {
+        if self.is_standby_cluster() && (self.has_lock(cluster) || cluster.is_unlocked() && !self.settings.paused) {
             return Upstream::Remote;
         }
         let wanted = tags.replicatefrom().filter(|name| name != self.me());
         let member = match &wanted {
             // A member that is gone is replaced by the leader, as in Patroni.
-            Some(name) => cluster
-                .members
-                .get(name)
-                .or_else(|| cluster.leader_member()),
+            Some(name) => cluster.members.get(name).or_else(|| cluster.leader_member()),
             None => cluster.leader_member(),
         };
-        member
-            .and_then(|member| self.upstream_member(member))
-            .map_or(Upstream::None, Upstream::Member)
+        member.and_then(|member| self.upstream_member(member)).map_or(Upstream::None, Upstream::Member)
     }
 
     fn upstream_member(&self, member: &Member) -> Option<UpstreamMember> {
@@ -400,20 +373,11 @@ fn ask<T>(slot: &Option<T>, op: impl FnOnce() -> Op) -> Needs<&T> {
 pub fn title(job: &Job) -> String {
     match job {
         Job::Bootstrap => "bootstrap".to_owned(),
-        Job::Clone {
-            source: Some(source),
-            ..
-        } => format!("bootstrap {}", clone_source(source)),
+        Job::Clone { source: Some(source), .. } => format!("bootstrap {}", clone_source(source)),
         Job::Clone { source: None, .. } => "bootstrap (without leader)".to_owned(),
         Job::Reinitialize { .. } => "reinitialize".to_owned(),
-        Job::Start {
-            role: Role::Primary,
-            ..
-        } => "starting primary after failure".to_owned(),
-        Job::Start {
-            after_failure: true,
-            ..
-        } => "restarting after failure".to_owned(),
+        Job::Start { role: Role::Primary, .. } => "starting primary after failure".to_owned(),
+        Job::Start { after_failure: true, .. } => "restarting after failure".to_owned(),
         Job::Start { .. } => "starting after demotion".to_owned(),
         Job::Restart => "restart".to_owned(),
         Job::Follow { .. } => "changing primary_conninfo and restarting".to_owned(),
@@ -427,13 +391,5 @@ pub fn title(job: &Job) -> String {
 }
 
 fn clone_source(source: &crate::job::CloneSource) -> String {
-    format!(
-        "from {} '{}'",
-        if source.is_leader {
-            "leader"
-        } else {
-            "replica"
-        },
-        source.name
-    )
+    format!("from {} '{}'", if source.is_leader { "leader" } else { "replica" }, source.name)
 }

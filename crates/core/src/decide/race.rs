@@ -33,12 +33,7 @@ impl Tick<'_> {
             Outcome::Done(()) => self.won(cluster, running),
             Outcome::Refused => {
                 self.wake_after = std::time::Duration::ZERO;
-                self.follow(
-                    cluster,
-                    running,
-                    Verdict::DemotedLostRace,
-                    Verdict::FollowingLostRace,
-                )
+                self.follow(cluster, running, Verdict::DemotedLostRace, Verdict::FollowingLostRace)
             }
             Outcome::Failed(why) | Outcome::Unknown(why) => self.store_failure(&why),
         }
@@ -46,43 +41,20 @@ impl Tick<'_> {
 
     fn won(&mut self, cluster: &Cluster, running: &Running) -> Needs<Verdict> {
         if let Some(request) = &cluster.failover {
-            let handed_on =
-                self.settings.paused && request.leader.is_some() && request.candidate.is_some();
-            let rest = handed_on.then(|| FailoverRequest {
-                leader: None,
-                ..request.clone()
-            });
+            let handed_on = self.settings.paused && request.leader.is_some() && request.candidate.is_some();
+            let rest = handed_on.then(|| FailoverRequest { leader: None, ..request.clone() });
             let what = if handed_on { "Updating" } else { "Cleaning up" };
-            self.note(
-                Level::Info,
-                format!("{what} failover key after acquiring leader lock..."),
-            );
+            self.note(Level::Info, format!("{what} failover key after acquiring leader lock..."));
             self.write_failover(request, rest)?;
         }
         if self.is_standby_cluster() {
-            return self.lead_standby_cluster(
-                cluster,
-                running,
-                Verdict::StandbyLeaderPromoted { acquired: true },
-            );
+            return self.lead_standby_cluster(cluster, running, Verdict::StandbyLeaderPromoted { acquired: true });
         }
-        self.lead(
-            cluster,
-            running,
-            Verdict::AcquiredLock,
-            Verdict::PromotedByAcquiring,
-        )
+        self.lead(cluster, running, Verdict::AcquiredLock, Verdict::PromotedByAcquiring)
     }
 
-    pub(super) fn write_failover(
-        &mut self,
-        old: &FailoverRequest,
-        new: Option<FailoverRequest>,
-    ) -> Needs<()> {
-        let outcome = super::ask(&self.facts.answers.failover, || {
-            Op::WriteFailover(old.version, new)
-        })?
-        .clone();
+    pub(super) fn write_failover(&mut self, old: &FailoverRequest, new: Option<FailoverRequest>) -> Needs<()> {
+        let outcome = super::ask(&self.facts.answers.failover, || Op::WriteFailover(old.version, new))?.clone();
         self.note_failure("update the failover key", &outcome);
         Ok(())
     }
@@ -91,27 +63,14 @@ impl Tick<'_> {
         let nofailover = self.settings.tags.nofailover();
         // The winner of a manual failover need not be ahead of everybody, and a node that may not run can be ahead of
         // every node that may.
-        let manual = cluster
-            .failover
-            .as_ref()
-            .is_some_and(|request| request.candidate.is_some());
+        let manual = cluster.failover.as_ref().is_some_and(|request| request.candidate.is_some());
         if (manual || nofailover && !self.settings.paused) && self.memory.rewind != Rewind::Needed {
             self.memory.rewind = Rewind::Check;
         }
         if nofailover {
-            return self.follow(
-                cluster,
-                running,
-                Verdict::DemotedNotAllowed,
-                Verdict::FollowingNotAllowed,
-            );
+            return self.follow(cluster, running, Verdict::DemotedNotAllowed, Verdict::FollowingNotAllowed);
         }
-        self.follow(
-            cluster,
-            running,
-            Verdict::DemotedNotHealthiest,
-            Verdict::FollowingNotHealthiest,
-        )
+        self.follow(cluster, running, Verdict::DemotedNotHealthiest, Verdict::FollowingNotHealthiest)
     }
 
     fn claim(&mut self, cluster: &Cluster, running: &Running) -> Needs<Claim> {
@@ -145,9 +104,7 @@ impl Tick<'_> {
             if switchover && self.sync_is_active(cluster) && !self.sync_names_me(cluster) {
                 return Ok(Claim::Defer);
             }
-            return Ok(self
-                .claim_by_request(cluster, running, request)?
-                .unwrap_or(Claim::Defer));
+            return Ok(self.claim_by_request(cluster, running, request)?.unwrap_or(Claim::Defer));
         }
         if self.facts.watchdog.required && !self.facts.watchdog.healthy {
             self.note(Level::Warning, "Watchdog device is not usable");
@@ -168,10 +125,7 @@ impl Tick<'_> {
         let mine = running.timeline.unwrap_or(Timeline(0));
         let known = cluster.timeline();
         if mine < known {
-            self.note(
-                Level::Warning,
-                format!("My timeline {mine} is behind last known cluster timeline {known}"),
-            );
+            self.note(Level::Warning, format!("My timeline {mine} is behind last known cluster timeline {known}"));
             return Claim::Defer;
         }
         Claim::Best
@@ -187,9 +141,7 @@ impl Tick<'_> {
                 return Ok(Claim::Defer);
             }
             for (name, api_url) in failsafe {
-                members
-                    .entry(name.clone())
-                    .or_insert_with(|| member_at(name, api_url));
+                members.entry(name.clone()).or_insert_with(|| member_at(name, api_url));
             }
         }
         members.extend(cluster.members.clone());
@@ -198,9 +150,8 @@ impl Tick<'_> {
             if !quorum && !self.sync_names_me(cluster) {
                 return Ok(Claim::Defer);
             }
-            members.retain(|name, _| {
-                cluster.sync.standbys.contains(name) || cluster.sync.leader.as_ref() == Some(name)
-            });
+            members
+                .retain(|name, _| cluster.sync.standbys.contains(name) || cluster.sync.leader.as_ref() == Some(name));
         }
         let former = self.memory.last_leader.clone();
         self.healthiest(cluster, running, members.values().collect(), true, former)
@@ -222,8 +173,7 @@ impl Tick<'_> {
             if self.settings.paused {
                 return self.drop_request_of_gone_candidate(cluster, running, request);
             }
-            if self.settings.synchronous.mode == SynchronousMode::On && !self.sync_names_me(cluster)
-            {
+            if self.settings.synchronous.mode == SynchronousMode::On && !self.sync_names_me(cluster) {
                 return Ok(Some(Claim::Defer));
             }
             if let Some(member) = cluster.members.get(candidate) {
@@ -233,16 +183,10 @@ impl Tick<'_> {
                     Some(Peer::Unreachable(_)) | None => Some("not reachable"),
                 };
                 let Some(why) = why else {
-                    self.note(
-                        Level::Info,
-                        format!("{action}: to {candidate}, i am {}", self.me()),
-                    );
+                    self.note(Level::Info, format!("{action}: to {candidate}, i am {}", self.me()));
                     return Ok(Some(Claim::Defer));
                 };
-                self.note(
-                    Level::Warning,
-                    format!("{action}: member {candidate} is {why}"),
-                );
+                self.note(Level::Warning, format!("{action}: member {candidate} is {why}"));
             }
             candidate_unfit = true;
         } else if self.settings.paused {
@@ -260,8 +204,7 @@ impl Tick<'_> {
             .filter(|m| Some(&m.name) != request.leader.as_ref())
             .filter(|m| !self.sync_is_active(cluster) || cluster.sync.standbys.contains(&m.name))
             .collect();
-        self.healthiest(cluster, running, members, false, None)
-            .map(Some)
+        self.healthiest(cluster, running, members, false, None).map(Some)
     }
 
     fn failover_possible_among_all(
@@ -282,18 +225,12 @@ impl Tick<'_> {
         running: &Running,
         request: &FailoverRequest,
     ) -> Needs<Option<Claim>> {
-        let gone = request
-            .candidate
-            .as_ref()
-            .is_some_and(|name| !cluster.members.contains_key(name));
+        let gone = request.candidate.as_ref().is_some_and(|name| !cluster.members.contains_key(name));
         if !gone || running.wal.is_standby() {
             return Ok(Some(Claim::Defer));
         }
         let action = self.action_name(cluster);
-        self.note(
-            Level::Warning,
-            format!("{action}: removing failover key because failover candidate is not running"),
-        );
+        self.note(Level::Warning, format!("{action}: removing failover key because failover candidate is not running"));
         self.write_failover(request, None)?;
         Ok(None)
     }
@@ -308,47 +245,27 @@ impl Tick<'_> {
         former_leader: Option<MemberName>,
     ) -> Needs<Claim> {
         if check_lag && self.is_lagging(cluster, running.wal.position()) {
-            self.note(
-                Level::Info,
-                "My wal position exceeds maximum replication lag",
-            );
+            self.note(Level::Info, "My wal position exceeds maximum replication lag");
             return Ok(Claim::Defer);
         }
-        if !self.is_standby_cluster()
-            && self.settings.check_timeline
-            && !self.timeline_is_current(cluster)
-        {
+        if !self.is_standby_cluster() && self.settings.check_timeline && !self.timeline_is_current(cluster) {
             return Ok(Claim::Defer);
         }
         let quorum = self.quorum_is_active(cluster);
         let votes_of = |name: &MemberName| quorum && cluster.sync.standbys.contains(name);
-        let asked: Vec<&Member> = members
-            .iter()
-            .copied()
-            .filter(|m| !m.data.tags.nofailover() || votes_of(&m.name))
-            .collect();
+        let asked: Vec<&Member> =
+            members.iter().copied().filter(|m| !m.data.tags.nofailover() || votes_of(&m.name)).collect();
         // The round has to be the same whichever rule asks first in this tick.
         let peers = match &self.facts.answers.peers {
             Some(peers) => peers.clone(),
             None => self.ask_peers(asked.iter().copied())?.clone(),
         };
-        let former = if self.sync_is_active(cluster) {
-            cluster.sync.leader.clone()
-        } else {
-            former_leader
-        };
+        let former = if self.sync_is_active(cluster) { cluster.sync.leader.clone() } else { former_leader };
         let mut tally = Tally { votes: 0, ahead: 0 };
         for member in asked {
             if let Some(Peer::Status(status)) = peers.get(&member.name)
                 && limitation(status).is_none()
-                && !self.stand_comparison(
-                    cluster,
-                    running,
-                    member,
-                    status,
-                    former.as_ref(),
-                    &mut tally,
-                )
+                && !self.stand_comparison(cluster, running, member, status, former.as_ref(), &mut tally)
             {
                 return Ok(Claim::Defer);
             }
@@ -369,10 +286,7 @@ impl Tick<'_> {
             return false;
         };
         if mine < known {
-            self.note(
-                Level::Info,
-                format!("My timeline {mine} is behind last known cluster timeline {known}"),
-            );
+            self.note(Level::Info, format!("My timeline {mine} is behind last known cluster timeline {known}"));
         }
         mine >= known
     }
@@ -394,13 +308,9 @@ impl Tick<'_> {
         }
         if mine < theirs {
             tally.ahead += 1;
-            self.note(
-                Level::Info,
-                format!("Wal position of {name} is ahead of my wal position"),
-            );
+            self.note(Level::Info, format!("Wal position of {name} is ahead of my wal position"));
             // The former leader of a synchronous cluster may be ahead by what was never acknowledged.
-            let former_sync_leader =
-                self.sync_is_active(cluster) && cluster.sync.leader.as_ref() == Some(name);
+            let former_sync_leader = self.sync_is_active(cluster) && cluster.sync.leader.as_ref() == Some(name);
             if former_sync_leader {
                 self.note(Level::Info, "Ignoring the former leader being ahead of us");
             }
@@ -410,10 +320,7 @@ impl Tick<'_> {
             return true;
         }
         let votes = self.quorum_is_active(cluster) && cluster.sync.standbys.contains(name);
-        let (my_priority, priority) = (
-            self.settings.tags.failover_priority(),
-            status.tags.failover_priority(),
-        );
+        let (my_priority, priority) = (self.settings.tags.failover_priority(), status.tags.failover_priority());
         if mine == theirs && my_priority < priority {
             if former == Some(name) {
                 self.note(
@@ -452,9 +359,6 @@ fn member_at(name: &MemberName, api_url: &str) -> Member {
         name: name.clone(),
         version: crate::cluster::Version(0),
         session: None,
-        data: crate::cluster::MemberData {
-            api_url: Some(api_url.to_owned()),
-            ..Default::default()
-        },
+        data: crate::cluster::MemberData { api_url: Some(api_url.to_owned()), ..Default::default() },
     }
 }

@@ -16,11 +16,7 @@ use crate::verdict::{Level, Verdict};
 const STEP_BACK: Duration = Duration::from_secs(2);
 
 impl Tick<'_> {
-    pub(super) fn recover(
-        &mut self,
-        cluster: &Cluster,
-        control: Option<&ControlData>,
-    ) -> Needs<Verdict> {
+    pub(super) fn recover(&mut self, cluster: &Cluster, control: Option<&ControlData>) -> Needs<Verdict> {
         if self.settings.paused
             && let Some(verdict) = self.not_running_in_pause(cluster)?
         {
@@ -35,10 +31,7 @@ impl Tick<'_> {
             self.wake_after = left;
             return Ok(Verdict::AwaitingNewLeader);
         }
-        if matches!(
-            self.memory.state,
-            State::Running | State::Starting | State::Restarting
-        ) {
+        if matches!(self.memory.state, State::Running | State::Starting | State::Restarting) {
             self.memory.state = State::Crashed;
         }
         if self.has_lock(cluster)
@@ -66,20 +59,13 @@ impl Tick<'_> {
     }
 
     fn step_back(&self, cluster: &Cluster) -> Option<Duration> {
-        let since = self
-            .memory
-            .stepped_down_at
-            .filter(|_| cluster.is_unlocked())?;
+        let since = self.memory.stepped_down_at.filter(|_| cluster.is_unlocked())?;
         let passed = self.facts.now.boot.since(since);
         (passed < STEP_BACK).then(|| STEP_BACK - passed)
     }
 
     /// A leader whose PostgreSQL died: start it again, or make way. `None`: it cannot go on as primary.
-    fn recover_leader(
-        &mut self,
-        cluster: &Cluster,
-        control: Option<&ControlData>,
-    ) -> Needs<Option<Verdict>> {
+    fn recover_leader(&mut self, cluster: &Cluster, control: Option<&ControlData>) -> Needs<Option<Verdict>> {
         match self.renew()? {
             Outcome::Done(()) => {}
             Outcome::Refused => return Ok(None),
@@ -87,8 +73,7 @@ impl Tick<'_> {
                 return self.store_failure(&why).map(Some);
             }
         }
-        let crashed_primary =
-            self.memory.state == State::Crashed && self.memory.role == Role::Primary;
+        let crashed_primary = self.memory.state == State::Crashed && self.memory.role == Role::Primary;
         if self.settings.primary_start_timeout.is_zero()
             && self.failover_possible(cluster, Bar::WithinMaximumLag, false)?
         {
@@ -112,11 +97,7 @@ impl Tick<'_> {
         });
         if crashed_primary && was_primary && !self.is_standby_cluster() {
             self.memory.recovering = true;
-            self.start(Job::Start {
-                role: Role::Primary,
-                follow: Upstream::None,
-                after_failure: true,
-            });
+            self.start(Job::Start { role: Role::Primary, follow: Upstream::None, after_failure: true });
             return Ok(Some(Verdict::StartingPrimary));
         }
         Ok(None)
@@ -124,11 +105,7 @@ impl Tick<'_> {
 
     /// A primary that died, or was killed while it stopped, is recovered first: pg_rewind and an election need to know
     /// where its WAL ends.
-    fn crash_recovery(
-        &mut self,
-        cluster: &Cluster,
-        control: Option<&ControlData>,
-    ) -> Option<Verdict> {
+    fn crash_recovery(&mut self, cluster: &Cluster, control: Option<&ControlData>) -> Option<Verdict> {
         let control = control?;
         let unclean = matches!(
             control.state,
@@ -146,8 +123,7 @@ impl Tick<'_> {
             return None;
         }
         let worth_it = cluster.is_unlocked() || self.settings.rewind.use_pg_rewind;
-        (worth_it && self.memory.crash_recovery_since.is_none())
-            .then(|| self.start_crash_recovery())
+        (worth_it && self.memory.crash_recovery_since.is_none()).then(|| self.start_crash_recovery())
     }
 
     fn start_as_standby(&mut self, cluster: &Cluster) -> Needs<Verdict> {
@@ -165,32 +141,17 @@ impl Tick<'_> {
             if let Some(verdict) = self.wait_for_comparison(cluster) {
                 return Ok(verdict);
             }
-            match (
-                leader_here,
-                self.is_standby_cluster() && cluster.is_unlocked(),
-            ) {
+            match (leader_here, self.is_standby_cluster() && cluster.is_unlocked()) {
                 (true, _) => Verdict::StartingStandbyLeader,
                 (false, true) => Verdict::StartingRemote,
                 (false, false) => Verdict::StartingSecondary,
             }
         };
-        let role = if leader_here && self.is_standby_cluster() {
-            Role::StandbyLeader
-        } else {
-            Role::Replica
-        };
-        let follow = if verdict == Verdict::StartingReadonly {
-            Upstream::None
-        } else {
-            self.upstream(cluster)
-        };
+        let role = if leader_here && self.is_standby_cluster() { Role::StandbyLeader } else { Role::Replica };
+        let follow = if verdict == Verdict::StartingReadonly { Upstream::None } else { self.upstream(cluster) };
         self.memory.recovering = true;
         self.memory.comparison_awaited_since = None;
-        self.start(Job::Start {
-            role,
-            follow,
-            after_failure: true,
-        });
+        self.start(Job::Start { role, follow, after_failure: true });
         Ok(verdict)
     }
 
@@ -198,10 +159,7 @@ impl Tick<'_> {
     /// to be stopped again for pg_rewind.
     fn wait_for_comparison(&mut self, cluster: &Cluster) -> Option<Verdict> {
         let leader = cluster.leader_name()?;
-        if self.memory.rewind != Rewind::Check
-            || !self.settings.rewind.use_pg_rewind
-            || self.is_standby_cluster()
-        {
+        if self.memory.rewind != Rewind::Check || !self.settings.rewind.use_pg_rewind || self.is_standby_cluster() {
             return None;
         }
         let now = self.facts.now.boot;

@@ -29,8 +29,7 @@ impl Tick<'_> {
                     None => Answer::NotFound("no restarts are scheduled".to_owned()),
                 }),
                 Request::Reinitialize { force, from_leader } => {
-                    let (answer, begun) =
-                        self.reinitialize_requested(cluster, *force, *from_leader);
+                    let (answer, begun) = self.reinitialize_requested(cluster, *force, *from_leader);
                     verdict = begun.or(verdict);
                     Some(answer)
                 }
@@ -61,22 +60,11 @@ impl Tick<'_> {
             return (None, None);
         }
         if let Err(why) = self.restart_matches(conditions) {
-            self.note(
-                Level::Info,
-                format!("not proceeding with the restart: {why}"),
-            );
-            return (
-                Some(Answer::Refused(
-                    "restart conditions are not satisfied".to_owned(),
-                )),
-                None,
-            );
+            self.note(Level::Info, format!("not proceeding with the restart: {why}"));
+            return (Some(Answer::Refused("restart conditions are not satisfied".to_owned())), None);
         }
         if let Some(busy) = self.busy_with() {
-            return (
-                Some(Answer::Refused(format!("{busy} already in progress"))),
-                None,
-            );
+            return (Some(Answer::Refused(format!("{busy} already in progress"))), None);
         }
         self.memory.answering = Some(id);
         (None, Some(self.begin_restart(conditions)))
@@ -84,10 +72,7 @@ impl Tick<'_> {
 
     fn begin_restart(&mut self, conditions: &RestartConditions) -> Verdict {
         let timeout = conditions.timeout.map(Duration::from_secs);
-        self.memory.starting = Some(Starting {
-            since: self.facts.now.boot,
-            timeout,
-        });
+        self.memory.starting = Some(Starting { since: self.facts.now.boot, timeout });
         self.memory.recovering = true;
         self.start(Job::Restart);
         self.wake_after = Duration::ZERO;
@@ -97,27 +82,15 @@ impl Tick<'_> {
     fn restart_matches(&self, conditions: &RestartConditions) -> Result<(), &'static str> {
         let running = match &self.facts.server.postmaster {
             Postmaster::Running(running) => Some(running),
-            Postmaster::Starting
-            | Postmaster::Stopping
-            | Postmaster::Stopped(_)
-            | Postmaster::Unreachable(_) => None,
+            Postmaster::Starting | Postmaster::Stopping | Postmaster::Stopped(_) | Postmaster::Unreachable(_) => None,
         };
-        if conditions
-            .role
-            .as_ref()
-            .is_some_and(|role| *role != self.memory.role.to_string())
-        {
+        if conditions.role.as_ref().is_some_and(|role| *role != self.memory.role.to_string()) {
             return Err("host role mismatch");
         }
-        if conditions
-            .older_than
-            .is_some_and(|version| running.is_some_and(|r| r.server_version >= version))
-        {
+        if conditions.older_than.is_some_and(|version| running.is_some_and(|r| r.server_version >= version)) {
             return Err("postgres version mismatch");
         }
-        if conditions.only_pending
-            && running.is_none_or(|running| running.pending_restart.is_empty())
-        {
+        if conditions.only_pending && running.is_none_or(|running| running.pending_restart.is_empty()) {
             return Err("pending restart flag is not set");
         }
         Ok(())
@@ -129,15 +102,9 @@ impl Tick<'_> {
         }
         let postmaster_start_time = match &self.facts.server.postmaster {
             Postmaster::Running(running) => Some(running.start_time.clone()),
-            Postmaster::Starting
-            | Postmaster::Stopping
-            | Postmaster::Stopped(_)
-            | Postmaster::Unreachable(_) => None,
+            Postmaster::Starting | Postmaster::Stopping | Postmaster::Stopped(_) | Postmaster::Unreachable(_) => None,
         };
-        self.memory.scheduled_restart = Some(ScheduledRestart {
-            postmaster_start_time,
-            ..restart.clone()
-        });
+        self.memory.scheduled_restart = Some(ScheduledRestart { postmaster_start_time, ..restart.clone() });
         self.wake_after = Duration::ZERO;
         Answer::Scheduled("Restart scheduled".to_owned())
     }
@@ -145,11 +112,7 @@ impl Tick<'_> {
     /// The scheduled restart, when its time has come.
     pub(super) fn scheduled_restart(&mut self, running: &Running) -> Option<Verdict> {
         let restart = self.memory.scheduled_restart.clone()?;
-        if restart
-            .postmaster_start_time
-            .as_ref()
-            .is_some_and(|start| *start != running.start_time)
-        {
+        if restart.postmaster_start_time.as_ref().is_some_and(|start| *start != running.start_time) {
             let text = format!(
                 "Cancelling scheduled restart: postgres restart has already happened at {}",
                 running.start_time
@@ -164,14 +127,8 @@ impl Tick<'_> {
             return None;
         }
         if let Err(why) = self.restart_matches(&restart.conditions) {
-            self.note(
-                Level::Info,
-                format!("not proceeding with the restart: {why}"),
-            );
-            self.note(
-                Level::Warning,
-                "Scheduled restart: restart conditions are not satisfied",
-            );
+            self.note(Level::Info, format!("not proceeding with the restart: {why}"));
+            self.note(Level::Warning, "Scheduled restart: restart conditions are not satisfied");
             return None;
         }
         Some(self.begin_restart(&restart.conditions))
@@ -210,9 +167,6 @@ impl Tick<'_> {
         let follow = self.upstream(cluster);
         self.start(Job::Reinitialize { source, follow });
         self.wake_after = Duration::ZERO;
-        (
-            Answer::Done("reinitialize started".to_owned()),
-            Some(Verdict::Reinitializing),
-        )
+        (Answer::Done("reinitialize started".to_owned()), Some(Verdict::Reinitializing))
     }
 }

@@ -17,10 +17,7 @@ impl Tick<'_> {
     pub(super) fn shutdown(&mut self, cluster: Option<&Cluster>) -> Needs<Verdict> {
         self.disable_watchdog = true;
         if self.settings.paused {
-            self.note(
-                Level::Info,
-                "Leader key is not deleted and Postgresql is not stopped due paused state",
-            );
+            self.note(Level::Info, "Leader key is not deleted and Postgresql is not stopped due paused state");
             self.exit = Some(Exit::Clean);
             return Ok(Verdict::ShutDown);
         }
@@ -35,10 +32,7 @@ impl Tick<'_> {
                 Ok(Verdict::ShuttingDown)
             }
             JobFact::Ended(Job::Shutdown, JobOutcome::Failed(_)) => {
-                self.note(
-                    Level::Error,
-                    "PostgreSQL shutdown failed, leader key not removed.",
-                );
+                self.note(Level::Error, "PostgreSQL shutdown failed, leader key not removed.");
                 self.exit = Some(Exit::Fatal);
                 Ok(Verdict::ShutDown)
             }
@@ -50,17 +44,9 @@ impl Tick<'_> {
         let Some(cluster) = cluster.filter(|cluster| self.has_lock(cluster)) else {
             return Ok(Verdict::ShuttingDown);
         };
-        let Stage::ShutDown {
-            checkpoint,
-            previous,
-            exited,
-        } = stage
-        else {
+        let Stage::ShutDown { checkpoint, previous, exited } = stage else {
             if let Outcome::Failed(why) | Outcome::Unknown(why) = self.renew()? {
-                self.note(
-                    Level::Warning,
-                    format!("failed to update leader lock: {why}"),
-                );
+                self.note(Level::Warning, format!("failed to update leader lock: {why}"));
             }
             return Ok(Verdict::ShuttingDown);
         };

@@ -15,10 +15,7 @@ impl Tick<'_> {
     pub(super) fn starting(&mut self, cluster: &Cluster) -> Needs<Verdict> {
         let now = self.facts.now.boot;
         self.memory.state = State::Starting;
-        let starting = *self.memory.starting.get_or_insert(Starting {
-            since: now,
-            timeout: None,
-        });
+        let starting = *self.memory.starting.get_or_insert(Starting { since: now, timeout: None });
         self.wake_after = self.settings.loop_wait.min(Duration::from_millis(500));
         if !self.has_lock(cluster) {
             return self.starting_without_lock(cluster);
@@ -33,9 +30,7 @@ impl Tick<'_> {
             }
             Outcome::Failed(why) | Outcome::Unknown(why) => return self.store_failure(&why),
         }
-        let limit = starting
-            .timeout
-            .unwrap_or(self.settings.primary_start_timeout);
+        let limit = starting.timeout.unwrap_or(self.settings.primary_start_timeout);
         let left = limit.saturating_sub(now.since(starting.since));
         if self.settings.paused || !left.is_zero() {
             if let Some(verdict) = self.handover_from_leader(cluster, None)? {
@@ -46,10 +41,7 @@ impl Tick<'_> {
         if !self.failover_possible(cluster, Bar::WithinMaximumLag, false)? {
             return Ok(Verdict::StartTimedOutAlone);
         }
-        self.note(
-            Level::Info,
-            "Demoting self because primary startup is taking too long",
-        );
+        self.note(Level::Info, "Demoting self because primary startup is taking too long");
         self.demote(DemoteMode::Immediate);
         Ok(Verdict::StartTimedOut)
     }
@@ -69,10 +61,7 @@ impl Tick<'_> {
                 return Ok(verdict);
             }
         }
-        Ok(Verdict::Secondary(
-            self.me().clone(),
-            cluster.leader_name().cloned(),
-        ))
+        Ok(Verdict::Secondary(self.me().clone(), cluster.leader_name().cloned()))
     }
 
     /// Somebody stops PostgreSQL behind our back.

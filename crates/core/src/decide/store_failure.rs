@@ -18,18 +18,12 @@ impl Tick<'_> {
             return Ok(Verdict::StoreFailed);
         }
         if let JobFact::Running(view) = &self.facts.job
-            && matches!(
-                view.job,
-                Job::Demote(_) | Job::Shutdown | Job::StopImmediate | Job::Bootstrap
-            )
+            && matches!(view.job, Job::Demote(_) | Job::Shutdown | Job::StopImmediate | Job::Bootstrap)
         {
             return Ok(Verdict::StoreFailed);
         }
         self.memory.lease_until = None;
-        self.note(
-            Level::Info,
-            "demoting self because DCS is not accessible and I was a leader",
-        );
+        self.note(Level::Info, "demoting self because DCS is not accessible and I was a leader");
         self.demote(DemoteMode::Offline);
         self.wake_after = Duration::from_secs(1);
         Ok(Verdict::DemotedStoreFailed)
@@ -38,15 +32,7 @@ impl Tick<'_> {
     /// PostgreSQL accepts writes, or is on its way there.
     pub(super) fn is_or_may_become_primary(&self) -> bool {
         if let JobFact::Running(view) = &self.facts.job
-            && matches!(
-                view.job,
-                Job::Promote
-                    | Job::Restart
-                    | Job::Start {
-                        role: Role::Primary,
-                        ..
-                    }
-            )
+            && matches!(view.job, Job::Promote | Job::Restart | Job::Start { role: Role::Primary, .. })
         {
             return matches!(self.memory.role, Role::Primary | Role::Promoted);
         }
