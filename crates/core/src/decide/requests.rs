@@ -17,6 +17,9 @@ impl Tick<'_> {
     pub(super) fn requests(&mut self, cluster: &Cluster) -> Option<Verdict> {
         let mut verdict = None;
         for (id, request) in &self.facts.requests {
+            if self.replies.contains_key(id) {
+                continue; // Answered by the end of its job, in this tick.
+            }
             let answer = match request {
                 Request::Restart(conditions) => {
                     let (answer, begun) = self.restart_requested(*id, conditions);
