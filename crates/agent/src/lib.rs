@@ -2,5 +2,6 @@
 
 pub mod api;
 pub mod driver;
+mod json;
 pub mod log;
 pub mod peers;

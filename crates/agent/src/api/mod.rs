@@ -22,7 +22,6 @@ mod access;
 mod cluster;
 mod config;
 mod health;
-mod json;
 mod metrics;
 mod options;
 mod probe;

@@ -6,7 +6,7 @@ use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde_json::Value;
 
-use super::json;
+use crate::json;
 
 /// An answer on its way out.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -92,7 +92,7 @@ fn days_since_epoch(year: i64, month: u32, day: u32) -> i64 {
 
 /// The date of a day counted from 1970-01-01.
 fn date_of(days: i64) -> (i64, u32, u32) {
-    let mut year = 1970 + days.div_euclid(366);
+    let mut year = 1970 + days.div_euclid(365).min(days.div_euclid(366));
     while days_since_epoch(year + 1, 1, 1) <= days {
         year += 1;
     }
@@ -194,6 +194,11 @@ impl Reading {
         if let [Piece::Mark(':'), Piece::Number(minutes, fraction), rest @ ..] = after {
             return self.clock(digits, minutes, *fraction, rest);
         }
+        if self.date.is_empty()
+            && let [Piece::Mark(mark @ ('-' | '/' | '.')), second @ (Piece::Number(..) | Piece::Word(_)), rest @ ..] = after
+        {
+            return self.date_group(digits, *mark, *second, rest);
+        }
         let meridiem = after.iter().find(|piece| **piece != Piece::Blank);
         if let (Some(Piece::Word(word)), None, true) = (meridiem, self.time, digits.len() <= 2)
             && matches!(word.to_lowercase().as_str(), "am" | "pm" | "a" | "p" | "h")
@@ -218,6 +223,29 @@ impl Reading {
             _ => return None,
         }
         Some(after)
+    }
+
+    /// `2030-09-24`, `24/09/2030`, `24.9.`, `24-Sep-2030`: its marks are no signs of an offset.
+    fn date_group<'a>(
+        &mut self,
+        first: &str,
+        mark: char,
+        second: Piece<'a>,
+        rest: &'a [Piece<'a>],
+    ) -> Option<&'a [Piece<'a>]> {
+        self.date.push(DatePart::Number(first.parse().ok()?, first.len()));
+        self.date.push(match second {
+            Piece::Word(word) => DatePart::Month(month_of(&word.to_lowercase())?),
+            Piece::Number(digits, _) => DatePart::Number(digits.parse().ok()?, digits.len()),
+            Piece::Mark(_) | Piece::Blank => return None,
+        });
+        match rest {
+            [Piece::Mark(again), Piece::Number(third, _), tail @ ..] if *again == mark => {
+                self.date.push(DatePart::Number(third.parse().ok()?, third.len()));
+                Some(tail)
+            }
+            _ => Some(rest),
+        }
     }
 
     /// `HH:MM`, `HH:MM:SS`, `HH:MM:SS.ffffff`
