@@ -1,3 +1,30 @@
 //! The configuration of agent and patronictl: layers with their provenance, types, validation.
+//!
+//! [`Config::load`] reads files and environment, [`Config::with_dynamic`] adds what the store says, [`Config::reload`]
+//! reads the files again. Each gives a whole new configuration and never changes one.
 
+pub mod cache;
+mod config;
+mod environment;
+mod error;
+mod known;
+mod local;
+pub mod merge;
+mod origin;
+pub mod precedence;
+mod secret;
+mod section;
+mod sections;
+mod settings;
+mod timeouts;
+mod warning;
 pub mod yaml;
+
+pub use config::{Config, Loaded, Purpose, STORES};
+pub use environment::{CONFIGURATION, Environment, PREFIX};
+pub use error::{ConfigError, WrongValue};
+pub use local::{Local, Source};
+pub use origin::{Origin, Origins};
+pub use secret::Secret;
+pub use sections::*;
+pub use warning::Warning;

@@ -67,7 +67,9 @@ impl Node {
             Data::Null => Value::Null,
             Data::Bool(b) => Value::Bool(*b),
             Data::Int(n) => int_to_json(*n),
-            Data::Float(f) => serde_json::Number::from_f64(*f).map_or_else(|| Value::String(special(*f)), Value::Number),
+            Data::Float(f) => {
+                serde_json::Number::from_f64(*f).map_or_else(|| Value::String(special(*f)), Value::Number)
+            }
             Data::Text(text) => Value::String(text.clone()),
             Data::List(items) => Value::Array(items.iter().map(Node::to_json).collect()),
             Data::Map(entries) => Value::Object(entries.iter().map(|e| (e.key.clone(), e.value.to_json())).collect()),

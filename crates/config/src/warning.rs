@@ -1,0 +1,115 @@
+//! What is wrong with a configuration but does not stop us. The sentences are Patroni's where it has one.
+
+use patroni_core::python::{PythonText, quoted};
+use serde_json::Value;
+
+use crate::origin::Origin;
+
+/// A finding to log at level WARNING.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Warning {
+    /// A setting is below its limit.
+    #[error("{name}={value} can't be smaller than {min}, adjusting...")]
+    TooSmall {
+        /// The setting.
+        name: &'static str,
+        /// Its value.
+        value: i64,
+        /// The limit, now in force.
+        min: i64,
+    },
+    /// `loop_wait` and `retry_timeout` had to be reduced.
+    #[error(
+        "Violated the rule \"loop_wait + 2*retry_timeout <= ttl\", where ttl={ttl}. Adjusting loop_wait from {loop_wait} \
+         to 1 and retry_timeout from {retry_timeout} to {shorter}"
+    )]
+    BothTimeouts {
+        /// `ttl`.
+        ttl: i64,
+        /// `loop_wait` as given.
+        loop_wait: i64,
+        /// `retry_timeout` as given.
+        retry_timeout: i64,
+        /// `retry_timeout` now.
+        shorter: i64,
+    },
+    /// `loop_wait` had to be reduced.
+    #[error(
+        "Violated the rule \"loop_wait + 2*retry_timeout <= ttl\", where ttl={ttl} and retry_timeout={retry_timeout}. \
+         Adjusting loop_wait from {loop_wait} to {shorter}"
+    )]
+    LoopWait {
+        /// `ttl`.
+        ttl: i64,
+        /// `retry_timeout`.
+        retry_timeout: i64,
+        /// `loop_wait` as given.
+        loop_wait: i64,
+        /// `loop_wait` now.
+        shorter: i64,
+    },
+    /// A flag and a priority contradict each other.
+    #[error(
+        "Conflicting configuration between {flag}: {} and {priority}: {number}. Defaulting to {flag}: {}",
+        value.python_text(),
+        value.python_text()
+    )]
+    Tags {
+        /// The flag.
+        flag: &'static str,
+        /// Its value.
+        value: Value,
+        /// The priority.
+        priority: &'static str,
+        /// Its value.
+        number: i64,
+    },
+    /// A parameter of the dynamic configuration was refused.
+    #[error("postgresql parameter {name}={} failed validation, defaulting to {}", value.python_text(), default.python_text())]
+    Parameter {
+        /// The parameter.
+        name: String,
+        /// The value refused.
+        value: Value,
+        /// The value in force.
+        default: Value,
+    },
+    /// The dynamic configuration cannot be used; the one before stays.
+    #[error("Exception when setting dynamic_configuration: {0}; the settings before stay in force")]
+    Dynamic(String),
+    /// A key that nobody reads.
+    #[error("{origin}: unknown setting {path}{}", suggestion(nearest.as_deref()))]
+    Unknown {
+        /// The path of the setting.
+        path: String,
+        /// Where it stands.
+        origin: Origin,
+        /// A known setting with a similar name.
+        nearest: Option<String>,
+    },
+    /// A value of the dynamic configuration has the wrong type; the default is used.
+    #[error("{0}; using the default")]
+    Value(crate::error::WrongValue),
+    /// A variable cannot be parsed.
+    #[error("Exception when parsing {what} {}: {error}; the variable is ignored", quoted(variable))]
+    Environment {
+        /// The variable; its value may be secret.
+        variable: String,
+        /// `list` or `dict`.
+        what: &'static str,
+        /// Why.
+        error: String,
+    },
+    /// The local copy of the dynamic configuration cannot be read.
+    #[error("Exception when loading file: {path}: {error}; waiting for the configuration in the store")]
+    Cache {
+        /// The file.
+        path: String,
+        /// Why.
+        error: String,
+    },
+}
+
+fn suggestion(nearest: Option<&str>) -> String {
+    nearest.map(|name| format!(" (did you mean {name}?)")).unwrap_or_default()
+}
