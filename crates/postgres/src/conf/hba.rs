@@ -46,28 +46,9 @@ impl Conf {
         content.extend(format!("\n{}\n", lines.join("\n")).into_bytes());
         files::write(self.data_dir(), path, content).await
     }
-
-    /// Lets the agent in without a password, from this machine only: after a custom bootstrap the superuser's password is not
-    /// known yet. `local_addresses` are those of the TCP address the agent connects to, as CIDR.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub async fn write_bootstrap_pg_hba(&self, local_addresses: &[String]) -> Result<()> {
-        let replication = self.server.replication.username.as_deref().unwrap_or("all");
-        let superuser = self.server.superuser.username.as_deref().unwrap_or("all");
-        let sockets = std::iter::once(("local", ""));
-        let addresses = sockets.chain(local_addresses.iter().map(|address| ("host", address.as_str())));
-        let lines: Vec<String> = addresses
-            .flat_map(|(kind, address)| {
-                [("replication", replication), ("all", superuser)]
-                    .map(|(database, user)| format!("{kind}\t{database}\t{user}\t{address}\ttrust"))
-            })
-            .collect();
-        files::write(self.data_dir(), self.pg_hba_conf(), content(&lines)).await
-    }
 }
 
-fn content(lines: &[String]) -> Vec<u8> {
+pub(super) fn content(lines: &[String]) -> Vec<u8> {
     let lines: String = lines.iter().map(|line| format!("{line}\n")).collect();
     format!("{HEADER}{lines}").into_bytes()
 }

@@ -4,6 +4,7 @@
 //! Every file is replaced as a whole: a server that starts or reloads never sees half of one.
 
 mod addresses;
+mod custom_bootstrap;
 mod dsn;
 mod files;
 mod hba;
@@ -28,10 +29,11 @@ use patroni_core::settings::StandbyCluster;
 use crate::options::ServerOptions;
 use crate::{Error, Result};
 
+pub use custom_bootstrap::CustomBootstrap;
 pub use dsn::parse_dsn;
 pub use pgpass::{pgpass_content, write_pgpass};
 pub use recovery::RecoveryParameters;
-pub use reload::{Reload, settings_query};
+pub use reload::Reload;
 pub use upstream::{RunningRecovery, WalReceiver};
 
 /// The part of the configuration that ends in PostgreSQL's files.
@@ -77,7 +79,7 @@ pub struct Conf {
     parameters: Parameters,
     recovery: Option<RecoveryParameters>,
     enforce_hot_standby_feedback: bool,
-    custom_bootstrap: bool,
+    custom_bootstrap: Option<CustomBootstrap>,
 }
 
 impl Conf {
@@ -95,7 +97,7 @@ impl Conf {
             parameters,
             recovery: None,
             enforce_hot_standby_feedback: false,
-            custom_bootstrap: false,
+            custom_bootstrap: None,
         }
     }
 
@@ -134,11 +136,6 @@ impl Conf {
     /// A node with logical slots, or one that feeds such a node, has to send feedback.
     pub fn enforce_hot_standby_feedback(&mut self, enforce: bool) -> bool {
         std::mem::replace(&mut self.enforce_hot_standby_feedback, enforce) != enforce
-    }
-
-    /// While a custom bootstrap method runs, the server trusts local connections and `hba_file` is overridden.
-    pub fn set_custom_bootstrap(&mut self, running: bool) {
-        self.custom_bootstrap = running;
     }
 
     /// The parameters a standby has to be started with, given what `pg_control` says of its primary; a primary starts with

@@ -27,7 +27,7 @@ impl Conf {
             write_pgpass(&self.server.pgpass, conninfo).await?;
         }
         files::write(self.data_dir(), self.postgresql_conf(), content.into_bytes()).await?;
-        self.clean_auto_conf().await
+        if self.keeps_existing_recovery() { Ok(()) } else { self.clean_auto_conf().await }
     }
 
     /// Makes the server a standby of `upstream` at its next start (or, where [`Conf::check_upstream`] says so, reload): `standby.signal`
@@ -88,14 +88,14 @@ impl Conf {
             parameters.insert("hot_standby_feedback", "on");
         }
         for (name, value) in parameters.iter() {
-            if self.custom_bootstrap && name.eq_ignore_ascii_case("hba_file") {
+            if self.custom_bootstrap.is_some() && name.eq_ignore_ascii_case("hba_file") {
                 continue;
             }
             let checked = check_server_parameter(self.version, name, value, &self.available);
             write_checked(&mut text, name, checked);
         }
         let ours = [
-            ("hba_file", self.pg_hba_conf(), self.custom_bootstrap || !parameters.contains("hba_file")),
+            ("hba_file", self.pg_hba_conf(), self.custom_bootstrap.is_some() || !parameters.contains("hba_file")),
             ("ident_file", self.pg_ident_conf(), !parameters.contains("ident_file")),
         ];
         for (name, path, _) in ours.iter().filter(|(_, _, is_ours)| *is_ours) {

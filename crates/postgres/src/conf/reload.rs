@@ -28,7 +28,7 @@ pub struct Reload {
 }
 
 /// The query for the rows of `pg_settings` that [`changes`] needs.
-pub fn settings_query(previous: &Parameters, wanted: &Parameters) -> String {
+fn settings_query(previous: &Parameters, wanted: &Parameters) -> String {
     let mut names: BTreeSet<String> = previous.iter().chain(wanted.iter()).map(|(name, _)| name.to_lowercase()).collect();
     if names.contains("wal_buffers") {
         names.extend(["shared_buffers", "wal_segment_size", "wal_block_size"].map(str::to_owned));
@@ -67,7 +67,7 @@ impl Conf {
         self.server = server;
         self.files = options;
         self.parameters = wanted;
-        if self.custom_bootstrap {
+        if self.custom_bootstrap.is_some() {
             tracing::info!("Skipping PostgreSQL configuration update while in custom bootstrap.");
             return Ok(Reload::default());
         }
