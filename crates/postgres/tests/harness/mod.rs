@@ -1,0 +1,207 @@
+//! A directory with a PostgreSQL 15 server of its own. PostgreSQL refuses to run as root: a test that finds itself root
+//! runs itself again as user `postgres`.
+
+#![allow(dead_code)]
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use patroni_core::job::{Upstream, UpstreamMember};
+use patroni_core::server::{Postmaster, Role, Running, Server};
+use patroni_postgres::cancel::{Cancel, Progress};
+use patroni_postgres::conf::{Conf, FileOptions};
+use patroni_postgres::control::{Control, StartOptions, Started};
+use patroni_postgres::monitor::Monitor;
+use patroni_postgres::options::{BootstrapOptions, Credentials, ServerOptions};
+use patroni_postgres::sql::{Connection, DEFAULT_OPTIONS};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+pub const BIN_DIR: &str = "/usr/lib/postgresql/15/bin";
+
+/// Runs the body of the test `name`, as user `postgres`, within two minutes.
+pub fn as_postgres(name: &str, body: impl Future<Output = ()>) {
+    if rustix::process::geteuid().is_root() {
+        let this = std::env::current_exe().expect("own path");
+        let status = Command::new("runuser")
+            .args(["-u", "postgres", "--"])
+            .arg(this)
+            .args(["--exact", name, "--nocapture", "--test-threads=1"])
+            .current_dir("/")
+            .env("HOME", "/tmp")
+            .env_remove("TMPDIR")
+            .status()
+            .expect("runuser");
+        assert!(status.success(), "{name} failed as user postgres");
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime");
+    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(120), body).await }).expect("within two minutes");
+}
+
+/// A server that is ended and removed with this value.
+pub struct Node {
+    pub dir: TempDir,
+    pub options: watch::Sender<Arc<ServerOptions>>,
+    pub control: Control,
+    pub monitor: Monitor,
+}
+
+impl Node {
+    pub fn new(name: &str) -> Self {
+        Self::with(name, |_| {})
+    }
+
+    /// A node with changes to its options.
+    pub fn with(name: &str, change: impl FnOnce(&mut ServerOptions)) -> Self {
+        let dir = tempfile::Builder::new().prefix("patroni-pg-").tempdir_in("/tmp").expect("directory");
+        let mut options = options(name, dir.path());
+        change(&mut options);
+        let options = Arc::new(options);
+        let (sender, receiver) = watch::channel(options.clone());
+        let monitor = Monitor::new(receiver.clone());
+        let conf = Conf::new(options, Arc::new(files(dir.path())), 150_000);
+        let control = Control::new(receiver, monitor.clone(), conf);
+        Node { dir, options: sender, control, monitor }
+    }
+
+    /// A second agent for the same server, as after a restart of the agent.
+    pub fn second_monitor(&self) -> Monitor {
+        Monitor::new(self.options.subscribe())
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.options.borrow().data_dir.clone()
+    }
+
+    pub async fn bootstrap(&mut self) {
+        self.control.bootstrap(&Cancel::new(), &Progress::ignored()).await.expect("bootstrap");
+    }
+
+    pub async fn start(&mut self, role: Role, follow: Option<Upstream>) -> patroni_postgres::Result<Started> {
+        let start = StartOptions { role, follow, timeout: Some(Duration::from_secs(30)), callback: None };
+        self.control.start(start, &Cancel::new(), &Progress::ignored()).await
+    }
+
+    pub async fn inspect(&self) -> Server {
+        self.monitor.inspect(Instant::now() + Duration::from_secs(5)).await
+    }
+
+    pub async fn running(&self) -> Running {
+        match self.inspect().await.postmaster {
+            Postmaster::Running(running) => running,
+            other => panic!("not running but {other:?}"),
+        }
+    }
+
+    pub async fn sql(&self, sql: &str) -> Vec<Option<String>> {
+        let conninfo = self.options.borrow().local_superuser();
+        let connection = Connection::open(&conninfo, "test", DEFAULT_OPTIONS).await.expect("connection");
+        let rows = connection.query(sql).await.expect(sql);
+        rows.iter().map(|row| row.get(0).map(str::to_owned)).collect()
+    }
+
+    /// This server as an upstream.
+    pub fn upstream(&self) -> Upstream {
+        Upstream::Member(UpstreamMember { name: self.options.borrow().name.clone(), conn_url: self.conn_url(), slot: None })
+    }
+
+    pub fn conn_url(&self) -> String {
+        format!("postgres://127.0.0.1:{}/postgres", self.options.borrow().port)
+    }
+
+    pub fn postmaster_pid(&self) -> i32 {
+        self.monitor.alive().expect("pid file").expect("a postmaster").pid()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Ok(Some(postmaster)) = self.second_alive() {
+            postmaster.kill_with_children().expect("kill");
+            for _ in 0..500 {
+                if !postmaster.is_alive() {
+                    break;
+                }
+                rustix::thread::nanosleep(&rustix::thread::Timespec { tv_sec: 0, tv_nsec: 10_000_000 });
+            }
+        }
+    }
+}
+
+impl Node {
+    fn second_alive(&self) -> patroni_postgres::Result<Option<Arc<patroni_postgres::postmaster::Postmaster>>> {
+        self.monitor.alive()
+    }
+}
+
+pub fn kill(pid: i32, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
+    rustix::process::kill_process(pid, signal).expect("kill");
+}
+
+/// Waits until `check` holds, for at most ten seconds.
+pub async fn until(what: &str, mut check: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !check().await {
+        assert!(Instant::now() < deadline, "{what} did not come within 10 s");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("address").port()
+}
+
+fn options(name: &str, dir: &Path) -> ServerOptions {
+    let user = |name: &str| Credentials {
+        username: Some(name.into()),
+        password: Some(format!("{name}'s \\ password")),
+        tls: BTreeMap::new(),
+    };
+    ServerOptions {
+        scope: "test".into(),
+        name: name.into(),
+        data_dir: dir.join("data"),
+        bin_dir: Some(BIN_DIR.into()),
+        bin_name: BTreeMap::new(),
+        pgpass: dir.join("pgpass"),
+        database: "postgres".into(),
+        listen_addresses: "127.0.0.1".into(),
+        port: free_port(),
+        use_unix_socket: true,
+        use_unix_socket_repl: true,
+        unix_socket_directories: Some(dir.display().to_string()),
+        superuser: user("postgres"),
+        replication: user("replicator"),
+        rewind: user("rewinder"),
+        pg_ctl_timeout: Duration::from_secs(60),
+        callbacks: BTreeMap::new(),
+        before_stop: None,
+        pre_promote: None,
+        create_replica_methods: Vec::new(),
+        replica_methods: BTreeMap::from([("basebackup".into(), json!({"checkpoint": "fast", "no-sync": null}))]),
+        bootstrap: BootstrapOptions {
+            initdb: json!([{"encoding": "UTF8"}, "data-checksums", "no-sync", {"auth": "scram-sha-256"}]),
+            pg_hba: vec!["host replication replicator 127.0.0.1/32 scram-sha-256".into(), "host all all 127.0.0.1/32 scram-sha-256".into()],
+            ..BootstrapOptions::default()
+        },
+    }
+}
+
+fn files(dir: &Path) -> FileOptions {
+    let parameters = json!({
+        "unix_socket_directories": dir.display().to_string(), "max_connections": 30, "max_wal_senders": 5,
+        "wal_log_hints": "on", "wal_level": "replica", "hot_standby": "on", "shared_buffers": "16MB",
+        "max_prepared_transactions": 0, "max_locks_per_transaction": 64, "max_worker_processes": 8, "fsync": "off",
+        "max_replication_slots": 5, "track_commit_timestamp": "off",
+    });
+    let serde_json::Value::Object(parameters) = parameters else { panic!("an object") };
+    FileOptions { parameters, use_slots: false, ..FileOptions::default() }
+}

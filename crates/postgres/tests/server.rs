@@ -1,0 +1,525 @@
+//! The two handles against PostgreSQL 15.
+
+mod harness;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use harness::{Node, as_postgres, kill, until};
+use patroni_core::job::Stage;
+use patroni_core::lsn::Timeline;
+use patroni_core::server::{ControlState, DataDir, Postmaster, Role, Wal};
+use patroni_postgres::Error;
+use patroni_postgres::callbacks::CallbackAction;
+use patroni_postgres::cancel::{Cancel, Progress};
+use patroni_postgres::clone::CloneOrder;
+use patroni_postgres::control::{Mode, Promoted, Started, StopOptions, Stopped};
+use patroni_postgres::sql::Conninfo;
+use rustix::process::Signal;
+use serde_json::json;
+use tokio::time::{Instant, timeout};
+
+fn script(path: &Path, text: &str) -> String {
+    fs::write(path, format!("#!/bin/sh\n{text}\n")).expect("script");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("mode");
+    path.display().to_string()
+}
+
+async fn make_replica(primary: &Node, name: &str) -> Node {
+    let mut replica = Node::new(name);
+    clone_from(primary, &mut replica, &Cancel::new()).await.expect("clone");
+    replica.start(Role::Replica, Some(primary.upstream())).await.expect("start");
+    replica
+}
+
+async fn clone_from(primary: &Node, replica: &mut Node, cancel: &Cancel) -> patroni_postgres::Result<()> {
+    let credentials = primary.options.borrow().replication.clone();
+    let order = CloneOrder {
+        source_name: Some("a".into()),
+        source: Some(Conninfo::from_url(&primary.conn_url(), &credentials).expect("URL")),
+        methods: None,
+        basebackup_only: false,
+    };
+    replica.control.clone_replica(&order, cancel, &Progress::ignored()).await
+}
+
+#[test]
+fn a_new_cluster_runs_is_seen_and_stops() {
+    as_postgres("a_new_cluster_runs_is_seen_and_stops", async {
+        let mut node = Node::new("a");
+        assert_eq!(node.inspect().await.data_dir, DataDir::Empty);
+        node.bootstrap().await;
+
+        let server = node.inspect().await;
+        let DataDir::Present(system) = server.data_dir else { panic!("{server:?}") };
+        let running = node.running().await;
+        assert!(matches!(running.wal, Wal::Primary { location } if location.0 > 0), "{running:?}");
+        assert_eq!((running.timeline, running.control_timeline), (Some(Timeline(1)), Some(Timeline(1))));
+        assert_eq!(running.server_version / 10_000, 15);
+        assert!(running.start_time.starts_with("20") && running.start_time.contains("+"), "{}", running.start_time);
+        let users = node.sql("SELECT rolname FROM pg_roles WHERE rolcanlogin ORDER BY 1").await;
+        assert_eq!(users, ["postgres", "replicator", "rewinder"].map(|u| Some(u.to_owned())));
+        let may = "SELECT has_function_privilege('rewinder', 'pg_read_binary_file(text)', 'execute')";
+        assert_eq!(node.sql(may).await, [Some("t".to_owned())]);
+
+        let (progress, stage) = Progress::new();
+        let stop = StopOptions { report_shutdown: true, ..StopOptions::planned() };
+        let stopped = node.control.stop(stop, &Cancel::new(), &progress).await.expect("stop");
+        let Stopped::Gone(Some(end)) = stopped else { panic!("{stopped:?}") };
+        let expected = Stage::ShutDown { checkpoint: end.checkpoint, previous: end.previous, exited: true };
+        assert_eq!(*stage.borrow(), expected);
+        let server = node.inspect().await;
+        assert_eq!(server.data_dir, DataDir::Present(system));
+        let Postmaster::Stopped(Some(control)) = server.postmaster else { panic!("{server:?}") };
+        assert_eq!((control.state, control.checkpoint), (ControlState::ShutDown, end.checkpoint));
+        assert!(!control.standby_signal && !control.backup_label);
+        let again = node.control.stop(StopOptions::planned(), &Cancel::new(), &progress).await.expect("stop");
+        assert_eq!(again, Stopped::WasNotRunning);
+    });
+}
+
+#[test]
+fn passwords_never_reach_the_log_of_the_server() {
+    as_postgres("passwords_never_reach_the_log_of_the_server", async {
+        let mut node = Node::with("a", |options| {
+            let log = options.data_dir.with_file_name("output");
+            let wrapper = options.data_dir.with_file_name("postgres-wrapper");
+            let text = format!("exec {}/postgres \"$@\" -c log_statement=all 2>>{}", harness::BIN_DIR, log.display());
+            options.bin_name.insert("postgres".into(), script(&wrapper, &text));
+            options.rewind.username = Some("odd \"name'".into());
+        });
+        node.bootstrap().await;
+        let log = fs::read_to_string(node.dir.path().join("output")).expect("log");
+        assert!(log.contains("statement: "), "log_statement had no effect: {log}");
+        assert!(!log.contains(" password"), "{log}");
+    });
+}
+
+#[test]
+fn an_exit_is_noticed_at_once() {
+    as_postgres("an_exit_is_noticed_at_once", async {
+        let mut node = Node::new("a");
+        node.bootstrap().await;
+        let monitor = node.second_monitor();
+        let exit = tokio::spawn(async move {
+            monitor.exit_of_postmaster().await;
+            Instant::now()
+        });
+        let before = timeout(Duration::from_millis(300), node.monitor.exit_of_postmaster()).await;
+        assert!(before.is_err(), "exit was reported of a postmaster that lives");
+        let killed = Instant::now();
+        kill(node.postmaster_pid(), Signal::KILL);
+        let noticed = exit.await.expect("task");
+        assert!(noticed - killed < Duration::from_millis(100), "{:?}", noticed - killed);
+        let Postmaster::Stopped(Some(control)) = node.inspect().await.postmaster else { panic!("not stopped") };
+        assert_eq!(control.state, ControlState::InProduction);
+
+        // Its children need a moment to notice; a start before that is refused by PostgreSQL.
+        until("start after the crash", async || node.start(Role::Primary, None).await.is_ok()).await;
+        assert!(!node.running().await.wal.is_standby());
+    });
+}
+
+#[test]
+fn a_second_agent_adopts_the_server() {
+    as_postgres("a_second_agent_adopts_the_server", async {
+        let mut node = Node::new("a");
+        node.bootstrap().await;
+        let running = node.running().await;
+        let second = node.second_monitor();
+        let seen = second.inspect(Instant::now() + Duration::from_secs(5)).await;
+        assert_eq!(seen.postmaster, Postmaster::Running(running));
+        assert_eq!(second.alive().expect("pid file").map(|p| p.pid()), Some(node.postmaster_pid()));
+    });
+}
+
+#[test]
+fn a_pid_file_of_another_process_is_no_postmaster() {
+    as_postgres("a_pid_file_of_another_process_is_no_postmaster", async {
+        let mut node = Node::new("a");
+        node.bootstrap().await;
+        node.control.stop(StopOptions::planned(), &Cancel::new(), &Progress::ignored()).await.expect("stop");
+        let mut other = tokio::process::Command::new("sleep").arg("60").current_dir(node.data_dir()).spawn().expect("sleep");
+        let pid = other.id().expect("pid");
+        for pid_file in [format!("{pid}\n"), "999999\n".to_owned(), "garbage".to_owned()] {
+            fs::write(node.data_dir().join("postmaster.pid"), &pid_file).expect("pid file");
+            let server = node.inspect().await;
+            assert!(matches!(server.postmaster, Postmaster::Stopped(Some(_))), "{pid_file:?}: {server:?}");
+        }
+        let text = format!("{pid}\n{}\n1700000000\n5432\n/tmp\n\n  1 1\nready\n", node.data_dir().display());
+        fs::write(node.data_dir().join("postmaster.pid"), text).expect("pid file");
+        assert_eq!(node.start(Role::Primary, None).await.expect("start"), Started::Running);
+        other.kill().await.expect("kill");
+    });
+}
+
+#[test]
+fn a_hung_server_is_unreachable_at_the_deadline() {
+    as_postgres("a_hung_server_is_unreachable_at_the_deadline", async {
+        let mut node = Node::new("a");
+        node.bootstrap().await;
+        let monitor = node.second_monitor();
+        let postmaster = node.postmaster_pid();
+        kill(postmaster, Signal::STOP);
+        let asked = Instant::now();
+        let server = monitor.inspect(asked + Duration::from_millis(500)).await;
+        let took = asked.elapsed();
+        kill(postmaster, Signal::CONT);
+        assert!(matches!(server.postmaster, Postmaster::Unreachable(_)), "{server:?}");
+        assert!(took < Duration::from_millis(800), "{took:?}");
+        until("the answer", async || matches!(node.inspect().await.postmaster, Postmaster::Running(_))).await;
+    });
+}
+
+#[test]
+fn a_failed_start_says_why() {
+    as_postgres("a_failed_start_says_why", async {
+        let mut node = Node::new("a");
+        node.bootstrap().await;
+        node.control.stop(StopOptions::planned(), &Cancel::new(), &Progress::ignored()).await.expect("stop");
+
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+        let port = taken.local_addr().expect("address").port();
+        let own = node.options.borrow().clone();
+        let mut options = (*own).clone();
+        options.port = port;
+        let options = std::sync::Arc::new(options);
+        node.options.send_replace(options.clone());
+        node.control.conf().set_options(options, std::sync::Arc::default());
+        let error = node.start(Role::Primary, None).await.expect_err("the port is taken").to_string();
+        assert!(error.contains(&format!("127.0.0.1:{port} is in use")), "{error}");
+
+        node.options.send_replace(own.clone());
+        node.control.conf().set_options(own, std::sync::Arc::default());
+        fs::write(node.data_dir().join("postgresql.base.conf"), "work_mem = 'nonsense'\n").expect("write");
+        let error = node.start(Role::Primary, None).await.expect_err("the file is broken").to_string();
+        assert!(error.contains("work_mem"), "{error}");
+    });
+}
+
+#[test]
+fn a_replica_is_cloned_streams_and_is_promoted() {
+    as_postgres("a_replica_is_cloned_streams_and_is_promoted", async {
+        let mut primary = Node::new("a");
+        primary.bootstrap().await;
+        let mut replica = make_replica(&primary, "b").await;
+        primary.sql("CREATE TABLE t AS SELECT 42 AS x").await;
+        until("streaming", async || primary.running().await.replication.iter().any(|r| r.state == "streaming")).await;
+        until("the row", async || {
+            replica.sql("SELECT count(*) FROM pg_class WHERE relname = 't'").await == [Some("1".to_owned())]
+        })
+        .await;
+        let seen = replica.running().await;
+        let Wal::Standby { received, replayed, replication_state, paused, .. } = &seen.wal else { panic!("{seen:?}") };
+        assert_eq!((replication_state.as_deref(), *paused), (Some("streaming"), false));
+        assert!(received.is_some() && replayed.is_some());
+        assert_eq!(seen.timeline, Some(Timeline(1)));
+        let connection = primary.running().await.replication;
+        assert_eq!((connection[0].user.as_str(), connection[0].application_name.as_str()), ("replicator", "b"));
+
+        let asked = Instant::now();
+        let done = replica.control.promote(Duration::from_secs(20), &Cancel::new(), &Progress::ignored()).await;
+        assert_eq!(done.expect("promote"), Promoted::Done);
+        eprintln!("promotion took {:?}", asked.elapsed());
+        let seen = replica.running().await;
+        assert!(!seen.wal.is_standby());
+        assert_eq!(seen.timeline, Some(Timeline(2)));
+        assert_eq!(replica.sql("INSERT INTO t VALUES (43) RETURNING x").await, [Some("43".to_owned())]);
+        assert!(!replica.data_dir().join("promote").exists());
+    });
+}
+
+#[test]
+fn a_planned_stop_is_short_and_ends_where_the_replica_is() {
+    as_postgres("a_planned_stop_is_short_and_ends_where_the_replica_is", async {
+        let mut primary = Node::new("a");
+        primary.bootstrap().await;
+        let replica = make_replica(&primary, "b").await;
+        until("streaming", async || primary.running().await.replication.iter().any(|r| r.state == "streaming")).await;
+        primary.sql("CREATE TABLE t AS SELECT 42 AS x").await;
+        let stop = StopOptions { report_shutdown: true, ..StopOptions::planned() };
+        let asked = Instant::now();
+        let stopped = primary.control.stop(stop, &Cancel::new(), &Progress::ignored()).await.expect("stop");
+        let took = asked.elapsed();
+        let Stopped::Gone(Some(end)) = stopped else { panic!("{stopped:?}") };
+        until("everything", async || replica.running().await.wal.position() >= end.previous).await;
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        eprintln!("planned stop took {took:?}");
+    });
+}
+
+#[test]
+fn a_standby_follows_another_upstream() {
+    as_postgres("a_standby_follows_another_upstream", async {
+        let mut primary = Node::new("a");
+        primary.bootstrap().await;
+        let replica = make_replica(&primary, "b").await;
+        let mut cascading = make_replica(&primary, "c").await;
+        let (cancel, progress) = (Cancel::new(), Progress::ignored());
+        for restart in [false, true] {
+            let upstream = if restart { primary.upstream() } else { replica.upstream() };
+            let source = if restart { &primary } else { &replica };
+            cascading.control.follow(upstream, Role::Replica, restart, &cancel, &progress).await.expect("follow");
+            let streams = |r: &patroni_core::server::Replication| r.application_name == "c" && r.state == "streaming";
+            until("streaming", async || source.running().await.replication.iter().any(streams)).await;
+        }
+    });
+}
+
+#[test]
+fn a_failed_clone_leaves_nothing_and_a_cancelled_one_neither() {
+    as_postgres("a_failed_clone_leaves_nothing_and_a_cancelled_one_neither", async {
+        let mut primary = Node::new("a");
+        primary.bootstrap().await;
+        // The copy is endless: the client never gets to its end.
+        let mut replica = Node::with("b", |o| {
+            o.replica_methods.insert("basebackup".into(), json!([{"max-rate": "32kB"}, {"checkpoint": "fast"}]));
+        });
+        let cancel = Cancel::new();
+        let stopper = cancel.clone();
+        let directory = replica.data_dir();
+        let waits = async {
+            until("the copy", async || directory.join("base").exists()).await;
+            stopper.cancel();
+        };
+        let (result, ()) = tokio::join!(clone_from(&primary, &mut replica, &cancel), waits);
+        let error = result.expect_err("cancelled");
+        assert!(matches!(error, Error::Cancelled), "{error}");
+        assert!(!replica.data_dir().exists());
+
+        let mut methods = Node::with("c", |o| {
+            o.create_replica_methods = vec!["broken".into(), "basebackup".into()];
+            o.replica_methods.insert("broken".into(), json!({"command": "sh -c 'mkdir -p ${4#--datadir=}/x; exit 3'"}));
+        });
+        clone_from(&primary, &mut methods, &Cancel::new()).await.expect("the second method works");
+        assert!(!methods.data_dir().join("x").exists());
+        assert!(matches!(methods.inspect().await.data_dir, DataDir::Present(_)));
+    });
+}
+
+#[test]
+fn crash_recovery_ends_cleanly() {
+    as_postgres("crash_recovery_ends_cleanly", async {
+        let mut node = Node::new("a");
+        node.bootstrap().await;
+        node.control.stop(StopOptions::immediate(), &Cancel::new(), &Progress::ignored()).await.expect("stop");
+        fs::write(node.data_dir().join("standby.signal"), "").expect("signal");
+        let state = |s: &Postmaster| if let Postmaster::Stopped(Some(c)) = s { Some(c.state) } else { None };
+        assert_eq!(state(&node.inspect().await.postmaster), Some(ControlState::InProduction));
+        node.control.crash_recovery(&Cancel::new(), &Progress::ignored()).await.expect("recovery");
+        assert_eq!(state(&node.inspect().await.postmaster), Some(ControlState::ShutDown));
+    });
+}
+
+#[test]
+fn a_stop_that_hangs_is_made_harder() {
+    as_postgres("a_stop_that_hangs_is_made_harder", async {
+        let mut node = Node::new("a");
+        node.bootstrap().await;
+        kill(node.postmaster_pid(), Signal::STOP);
+        let stop = StopOptions {
+            mode: Mode::Fast,
+            checkpoint: false,
+            report_shutdown: true,
+            timeout: Some(Duration::from_millis(300)),
+            callback: false,
+        };
+        let stopped = node.control.stop(stop, &Cancel::new(), &Progress::ignored()).await.expect("stop");
+        assert_eq!(stopped, Stopped::Gone(None));
+        assert!(matches!(node.inspect().await.postmaster, Postmaster::Stopped(_)));
+    });
+}
+
+#[test]
+fn a_failed_bootstrap_is_moved_away_and_a_full_directory_is_not_touched() {
+    as_postgres("a_failed_bootstrap_is_moved_away_and_a_full_directory_is_not_touched", async {
+        let mut node = Node::with("a", |o| o.bootstrap.post_bootstrap = Some("sh -c 'exit 7'".into()));
+        let error = node.control.bootstrap(&Cancel::new(), &Progress::ignored()).await.expect_err("the script fails");
+        assert!(error.to_string().contains("code=7"), "{error}");
+        assert!(!node.data_dir().exists());
+        assert!(node.dir.path().join("data.failed/PG_VERSION").exists());
+
+        fs::create_dir(node.data_dir()).expect("directory");
+        fs::write(node.data_dir().join("precious"), "x").expect("file");
+        node.control.bootstrap(&Cancel::new(), &Progress::ignored()).await.expect_err("not empty");
+        assert!(node.data_dir().join("precious").exists());
+    });
+}
+
+#[test]
+fn post_bootstrap_can_connect_with_what_it_is_given() {
+    as_postgres("post_bootstrap_can_connect_with_what_it_is_given", async {
+        let mut node = Node::with("a", |o| {
+            let psql = format!("{}/psql -v ON_ERROR_STOP=1 -c 'CREATE DATABASE made'", harness::BIN_DIR);
+            o.bootstrap.post_bootstrap = Some(psql);
+            o.use_unix_socket = false;
+        });
+        node.bootstrap().await;
+        assert_eq!(node.sql("SELECT 1 FROM pg_database WHERE datname = 'made'").await, [Some("1".to_owned())]);
+    });
+}
+
+#[test]
+fn a_custom_method_makes_the_cluster() {
+    as_postgres("a_custom_method_makes_the_cluster", async {
+        let mut node = Node::with("a", |o| {
+            let text = format!(
+                "for a in \"$@\"; do case $a in --datadir=*) d=${{a#--datadir=}};; --scope=test) s=1;; --x=1) x=1;; esac; done\n\
+                 test -n \"$s$x\" && exec {}/initdb -N -A scram-sha-256 --pwfile=/proc/self/fd/0 -U postgres $d <<E\nunknown\nE",
+                harness::BIN_DIR
+            );
+            let command = script(&o.data_dir.with_file_name("method"), &text);
+            let json = json!({"command": command, "x": 1});
+            o.bootstrap.method = Some("own".into());
+            o.bootstrap.methods.insert("own".into(), json.as_object().cloned().expect("object"));
+        });
+        node.bootstrap().await;
+        // The password of the configuration is the one that works now, and nothing else does.
+        assert_eq!(node.sql("SELECT current_user::text").await, [Some("postgres".to_owned())]);
+        let hba = fs::read_to_string(node.data_dir().join("pg_hba.conf")).expect("pg_hba.conf");
+        assert!(!hba.contains("trust"), "{hba}");
+    });
+}
+
+#[test]
+fn a_running_server_keeps_its_directory() {
+    as_postgres("a_running_server_keeps_its_directory", async {
+        let mut node = Node::new("a");
+        node.bootstrap().await;
+        assert!(matches!(node.control.remove_data_directory().await, Err(Error::PostmasterRuns { .. })));
+        assert!(matches!(node.control.move_data_directory().await, Err(Error::PostmasterRuns { .. })));
+        assert!(node.data_dir().join("PG_VERSION").exists());
+
+        node.control.stop(StopOptions::planned(), &Cancel::new(), &Progress::ignored()).await.expect("stop");
+        let wal = node.dir.path().join("wal");
+        fs::rename(node.data_dir().join("pg_wal"), &wal).expect("move");
+        std::os::unix::fs::symlink(&wal, node.data_dir().join("pg_wal")).expect("link");
+        let tablespace = node.dir.path().join("space");
+        fs::create_dir(&tablespace).expect("directory");
+        std::os::unix::fs::symlink(&tablespace, node.data_dir().join("pg_tblspc/16384")).expect("link");
+        node.control.move_data_directory().await.expect("move");
+        for name in ["data.failed/PG_VERSION", "wal.failed", "space.failed", "data.failed/pg_wal/archive_status"] {
+            assert!(node.dir.path().join(name).exists(), "{name}");
+        }
+        for name in ["data", "wal", "space"] {
+            assert!(!node.dir.path().join(name).exists(), "{name}");
+            fs::rename(node.dir.path().join(format!("{name}.failed")), node.dir.path().join(name)).expect("back");
+        }
+        for (link, target) in [("pg_wal", &wal), ("pg_tblspc/16384", &tablespace)] {
+            fs::remove_file(node.data_dir().join(link)).expect("remove");
+            std::os::unix::fs::symlink(target, node.data_dir().join(link)).expect("link");
+        }
+        node.control.remove_data_directory().await.expect("remove");
+        for name in ["data", "wal", "space"] {
+            assert!(!node.dir.path().join(name).exists(), "{name}");
+        }
+    });
+}
+
+#[test]
+fn the_next_callback_ends_the_one_before() {
+    as_postgres("the_next_callback_ends_the_one_before", async {
+        let mut node = Node::with("a", |o| {
+            let out = o.data_dir.with_file_name("calls");
+            let hang = script(
+                &o.data_dir.with_file_name("hang"),
+                &format!("echo begin \"$@\" >> {0}; sleep 60; echo end >> {0}", out.display()),
+            );
+            let note = script(&o.data_dir.with_file_name("note"), &format!("echo \"$@\" >> {}", out.display()));
+            o.callbacks.insert(CallbackAction::OnStart, format!("{hang} 'one word'"));
+            o.callbacks.insert(CallbackAction::OnStop, note.clone());
+            o.callbacks.insert(CallbackAction::OnReload, note);
+        });
+        let calls = node.dir.path().join("calls");
+        let text = || fs::read_to_string(&calls).unwrap_or_default();
+        node.control.set_role(Role::Promoted);
+        node.control.call_back(CallbackAction::OnStart);
+        until("the first", async || text().contains("begin one word on_start primary test")).await;
+        node.control.call_back(CallbackAction::OnReload);
+        until("the reload beside it", async || text().contains("on_reload primary test")).await;
+        let asked = Instant::now();
+        node.control.call_back(CallbackAction::OnStop);
+        until("the next", async || text().contains("on_stop primary test")).await;
+        assert!(asked.elapsed() < Duration::from_secs(3), "it waited for the first one");
+        assert!(!text().contains("end"), "{}", text());
+        assert!(node.control.announced());
+    });
+}
+
+#[test]
+fn pre_promote_can_refuse_and_be_called_off() {
+    as_postgres("pre_promote_can_refuse_and_be_called_off", async {
+        let mut primary = Node::new("a");
+        primary.bootstrap().await;
+        let mut replica = make_replica(&primary, "b").await;
+        let set = |node: &Node, command: &str| {
+            let mut options = (**node.options.borrow()).clone();
+            options.pre_promote = Some(command.to_owned());
+            node.options.send_replace(std::sync::Arc::new(options));
+        };
+        set(&replica, "false");
+        let limit = Duration::from_secs(20);
+        let refused = replica.control.promote(limit, &Cancel::new(), &Progress::ignored()).await;
+        assert_eq!(refused.expect("an answer"), Promoted::PrePromoteFailed);
+
+        set(&replica, "sleep 60");
+        let cancel = Cancel::new();
+        let stopper = cancel.clone();
+        let asked = Instant::now();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            stopper.cancel();
+        });
+        let cancelled = replica.control.promote(limit, &cancel, &Progress::ignored()).await;
+        assert!(matches!(cancelled, Err(Error::Cancelled)), "{cancelled:?}");
+        assert!(asked.elapsed() < Duration::from_secs(5));
+        assert!(replica.running().await.wal.is_standby());
+    });
+}
+
+#[test]
+fn status_requests_share_queries() {
+    as_postgres("status_requests_share_queries", async {
+        let mut node = Node::new("a");
+        node.bootstrap().await;
+        node.running().await;
+        let count = "SELECT xact_commit FROM pg_stat_database WHERE datname = 'postgres'";
+        let asks: Vec<_> = (0..200)
+            .map(|_| {
+                let monitor = node.monitor.clone();
+                tokio::spawn(async move { monitor.status(Instant::now() + Duration::from_secs(10)).await.is_ok() })
+            })
+            .collect();
+        for ask in asks {
+            assert!(ask.await.expect("task"));
+        }
+        let connections = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'Patroni heartbeat'";
+        assert_eq!(node.sql(connections).await, [Some("1".to_owned())]);
+        let transactions: i64 = node.sql(count).await[0].as_deref().unwrap_or("0").parse().expect("a number");
+        assert!(transactions < 150, "{transactions} transactions for 200 requests");
+    });
+}
+
+#[test]
+fn standby_settings_are_not_below_those_of_the_primary() {
+    as_postgres("standby_settings_are_not_below_those_of_the_primary", async {
+        let mut primary = Node::new("a");
+        primary.bootstrap().await;
+        let mut replica = Node::new("b");
+        clone_from(&primary, &mut replica, &Cancel::new()).await.expect("clone");
+        let options = replica.options.borrow().clone();
+        let directory = replica.dir.path().display().to_string();
+        let json = json!({"max_connections": 25, "unix_socket_directories": directory, "shared_buffers": "16MB"});
+        let files = patroni_postgres::conf::FileOptions {
+            parameters: json.as_object().cloned().expect("object"),
+            ..Default::default()
+        };
+        replica.control.conf().set_options(options, std::sync::Arc::new(files));
+        let started = replica.start(Role::Replica, Some(primary.upstream())).await.expect("start");
+        assert_eq!(started, Started::Running);
+        assert_eq!(replica.sql("SHOW max_connections").await, [Some("30".to_owned())]);
+        assert!(replica.control.raised_settings().contains_key("max_connections"));
+    });
+}
