@@ -95,6 +95,3 @@ fn special(number: f64) -> String {
     }
     .to_owned()
 }
-
-#[cfg(test)]
-mod tests;

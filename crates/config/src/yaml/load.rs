@@ -193,12 +193,10 @@ fn collection_tag(tag: Option<&Tag>, expected: &str, mark: Mark) -> Result<(), Y
 }
 
 fn scalar_kind(text: &str, style: ScalarStyle, tag: Option<&Tag>, mark: Mark) -> Result<Kind, YamlError> {
-    let Some(tag) = tag else {
+    // The tag `!` alone means nothing to PyYAML.
+    let Some(tag) = tag.filter(|tag| !(tag.handle.is_empty() && tag.suffix == "!")) else {
         return Ok(if style == ScalarStyle::Plain { scalar::kind(text) } else { Kind::Text });
     };
-    if tag.handle.is_empty() && tag.suffix == "!" {
-        return Ok(Kind::Text);
-    }
     match core_tag(tag, mark)? {
         "str" => Ok(Kind::Text),
         "int" => Ok(Kind::Int),

@@ -1,2 +1,0 @@
-//! Rows: what PyYAML reads and writes.
-use super::*;
