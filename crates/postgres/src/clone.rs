@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use patroni_core::JsonMap;
+use patroni_core::job::CloneSource;
 use patroni_core::python::PythonText;
 use patroni_core::server::Role;
 use patroni_core::tags::truthy;
@@ -45,6 +46,23 @@ pub struct CloneOrder {
 }
 
 impl Control {
+    /// Makes a replica of a member of this cluster, or by methods that need none. See [`Control::clone_replica`].
+    ///
+    /// # Errors
+    /// As there; the address of the member cannot be read.
+    pub async fn clone_member(
+        &mut self,
+        source: Option<&CloneSource>,
+        cancel: &Cancel,
+        progress: &Progress,
+    ) -> Result<()> {
+        let credentials = &self.options().replication;
+        let conninfo = source.map(|source| Conninfo::from_url(&source.conn_url, credentials)).transpose()?;
+        let source_name = source.map(|source| source.name.to_string());
+        let order = CloneOrder { source_name, source: conninfo, methods: None, basebackup_only: false };
+        self.clone_replica(&order, cancel, progress).await
+    }
+
     /// Fills the data directory with a copy, by the first method that works. The server is not started. What a failed method
     /// left is removed, unless it is configured to be kept.
     ///

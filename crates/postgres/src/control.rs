@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::callbacks::{CallbackAction, Callbacks};
 use crate::cancel::{Cancel, Progress};
-use crate::conf::Conf;
+use crate::conf::{Conf, RunningRecovery};
 use crate::controldata::ControlValues;
 use crate::data_dir;
 use crate::monitor::Monitor;
@@ -123,6 +123,22 @@ impl Control {
     /// The role that callbacks are told.
     pub fn role(&self) -> Role {
         self.role
+    }
+
+    /// Takes over a server that runs already, in the role it was found in: learns its version, and which recovery settings are
+    /// in force.
+    ///
+    /// # Errors
+    /// The version cannot be found out, or a standby does not answer.
+    pub async fn adopt(&mut self, role: Role) -> Result<()> {
+        self.role = role;
+        self.learn_version().await?;
+        if matches!(role, Role::Replica | Role::StandbyLeader) {
+            let connection = self.monitor.connect("adopt").await?;
+            let running = RunningRecovery::read(&connection, Duration::from_secs(3)).await?;
+            self.conf.adopt_recovery(&running);
+        }
+        Ok(())
     }
 
     /// Calls the script for an action, with the present role. Does not wait for it.
@@ -363,7 +379,10 @@ impl Control {
     }
 
     async fn after_start(&mut self, callback: Option<CallbackAction>) {
-        if let Err(error) = self.conf.save_configuration_files().await {
+        // The access files of a custom bootstrap are not those to keep.
+        if !self.custom_bootstrap
+            && let Err(error) = self.conf.save_configuration_files().await
+        {
             tracing::error!("unable to create backup copies of configuration files: {error}");
         }
         if let Some(action) = callback {

@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 use patroni_core::server::DataDir;
 
+use crate::control::blocking;
 use crate::controldata::ControlValues;
 use crate::postmaster::{Found, Postmaster};
 use crate::programs::Programs;
@@ -14,10 +15,11 @@ use crate::{Error, Result};
 
 /// Looks into a data directory: its state, and the content of `pg_control` where there is one.
 pub async fn inspect(programs: &Programs, data_dir: &Path) -> (DataDir, Option<ControlValues>) {
-    match is_empty(data_dir) {
+    let path = data_dir.to_owned();
+    match blocking(move || is_empty(&path).map_err(|e| Error::file("read", path, e))).await {
         Ok(true) => return (DataDir::Empty, None),
         Ok(false) => {}
-        Err(error) => return (DataDir::Inaccessible(Error::file("read", data_dir, error).to_string()), None),
+        Err(error) => return (DataDir::Inaccessible(error.to_string()), None),
     }
     match ControlValues::read(programs, data_dir).await {
         Ok(values) => match values.system_id() {
@@ -115,7 +117,21 @@ fn remove_all(data_dir: &Path) -> Result<()> {
         tracing::info!("Removing {}: {}", what(&link), target.display());
         remove_tree(&target)?;
     }
-    remove_tree(data_dir)
+    // Where the directory itself has to stay (a mount point, a parent that belongs to somebody else), empty is enough.
+    let entries = fs::read_dir(data_dir).map_err(|e| Error::file("read", data_dir, e))?;
+    let removed: Vec<Result<()>> = entries.flatten().map(|entry| remove_entry(&entry)).collect();
+    match fs::remove_dir(data_dir) {
+        Err(error) if !is_empty(data_dir).unwrap_or(false) => {
+            Err(removed.into_iter().find_map(Result::err).unwrap_or(Error::file("remove", data_dir, error)))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn remove_entry(entry: &fs::DirEntry) -> Result<()> {
+    let path = entry.path();
+    let is_dir = entry.file_type().map_err(|e| Error::file("read", &path, e))?.is_dir();
+    if is_dir { remove_tree(&path) } else { fs::remove_file(&path).map_err(|e| Error::file("remove", &path, e)) }
 }
 
 fn remove_tree(path: &Path) -> Result<()> {

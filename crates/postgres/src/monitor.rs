@@ -6,21 +6,25 @@ mod status;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use patroni_core::server::{DataDir, Postmaster as PostmasterState, Running, Server};
+use patroni_core::server::{ControlData, DataDir, Postmaster as PostmasterState, Running, Server};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
+use crate::control::blocking;
 use crate::controldata::ControlValues;
 use crate::data_dir;
 use crate::options::ServerOptions;
 use crate::postmaster::{Found, PidFileStatus, Postmaster};
 use crate::programs::Programs;
 use crate::sql::{Connection, DEFAULT_OPTIONS, SqlError};
-use crate::{Error, Result};
+use crate::Result;
 use heartbeat::Request;
 
 /// Requests for the status that may wait at the same time; more are told that the server does not answer.
 const WAITING_REQUESTS: usize = 256;
+
+/// Reading one small file takes no longer unless the disk is broken, so that much is always allowed.
+const LEAST: Duration = Duration::from_millis(200);
 
 /// Looks at the data directory, the postmaster, and what PostgreSQL says of itself. Cheap to clone; all clones share one
 /// connection to the server.
@@ -42,43 +46,62 @@ impl Monitor {
     /// The whole state of the server, at the latest at `deadline`: a server that does not answer until then is
     /// [`PostmasterState::Unreachable`].
     pub async fn inspect(&self, deadline: Instant) -> Server {
-        let options = self.options();
-        let postmaster = match self.postmaster() {
-            Ok(Found::Alive(postmaster)) => Some(postmaster),
-            Ok(Found::SingleUser { pid }) => {
-                return Server { data_dir: self.data_dir(deadline).await.0, postmaster: unreachable_single_user(pid) };
+        let look = self.clone();
+        // The disk may hang: this is the only place where it is touched without a program of its own.
+        let look = match timeout_at(deadline, blocking(move || look.look())).await {
+            Ok(Ok(look)) => look,
+            Ok(Err(error)) => return inaccessible(&error.to_string()),
+            Err(_) => return inaccessible("the data directory does not answer in time"),
+        };
+        match look.found {
+            Found::Alive(postmaster) => self.inspect_alive(&postmaster, look.status, look.has_control_file, deadline).await,
+            Found::SingleUser { pid } => {
+                Server { data_dir: self.data_dir(deadline).await.0, postmaster: unreachable_single_user(pid) }
             }
-            Ok(Found::Nobody | Found::Foreign { .. }) => None,
-            Err(error) => return inaccessible(&error),
-        };
-        let Some(postmaster) = postmaster else {
-            let (data_dir, values) = self.data_dir(deadline).await;
-            return Server { data_dir, postmaster: PostmasterState::Stopped(control_data(&options, values)) };
-        };
-        self.inspect_alive(&postmaster, deadline).await
+            Found::Nobody | Found::Foreign { .. } => self.stopped(deadline).await,
+        }
     }
 
-    async fn inspect_alive(&self, postmaster: &Postmaster, deadline: Instant) -> Server {
-        let state = match PidFileStatus::read(&self.options().data_dir) {
-            Err(error) => return inaccessible(&error),
-            Ok(None | Some(PidFileStatus::Starting)) => PostmasterState::Starting,
-            Ok(Some(PidFileStatus::Stopping)) => PostmasterState::Stopping,
-            Ok(Some(PidFileStatus::Ready | PidFileStatus::Standby)) => {
-                match self.ask(postmaster.pid(), deadline).await {
-                    Ok((running, system_id)) if self.has_control_file() => {
-                        return Server { data_dir: DataDir::Present(system_id), postmaster: PostmasterState::Running(running) };
-                    }
-                    Ok((running, _)) => PostmasterState::Running(running),
-                    Err(error) => self.why_no_answer(postmaster, &error),
+    async fn inspect_alive(
+        &self,
+        postmaster: &Postmaster,
+        status: Option<PidFileStatus>,
+        has_control_file: bool,
+        deadline: Instant,
+    ) -> Server {
+        let state = match status {
+            None | Some(PidFileStatus::Starting) => PostmasterState::Starting,
+            Some(PidFileStatus::Stopping) => PostmasterState::Stopping,
+            Some(PidFileStatus::Ready | PidFileStatus::Standby) => match self.ask(postmaster.pid(), deadline).await {
+                Ok((running, system_id)) if has_control_file => {
+                    let data_dir = DataDir::Present(system_id);
+                    return Server { data_dir, postmaster: PostmasterState::Running(running) };
                 }
-            }
+                Ok((running, _)) => PostmasterState::Running(running),
+                Err(error) => self.why_no_answer(&error, deadline).await,
+            },
         };
-        let (data_dir, values) = self.data_dir(deadline).await;
         if !postmaster.is_alive() {
-            let options = self.options();
-            return Server { data_dir, postmaster: PostmasterState::Stopped(control_data(&options, values)) };
+            return self.stopped(deadline).await;
         }
-        Server { data_dir, postmaster: state }
+        Server { data_dir: self.data_dir(deadline).await.0, postmaster: state }
+    }
+
+    async fn stopped(&self, deadline: Instant) -> Server {
+        let (data_dir, values) = self.data_dir(deadline).await;
+        let control = values.and_then(|values| control_data(&self.options(), values));
+        Server { data_dir, postmaster: PostmasterState::Stopped(control) }
+    }
+
+    /// What can be seen without asking anybody. Blocks.
+    fn look(&self) -> Result<Look> {
+        let data_dir = &self.options().data_dir;
+        let found = self.postmaster()?;
+        let status = match &found {
+            Found::Alive(postmaster) => PidFileStatus::read_of(data_dir, postmaster.pid())?,
+            Found::Nobody | Found::Foreign { .. } | Found::SingleUser { .. } => None,
+        };
+        Ok(Look { found, status, has_control_file: data_dir.join("global/pg_control").exists() })
     }
 
     /// What PostgreSQL says of itself, newly asked. Callers that come while a query runs share the next one.
@@ -174,26 +197,25 @@ impl Monitor {
         }
     }
 
-    fn why_no_answer(&self, postmaster: &Postmaster, error: &SqlError) -> PostmasterState {
-        let status = PidFileStatus::read(&self.options().data_dir).ok().flatten();
-        if status == Some(PidFileStatus::Stopping) || !postmaster.is_alive() {
-            return PostmasterState::Stopping;
-        }
+    async fn why_no_answer(&self, error: &SqlError, deadline: Instant) -> PostmasterState {
+        let look = self.clone();
+        let deadline = deadline.max(Instant::now() + LEAST);
+        let status = match timeout_at(deadline, blocking(move || look.look())).await {
+            Ok(Ok(look)) => look.status,
+            Ok(Err(_)) | Err(_) => None,
+        };
         // Between a crash of a backend and the end of recovery the pid file goes on saying `ready`.
-        if error.is_cannot_connect_now() || status != Some(PidFileStatus::Ready) {
-            return PostmasterState::Starting;
+        match status {
+            Some(PidFileStatus::Stopping) => PostmasterState::Stopping,
+            Some(PidFileStatus::Starting | PidFileStatus::Standby) => PostmasterState::Starting,
+            Some(PidFileStatus::Ready) if error.is_cannot_connect_now() => PostmasterState::Starting,
+            Some(PidFileStatus::Ready) | None => PostmasterState::Unreachable(error.to_string()),
         }
-        PostmasterState::Unreachable(error.to_string())
-    }
-
-    fn has_control_file(&self) -> bool {
-        self.options().data_dir.join("global/pg_control").exists()
     }
 
     async fn data_dir(&self, deadline: Instant) -> (DataDir, Option<ControlValues>) {
         let options = self.options();
-        // One small file is read: only a broken disk takes longer than the least time given here.
-        let deadline = deadline.max(Instant::now() + Duration::from_millis(200));
+        let deadline = deadline.max(Instant::now() + LEAST);
         match timeout_at(deadline, data_dir::inspect(&options.programs(), &options.data_dir)).await {
             Ok(result) => result,
             Err(_) => (DataDir::Inaccessible("pg_controldata did not finish in time".into()), None),
@@ -201,13 +223,20 @@ impl Monitor {
     }
 }
 
-fn control_data(options: &ServerOptions, values: Option<ControlValues>) -> Option<patroni_core::server::ControlData> {
-    let standby = data_dir::has_standby_signal(&options.data_dir);
-    values?.control_data(standby, data_dir::has_backup_label(&options.data_dir)).ok()
+/// What can be seen of a server from outside.
+struct Look {
+    found: Found<Arc<Postmaster>>,
+    status: Option<PidFileStatus>,
+    has_control_file: bool,
 }
 
-fn inaccessible(error: &Error) -> Server {
-    Server { data_dir: DataDir::Inaccessible(error.to_string()), postmaster: PostmasterState::Unreachable(error.to_string()) }
+fn control_data(options: &ServerOptions, values: ControlValues) -> Option<ControlData> {
+    let standby = data_dir::has_standby_signal(&options.data_dir);
+    values.control_data(standby, data_dir::has_backup_label(&options.data_dir)).ok()
+}
+
+fn inaccessible(why: &str) -> Server {
+    Server { data_dir: DataDir::Inaccessible(why.to_owned()), postmaster: PostmasterState::Unreachable(why.to_owned()) }
 }
 
 fn unreachable_single_user(pid: i32) -> PostmasterState {

@@ -8,15 +8,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use harness::{Node, as_postgres, kill, until};
-use patroni_core::job::Stage;
+use patroni_core::job::{CloneSource, Stage};
 use patroni_core::lsn::Timeline;
 use patroni_core::server::{ControlState, DataDir, Postmaster, Role, Wal};
 use patroni_postgres::Error;
 use patroni_postgres::callbacks::CallbackAction;
 use patroni_postgres::cancel::{Cancel, Progress};
-use patroni_postgres::clone::CloneOrder;
 use patroni_postgres::control::{Mode, Promoted, Started, StopOptions, Stopped};
-use patroni_postgres::sql::Conninfo;
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::time::{Instant, timeout};
@@ -35,14 +33,8 @@ async fn make_replica(primary: &Node, name: &str) -> Node {
 }
 
 async fn clone_from(primary: &Node, replica: &mut Node, cancel: &Cancel) -> patroni_postgres::Result<()> {
-    let credentials = primary.options.borrow().replication.clone();
-    let order = CloneOrder {
-        source_name: Some("a".into()),
-        source: Some(Conninfo::from_url(&primary.conn_url(), &credentials).expect("URL")),
-        methods: None,
-        basebackup_only: false,
-    };
-    replica.control.clone_replica(&order, cancel, &Progress::ignored()).await
+    let source = CloneSource { name: "a".into(), conn_url: primary.conn_url(), is_leader: true };
+    replica.control.clone_member(Some(&source), cancel, &Progress::ignored()).await
 }
 
 #[test]
@@ -275,7 +267,7 @@ fn a_failed_clone_leaves_nothing_and_a_cancelled_one_neither() {
         primary.bootstrap().await;
         // The copy is endless: the client never gets to its end.
         let mut replica = Node::with("b", |o| {
-            o.replica_methods.insert("basebackup".into(), json!([{"max-rate": "32kB"}, {"checkpoint": "fast"}]));
+            o.replica_methods.insert("basebackup".into(), json!([{"max-rate": "32k"}, {"checkpoint": "fast"}]));
         });
         let cancel = Cancel::new();
         let stopper = cancel.clone();

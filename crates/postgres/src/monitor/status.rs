@@ -39,8 +39,8 @@ pub(super) fn query(server_version: u32) -> String {
          confirmed_flush_lsn, xmin IS NOT NULL AS holds_xmin, catalog_xmin::text, wal_status, {failover} \
          FROM pg_catalog.pg_replication_slots WHERE NOT temporary) s), \
          (SELECT pg_catalog.json_agg(p) FROM (SELECT s.name, pg_catalog.current_setting(s.name, true) AS old_value, \
-         (SELECT f.setting FROM pg_catalog.pg_file_settings f WHERE f.name = s.name ORDER BY f.seqno DESC LIMIT 1) \
-         AS new_value FROM pg_catalog.pg_settings s WHERE s.pending_restart) p), \
+         COALESCE((SELECT f.setting FROM pg_catalog.pg_file_settings f WHERE f.name = s.name ORDER BY f.seqno DESC \
+         LIMIT 1), s.boot_val) AS new_value FROM pg_catalog.pg_settings s WHERE s.pending_restart) p), \
          wr.latest_end_lsn FROM pg_catalog.pg_stat_get_wal_receiver() wr"
     )
 }

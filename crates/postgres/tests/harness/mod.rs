@@ -1,7 +1,7 @@
 //! A directory with a PostgreSQL 15 server of its own. PostgreSQL refuses to run as root: a test that finds itself root
 //! runs itself again as user `postgres`.
 
-#![allow(dead_code)]
+#![allow(unreachable_pub)]
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -129,7 +129,7 @@ impl Drop for Node {
                 if !postmaster.is_alive() {
                     break;
                 }
-                rustix::thread::nanosleep(&rustix::thread::Timespec { tv_sec: 0, tv_nsec: 10_000_000 });
+                let _ = rustix::thread::nanosleep(&rustix::thread::Timespec { tv_sec: 0, tv_nsec: 10_000_000 });
             }
         }
     }
