@@ -6,6 +6,7 @@
 pub mod cluster;
 pub mod decide;
 pub mod facts;
+pub mod history;
 pub mod job;
 pub mod lsn;
 pub mod memory;
@@ -17,6 +18,7 @@ pub mod python;
 pub mod request;
 pub mod server;
 pub mod settings;
+pub mod slots;
 pub mod tags;
 pub mod time;
 pub mod units;
