@@ -45,7 +45,8 @@ impl Control {
     /// The data directory is not empty (nothing is touched then); a step failed.
     pub async fn bootstrap(&mut self, cancel: &Cancel, progress: &Progress) -> Result<()> {
         let options = self.options();
-        let empty = crate::data_dir::is_empty(&options.data_dir).map_err(|e| Error::file("read", &options.data_dir, e))?;
+        let empty =
+            crate::data_dir::is_empty(&options.data_dir).map_err(|e| Error::file("read", &options.data_dir, e))?;
         if !empty {
             let path = options.data_dir.display();
             return Err(Error::Configuration(format!("cannot bootstrap: data directory {path} is not empty")));
@@ -80,7 +81,7 @@ impl Control {
         let mut started = self.start(start, cancel, progress).await?;
         while started == Started::StillStarting {
             cancel.check()?;
-            started = self.wait_for_start(options.pg_ctl_timeout, None, cancel).await?;
+            started = self.wait_for_start(options.pg_ctl_timeout, cancel).await?;
         }
         // A custom method may have restored a backup that is still being recovered.
         let postmaster = self.running()?;
@@ -252,7 +253,8 @@ impl PasswordFile {
     fn create(password: &str) -> Result<Self> {
         let started = Instant::now();
         loop {
-            let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
+            let nanos =
+                std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
             let path = std::env::temp_dir().join(format!("patroni-{}-{nanos}", std::process::id()));
             match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
                 Ok(mut file) => {
@@ -312,7 +314,9 @@ pub(crate) fn user_options(tool: &str, options: &Value, not_allowed: &[&str]) ->
                 }
             }
         }
-        Value::Bool(_) | Value::Number(_) | Value::String(_) => wrong.push(format!("{tool} options must be list or dict")),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+            wrong.push(format!("{tool} options must be list or dict"))
+        }
     }
     problems.extend(wrong);
     (arguments, problems)
@@ -365,7 +369,7 @@ async fn create_or_update_role(
 fn locally(statements: &str) -> String {
     let mut tag = "$patroni$".to_owned();
     while statements.contains(&tag) {
-        tag.insert_str(1, "_");
+        tag.insert(1, '_');
     }
     format!("DO {tag} BEGIN SET LOCAL synchronous_commit = 'local'; {statements} END; {tag}")
 }
@@ -398,13 +402,19 @@ mod tests {
         ];
         for (json, arguments) in rows {
             let options = serde_json::from_str(json).expect("JSON");
-            assert_eq!(user_options("initdb", &options, &[]), (arguments.iter().map(|a| a.to_string()).collect(), vec![]), "{json}");
+            assert_eq!(
+                user_options("initdb", &options, &[]),
+                (arguments.iter().map(|a| a.to_string()).collect(), vec![]),
+                "{json}"
+            );
         }
     }
 
     #[test]
     fn options_that_would_break_things_are_refused() {
-        for json in [r#"["version"]"#, r#"{"pgdata": "x"}"#, r#"[{"a": 1}]"#, r#"[{"a": "b", "c": "d"}]"#, "[1]", "true"] {
+        for json in
+            [r#"["version"]"#, r#"{"pgdata": "x"}"#, r#"[{"a": 1}]"#, r#"[{"a": "b", "c": "d"}]"#, "[1]", "true"]
+        {
             let options = serde_json::from_str(json).expect("JSON");
             let (arguments, problems) = user_options("initdb", &options, &INITDB_NOT_ALLOWED);
             assert!(arguments.is_empty() && problems.len() == 1, "{json}: {arguments:?} {problems:?}");

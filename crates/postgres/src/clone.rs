@@ -119,14 +119,15 @@ impl Control {
         let Some(source) = &order.source else {
             return Err(Error::Configuration("basebackup needs a member to copy".into()));
         };
-        let version = program_version(options, cancel).await?;
+        let version = options.programs().server_version(cancel).await?;
         let arguments = basebackup_options(options.replica_methods.get(BASEBACKUP), version);
         let mut attempt = 1;
         loop {
             self.make_room(options).await?;
             let mut command = options.programs().command("pg_basebackup");
             command.arg(format!("--pgdata={}", options.data_dir.display()));
-            command.args(["-X", "stream"]);
+            // Never asks: whoever started the agent on a terminal is not there any more.
+            command.args(["-X", "stream", "--no-password"]);
             command.arg(format!("--dbname={}", without_password(source).dsn(version)));
             command.args(&arguments);
             give_password(&mut command, options, source).await?;
@@ -165,7 +166,7 @@ impl Control {
         } else {
             self.make_room(options).await?;
         }
-        let program_version = program_version(options, cancel).await.unwrap_or(0);
+        let program_version = options.programs().server_version(cancel).await.unwrap_or(0);
         let connection = order.source.as_ref().map(|s| without_password(s).dsn(program_version)).unwrap_or_default();
         let script = config.get("command").and_then(Value::as_str).unwrap_or(name);
         let mut words = split(script)?;
@@ -211,7 +212,12 @@ fn method_arguments(config: &JsonMap, options: &ServerOptions, connection: &str)
         config.retain(|key, _| !["no_params", "no_leader", "keep_data"].contains(&key.as_str()));
     } else {
         let data_dir = options.data_dir.display().to_string();
-        let standard = [("scope", options.scope.as_str()), ("role", "replica"), ("datadir", &data_dir), ("connstring", connection)];
+        let standard = [
+            ("scope", options.scope.as_str()),
+            ("role", "replica"),
+            ("datadir", &data_dir),
+            ("connstring", connection),
+        ];
         config.extend(standard.map(|(k, v)| (k.to_owned(), Value::from(v))));
     }
     config.iter().map(|(key, value)| format!("--{key}={}", value.python_text())).collect()
@@ -219,7 +225,17 @@ fn method_arguments(config: &JsonMap, options: &ServerOptions, connection: &str)
 
 fn basebackup_options(section: Option<&Value>, version: u32) -> Vec<String> {
     let mut not_allowed = vec![
-        "pgdata", "format", "wal-method", "xlog-method", "gzip", "version", "dbname", "host", "port", "username", "password",
+        "pgdata",
+        "format",
+        "wal-method",
+        "xlog-method",
+        "gzip",
+        "version",
+        "dbname",
+        "host",
+        "port",
+        "username",
+        "password",
     ];
     if version < 150_000 {
         not_allowed.push("compress");
@@ -240,17 +256,6 @@ fn basebackup_options(section: Option<&Value>, version: u32) -> Vec<String> {
         tracing::error!("{problem}");
     }
     arguments
-}
-
-/// `server_version_num` of the installed programs, the minor version left out.
-async fn program_version(options: &ServerOptions, cancel: &Cancel) -> Result<u32> {
-    let mut command = options.programs().command("postgres");
-    command.arg("--version");
-    let output = options.programs().capture(command, cancel, Some(Duration::from_secs(10))).await?.success()?;
-    let number = output.stdout.split_whitespace().find(|w| w.starts_with(|c: char| c.is_ascii_digit()));
-    let major = number.and_then(|n| n.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u32>().ok());
-    let unknown = || Error::Unexpected(format!("postgres --version printed {:?}", output.stdout));
-    Ok(major.ok_or_else(unknown)? * 10_000)
 }
 
 /// Puts the password into the password file, and tells the command where that is.

@@ -47,6 +47,8 @@ pub struct Control {
     /// The version of the data directory that `conf` was told.
     known_version: Option<u32>,
     raised: JsonMap,
+    /// A start is not finished: the callback to call when the server runs.
+    after_start: Option<Option<CallbackAction>>,
     /// A custom bootstrap method is under way.
     pub(crate) custom_bootstrap: bool,
 }
@@ -85,6 +87,7 @@ impl Control {
             announced: false,
             known_version: None,
             raised: JsonMap::new(),
+            after_start: None,
             custom_bootstrap: false,
         }
     }
@@ -165,8 +168,9 @@ impl Control {
         };
         self.role = start.role;
         let started = self.wait_until_ready(&postmaster, timeout, cancel).await?;
+        self.after_start = Some(start.callback);
         if started == Started::Running {
-            self.after_start(start.callback).await;
+            self.seen_running().await;
         }
         Ok(started)
     }
@@ -175,18 +179,28 @@ impl Control {
     ///
     /// # Errors
     /// It is gone.
-    pub async fn wait_for_start(
-        &mut self,
-        timeout: Duration,
-        callback: Option<CallbackAction>,
-        cancel: &Cancel,
-    ) -> Result<Started> {
+    pub async fn wait_for_start(&mut self, timeout: Duration, cancel: &Cancel) -> Result<Started> {
         let postmaster = self.running()?;
         let started = self.wait_until_ready(&postmaster, timeout, cancel).await?;
         if started == Started::Running {
-            self.after_start(callback).await;
+            self.seen_running().await;
         }
         Ok(started)
+    }
+
+    /// To be told when the server is found running: does what was left to do after a start that had ended with
+    /// [`Started::StillStarting`], the callback among it. Otherwise does nothing.
+    pub async fn seen_running(&mut self) {
+        let Some(callback) = self.after_start.take() else { return };
+        // The access files of a custom bootstrap are not those to keep.
+        if !self.custom_bootstrap
+            && let Err(error) = self.conf.save_configuration_files().await
+        {
+            tracing::error!("unable to create backup copies of configuration files: {error}");
+        }
+        if let Some(action) = callback {
+            self.call_back(action);
+        }
     }
 
     /// Stops with a checkpoint before, and starts again in the present role. Does not call back `on_stop` and `on_start`.
@@ -344,7 +358,8 @@ impl Control {
     pub(crate) async fn learn_version(&mut self) -> Result<()> {
         let options = self.options();
         let version_file = options.data_dir.join("PG_VERSION");
-        let unknown = || Error::Unexpected(format!("no version in {}; is this a data directory?", version_file.display()));
+        let unknown =
+            || Error::Unexpected(format!("no version in {}; is this a data directory?", version_file.display()));
         let version = data_dir::major_version(&options.data_dir).ok_or_else(unknown)? * 10_000;
         if self.known_version != Some(version) {
             let mut command = options.programs().command("postgres");
@@ -376,18 +391,6 @@ impl Control {
         }
         tracing::warn!("Timed out waiting for PostgreSQL to start");
         Ok(Started::StillStarting)
-    }
-
-    async fn after_start(&mut self, callback: Option<CallbackAction>) {
-        // The access files of a custom bootstrap are not those to keep.
-        if !self.custom_bootstrap
-            && let Err(error) = self.conf.save_configuration_files().await
-        {
-            tracing::error!("unable to create backup copies of configuration files: {error}");
-        }
-        if let Some(action) = callback {
-            self.call_back(action);
-        }
     }
 }
 

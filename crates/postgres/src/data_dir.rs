@@ -151,9 +151,7 @@ fn check_may_go(data_dir: &Path) -> Result<()> {
         )));
     }
     match Postmaster::find(data_dir)? {
-        Found::Alive(postmaster) => {
-            Err(Error::PostmasterRuns { pid: postmaster.pid(), data_dir: data_dir.to_owned() })
-        }
+        Found::Alive(postmaster) => Err(Error::PostmasterRuns { pid: postmaster.pid(), data_dir: data_dir.to_owned() }),
         Found::SingleUser { pid } => Err(Error::PostmasterRuns { pid, data_dir: data_dir.to_owned() }),
         Found::Nobody | Found::Foreign { .. } => Ok(()),
     }
@@ -161,7 +159,8 @@ fn check_may_go(data_dir: &Path) -> Result<()> {
 
 /// Symbolic links for the WAL and for tablespaces, with what they point to.
 fn links(data_dir: &Path) -> Vec<(PathBuf, PathBuf)> {
-    let tablespaces = fs::read_dir(data_dir.join("pg_tblspc")).into_iter().flatten().filter_map(|e| Some(e.ok()?.path()));
+    let tablespaces =
+        fs::read_dir(data_dir.join("pg_tblspc")).into_iter().flatten().filter_map(|e| Some(e.ok()?.path()));
     let is_oid = |p: &PathBuf| p.file_name().is_some_and(|n| n.to_string_lossy().parse::<u32>().is_ok());
     let candidates = std::iter::once(data_dir.join("pg_wal")).chain(tablespaces.filter(is_oid));
     candidates

@@ -10,6 +10,7 @@ use patroni_core::server::{ControlData, DataDir, Postmaster as PostmasterState, 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
+use crate::Result;
 use crate::control::blocking;
 use crate::controldata::ControlValues;
 use crate::data_dir;
@@ -17,7 +18,6 @@ use crate::options::ServerOptions;
 use crate::postmaster::{Found, PidFileStatus, Postmaster};
 use crate::programs::Programs;
 use crate::sql::{Connection, DEFAULT_OPTIONS, SqlError};
-use crate::Result;
 use heartbeat::Request;
 
 /// Requests for the status that may wait at the same time; more are told that the server does not answer.
@@ -54,7 +54,9 @@ impl Monitor {
             Err(_) => return inaccessible("the data directory does not answer in time"),
         };
         match look.found {
-            Found::Alive(postmaster) => self.inspect_alive(&postmaster, look.status, look.has_control_file, deadline).await,
+            Found::Alive(postmaster) => {
+                self.inspect_alive(&postmaster, look.status, look.has_control_file, deadline).await
+            }
             Found::SingleUser { pid } => {
                 Server { data_dir: self.data_dir(deadline).await.0, postmaster: unreachable_single_user(pid) }
             }
@@ -120,7 +122,14 @@ impl Monitor {
     /// Completes within milliseconds of the exit of the postmaster seen last; never, where there is none.
     pub async fn exit_of_postmaster(&self) {
         match self.cached().or_else(|| self.alive().ok().flatten()) {
-            Some(postmaster) => postmaster.exited().await,
+            Some(postmaster) => {
+                postmaster.exited().await;
+                // Reported once: whoever asks again before the next look waits for another postmaster.
+                let mut cached = self.postmaster.lock().unwrap_or_else(PoisonError::into_inner);
+                if cached.as_ref().is_some_and(|p| Arc::ptr_eq(p, &postmaster)) {
+                    *cached = None;
+                }
+            }
             None => std::future::pending().await,
         }
     }

@@ -146,7 +146,9 @@ impl Postmaster {
     pub fn signal(&self, signal: Signal) -> Result<()> {
         match pidfd_send_signal(self.pidfd.get_ref(), signal) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
-            Err(e) => Err(Error::Unexpected(format!("Could not send stop signal to PostgreSQL (pid={}): {e}", self.pid))),
+            Err(e) => {
+                Err(Error::Unexpected(format!("Could not send stop signal to PostgreSQL (pid={}): {e}", self.pid)))
+            }
         }
     }
 
@@ -217,7 +219,8 @@ fn is_postmaster(pid: i32, data_dir: &Path, start_time: Option<i64>) -> bool {
         return false;
     }
     let inode = |path: &Path| fs::metadata(path).map(|m| (m.dev(), m.ino()));
-    if let (Ok(cwd), Ok(wanted), Ok(exe)) = (inode(&process.join("cwd")), inode(data_dir), fs::read_link(process.join("exe")))
+    if let (Ok(cwd), Ok(wanted), Ok(exe)) =
+        (inode(&process.join("cwd")), inode(data_dir), fs::read_link(process.join("exe")))
     {
         let name = exe.file_name().unwrap_or_default().to_string_lossy().into_owned();
         return cwd == wanted && name.contains("postgres");

@@ -50,6 +50,20 @@ impl Programs {
         Command::new(self.path(program))
     }
 
+    /// `server_version_num` of the installed server, without its minor version.
+    ///
+    /// # Errors
+    /// `postgres --version` cannot be run, or prints something else.
+    pub async fn server_version(&self, cancel: &Cancel) -> Result<u32> {
+        let mut command = self.command("postgres");
+        command.arg("--version");
+        let output = self.capture(command, cancel, Some(Duration::from_secs(10))).await?.success()?;
+        let number = output.stdout.split_whitespace().find(|w| w.starts_with(|c: char| c.is_ascii_digit()));
+        let major = number.and_then(|n| n.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u32>().ok());
+        let unknown = || Error::Unexpected(format!("postgres --version printed {:?}", output.stdout));
+        Ok(major.ok_or_else(unknown)? * 10_000)
+    }
+
     /// Runs a command and keeps what it writes. See [`run`].
     ///
     /// # Errors
@@ -210,8 +224,9 @@ async fn read_lines(pipe: Option<ChildStderr>, program: &str, mode: Stderr, kept
         kept.push_str(&text);
         kept.push('\n');
         if kept.len() > 2 * STDERR_KEPT {
-            let from = kept.floor_char_boundary(kept.len() - STDERR_KEPT);
-            kept.drain(..from);
+            let least = kept.len() - STDERR_KEPT;
+            let from = kept.char_indices().map(|(at, _)| at).find(|at| *at >= least);
+            kept.drain(..from.unwrap_or(least));
         }
     }
 }

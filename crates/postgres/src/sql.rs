@@ -5,6 +5,7 @@ mod tls;
 
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
@@ -13,6 +14,9 @@ use conninfo::Target;
 
 /// How long making a connection may take.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long a connection that is no longer used may take to end.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Server settings of the agent's connections: no statement is worth waiting for longer.
 pub const DEFAULT_OPTIONS: &str = "-c statement_timeout=2000 -c pg_stat_statements.track=none";
@@ -26,6 +30,8 @@ pub const UNLIMITED: &str = "-c statement_timeout=0";
 pub struct Connection {
     client: Client,
     server_version: u32,
+    /// Closed with this: what is left of the connection then has a moment to say goodbye.
+    _open: oneshot::Sender<()>,
 }
 
 /// A row: its columns as text.
@@ -75,13 +81,17 @@ impl Connection {
         let failed = |error| SqlError::of(format!("connection to {}", target.address), &error);
         let (client, connection) = target.config.connect(target.tls.clone()).await.map_err(failed)?;
         let version = connection.parameter("server_version").map(parse_version).unwrap_or_default();
+        let (open, closed) = oneshot::channel();
         tokio::spawn(async move {
-            // Whoever uses the connection sees the error too.
-            if let Err(error) = connection.await {
-                tracing::debug!("connection to PostgreSQL ended: {error}");
+            let mut connection = std::pin::pin!(connection);
+            tokio::select! {
+                // Whoever uses the connection sees the error too.
+                Err(error) = &mut connection => tracing::debug!("connection to PostgreSQL ended: {error}"),
+                // A hung server never lets go by itself.
+                _ = closed => { let _ = timeout(GOODBYE, connection).await; }
             }
         });
-        Ok(Connection { client, server_version: version })
+        Ok(Connection { client, server_version: version, _open: open })
     }
 
     /// `server_version_num`

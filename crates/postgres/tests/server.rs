@@ -14,7 +14,8 @@ use patroni_core::server::{ControlState, DataDir, Postmaster, Role, Wal};
 use patroni_postgres::Error;
 use patroni_postgres::callbacks::CallbackAction;
 use patroni_postgres::cancel::{Cancel, Progress};
-use patroni_postgres::control::{Mode, Promoted, Started, StopOptions, Stopped};
+use patroni_postgres::control::{Mode, Promoted, StartOptions, Started, StopOptions, Stopped};
+use patroni_postgres::sql::Connection;
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::time::{Instant, timeout};
@@ -133,7 +134,8 @@ fn a_pid_file_of_another_process_is_no_postmaster() {
         let mut node = Node::new("a");
         node.bootstrap().await;
         node.control.stop(StopOptions::planned(), &Cancel::new(), &Progress::ignored()).await.expect("stop");
-        let mut other = tokio::process::Command::new("sleep").arg("60").current_dir(node.data_dir()).spawn().expect("sleep");
+        let mut other =
+            tokio::process::Command::new("sleep").arg("60").current_dir(node.data_dir()).spawn().expect("sleep");
         let pid = other.id().expect("pid");
         for pid_file in [format!("{pid}\n"), "999999\n".to_owned(), "garbage".to_owned()] {
             fs::write(node.data_dir().join("postmaster.pid"), &pid_file).expect("pid file");
@@ -185,6 +187,11 @@ fn a_failed_start_says_why() {
 
         node.options.send_replace(own.clone());
         node.control.conf().set_options(own, std::sync::Arc::default());
+        fs::set_permissions(node.data_dir(), fs::Permissions::from_mode(0o777)).expect("mode");
+        let error = node.start(Role::Primary, None).await.expect_err("everybody may write").to_string();
+        assert!(error.contains("invalid permissions 777"), "{error}");
+
+        fs::set_permissions(node.data_dir(), fs::Permissions::from_mode(0o700)).expect("mode");
         fs::write(node.data_dir().join("postgresql.base.conf"), "work_mem = 'nonsense'\n").expect("write");
         let error = node.start(Role::Primary, None).await.expect_err("the file is broken").to_string();
         assert!(error.contains("work_mem"), "{error}");
@@ -514,5 +521,116 @@ fn standby_settings_are_not_below_those_of_the_primary() {
         assert_eq!(started, Started::Running);
         assert_eq!(replica.sql("SHOW max_connections").await, [Some("30".to_owned())]);
         assert!(replica.control.raised_settings().contains_key("max_connections"));
+    });
+}
+
+#[test]
+fn tls_is_used_and_checked_as_sslmode_says() {
+    as_postgres("tls_is_used_and_checked_as_sslmode_says", async {
+        let mut node = Node::new("a");
+        node.bootstrap().await;
+        let (key, cert) = (node.dir.path().join("key"), node.dir.path().join("cert"));
+        let made = std::process::Command::new("openssl")
+            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"])
+            .args(["-subj", "/CN=other", "-addext", "subjectAltName=DNS:other.example", "-keyout"])
+            .args([key.as_os_str(), "-out".as_ref(), cert.as_os_str()])
+            .output()
+            .expect("openssl");
+        assert!(made.status.success(), "{made:?}");
+        let mut options = (**node.options.borrow()).clone();
+        options.use_unix_socket = false;
+        let options = std::sync::Arc::new(options);
+        let json = json!({
+            "ssl": "on", "ssl_key_file": key, "ssl_cert_file": cert, "shared_buffers": "16MB", "max_connections": 30,
+            "unix_socket_directories": node.dir.path(),
+        });
+        let files = patroni_postgres::conf::FileOptions {
+            parameters: json.as_object().cloned().expect("object"),
+            pg_hba: vec!["hostssl all all all scram-sha-256".into()],
+            ..Default::default()
+        };
+        node.options.send_replace(options.clone());
+        node.control.conf().set_options(options.clone(), std::sync::Arc::new(files));
+        node.control.restart(None, None, &Cancel::new(), &Progress::ignored()).await.expect("restart");
+
+        let root = cert.display().to_string();
+        let rows = [
+            (None, None, true),
+            (Some("disable"), None, false),
+            (Some("require"), None, true),
+            (Some("require"), Some(&root), true),
+            (Some("verify-ca"), Some(&root), true),
+            (Some("verify-ca"), None, false),
+            (Some("verify-full"), Some(&root), false),
+        ];
+        for (mode, root, works) in rows {
+            let mut conninfo = options.local_superuser();
+            for (keyword, value) in [("sslmode", mode), ("sslrootcert", root.map(String::as_str))] {
+                if let Some(value) = value {
+                    conninfo.set(keyword, value);
+                }
+            }
+            let result = match Connection::open(&conninfo, "test", "").await {
+                Ok(open) => open.query("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()").await,
+                Err(error) => Err(error),
+            };
+            let uses_tls = result.as_ref().is_ok_and(|rows| rows[0].flag(0));
+            assert_eq!(uses_tls, works, "{mode:?} {root:?}: {result:?}");
+        }
+    });
+}
+
+#[test]
+fn a_start_that_takes_long_is_finished_later() {
+    as_postgres("a_start_that_takes_long_is_finished_later", async {
+        let mut node = Node::with("a", |o| {
+            let out = o.data_dir.with_file_name("calls");
+            let note = script(&o.data_dir.with_file_name("note"), &format!("echo \"$@\" >> {}", out.display()));
+            o.callbacks.insert(CallbackAction::OnStart, note);
+            let wrapper = o.data_dir.with_file_name("postgres-wrapper");
+            let text = format!("test -e {} && sleep 1; exec {}/postgres \"$@\"", out.display(), harness::BIN_DIR);
+            o.bin_name.insert("postgres".into(), script(&wrapper, &text));
+        });
+        node.bootstrap().await;
+        node.control.stop(StopOptions::planned(), &Cancel::new(), &Progress::ignored()).await.expect("stop");
+        let calls = node.dir.path().join("calls");
+        fs::write(&calls, "").expect("file");
+        let start = StartOptions {
+            role: Role::Primary,
+            follow: None,
+            timeout: Some(Duration::from_millis(100)),
+            callback: Some(CallbackAction::OnStart),
+        };
+        let started = node.control.start(start, &Cancel::new(), &Progress::ignored()).await.expect("start");
+        assert_eq!(started, Started::StillStarting);
+        assert_eq!(node.inspect().await.postmaster, Postmaster::Starting);
+        until("running", async || matches!(node.inspect().await.postmaster, Postmaster::Running(_))).await;
+        for _ in 0..2 {
+            node.control.seen_running().await;
+        }
+        until("the callback", async || !fs::read_to_string(&calls).unwrap_or_default().is_empty()).await;
+        assert_eq!(fs::read_to_string(&calls).expect("calls"), "on_start primary test\n");
+    });
+}
+
+#[test]
+fn a_directory_that_has_to_stay_is_emptied() {
+    as_postgres("a_directory_that_has_to_stay_is_emptied", async {
+        let mut node = Node::new("a");
+        let data_dir = node.dir.path().join("parent/data");
+        fs::create_dir_all(data_dir.join("base/1")).expect("directory");
+        fs::write(data_dir.join("base/1/2"), "x").expect("file");
+        let mut options = (**node.options.borrow()).clone();
+        options.data_dir = data_dir.clone();
+        node.options.send_replace(std::sync::Arc::new(options));
+        let mode = |mode| fs::set_permissions(node.dir.path().join("parent"), fs::Permissions::from_mode(mode));
+        mode(0o555).expect("mode");
+        let result = node.control.remove_data_directory().await;
+        mode(0o755).expect("mode");
+        result.expect("emptied");
+        assert_eq!(fs::read_dir(&data_dir).expect("it stays").count(), 0);
+        for path in ["/", "relative", "/tmp/../tmp", ""] {
+            assert!(patroni_postgres::data_dir::remove(Path::new(path)).is_err(), "{path:?}");
+        }
     });
 }

@@ -1,6 +1,9 @@
 //! Starting the postmaster process.
 
+use std::fs;
 use std::net::{TcpListener, ToSocketAddrs};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +12,7 @@ use tokio::process::Command;
 
 use super::{Control, blocking};
 use crate::cancel::Cancel;
+use crate::data_dir;
 use crate::options::ServerOptions;
 use crate::postmaster::{Found, Postmaster};
 use crate::programs::describe;
@@ -51,14 +55,18 @@ impl Control {
     /// PostgreSQL has written its reason to its log, wherever that is; here the common ones are found out again.
     pub(super) async fn why_start_failed(&self) -> Error {
         let options = self.options();
-        if let Some(reason) = refused_configuration(&options).await {
+        let version = options.programs().server_version(&Cancel::new()).await.unwrap_or(0) / 10_000;
+        if let Some(reason) = unusable_data_dir(&options.data_dir, version) {
+            return Error::StartFailed(reason);
+        }
+        if let Some(reason) = refused_configuration(&options, &self.conf.postgresql_conf()).await {
             return Error::StartFailed(reason);
         }
         let for_probe = options.clone();
         match blocking(move || Ok(taken_port(&for_probe))).await {
-            Ok(Some(address)) => {
-                Error::StartFailed(format!("{address} is in use by another process; stop it or change postgresql.listen"))
-            }
+            Ok(Some(address)) => Error::StartFailed(format!(
+                "{address} is in use by another process; stop it or change postgresql.listen"
+            )),
             Ok(None) | Err(_) => {
                 Error::StartFailed("postmaster is not running; its log (or the output of this agent) says why".into())
             }
@@ -80,9 +88,23 @@ fn clean_environment(command: &mut Command) {
     }
 }
 
-async fn refused_configuration(options: &ServerOptions) -> Option<String> {
+fn unusable_data_dir(data_dir: &Path, version: u32) -> Option<String> {
+    let shown = data_dir.display();
+    let of = data_dir::major_version(data_dir)?;
+    if version != 0 && of != version {
+        return Some(format!(
+            "data directory {shown} is of version {of}, bin_dir has version {version}; upgrade one of them"
+        ));
+    }
+    let mode = fs::metadata(data_dir).ok()?.permissions().mode() & 0o777;
+    let remedy = "chmod it to 700 or 750";
+    (mode & 0o027 != 0).then(|| format!("data directory {shown} has invalid permissions {mode:o}; {remedy}"))
+}
+
+async fn refused_configuration(options: &ServerOptions, file: &Path) -> Option<String> {
     let mut command = options.programs().command("postgres");
     command.arg("-C").arg("data_directory").arg("-D").arg(&options.data_dir).env("LC_ALL", "C");
+    command.arg(format!("--config-file={}", file.display()));
     let output = options.programs().capture(command, &Cancel::new(), Some(Duration::from_secs(5))).await.ok()?;
     (!output.status.success()).then(|| output.stderr.trim().to_owned())
 }

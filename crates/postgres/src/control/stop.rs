@@ -96,6 +96,7 @@ impl Control {
             }
         }
         self.run_before_stop(cancel).await?;
+        self.after_start = None;
         progress.commit(cancel, "stopping PostgreSQL")?;
         postmaster.signal(match stop.mode {
             Mode::Smart => Signal::TERM,

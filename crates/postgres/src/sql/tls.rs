@@ -5,11 +5,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::Socket;
@@ -39,8 +40,11 @@ impl Tls {
         let provider = Arc::new(ring::default_provider());
         let check_name = mode == "verify-full";
         let check_chain = check_name || mode == "verify-ca" || (mode == "require" && root.is_some());
-        let chain = if check_chain { Some(chain_verifier(root, &provider)?) } else { None };
-        let verifier = Arc::new(Verifier { chain, check_name, provider: provider.clone() });
+        let (chain, trusted) = match check_chain {
+            true => chain_verifier(root, &provider)?,
+            false => (None, Vec::new()),
+        };
+        let verifier = Arc::new(Verifier { chain, trusted, check_name, provider: provider.clone() });
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|e| SqlError::other("TLS", e.to_string()))?
@@ -65,18 +69,23 @@ fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, SqlError> {
     CertificateDer::pem_file_iter(path).map_err(failed)?.collect::<Result<_, _>>().map_err(failed)
 }
 
-fn chain_verifier(root: Option<&str>, provider: &Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>, SqlError> {
+type Chain = (Option<Arc<WebPkiServerVerifier>>, Vec<CertificateDer<'static>>);
+
+fn chain_verifier(root: Option<&str>, provider: &Arc<CryptoProvider>) -> Result<Chain, SqlError> {
     let path = root.ok_or_else(|| SqlError::other("sslmode", "verify-ca and verify-full need sslrootcert"))?;
+    let trusted = certificates(path)?;
     let mut store = RootCertStore::empty();
-    store.add_parsable_certificates(certificates(path)?);
-    WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider.clone())
+    store.add_parsable_certificates(trusted.iter().cloned());
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider.clone())
         .build()
-        .map_err(|e| SqlError::other(format!("sslrootcert {path}"), e.to_string()))
+        .map_err(|e| SqlError::other(format!("sslrootcert {path}"), e.to_string()))?;
+    Ok((Some(verifier), trusted))
 }
 
 #[derive(Debug)]
 struct Verifier {
     chain: Option<Arc<WebPkiServerVerifier>>,
+    trusted: Vec<CertificateDer<'static>>,
     check_name: bool,
     provider: Arc<CryptoProvider>,
 }
@@ -92,6 +101,14 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         use rustls::{CertificateError, Error};
         let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
+        // A server that shows the very certificate that is trusted: self-signed, as PostgreSQL's manual makes them. The library
+        // takes it for an authority that may not be a server.
+        if self.trusted.iter().any(|trusted| trusted == end_entity) {
+            if self.check_name {
+                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+            }
+            return Ok(ServerCertVerified::assertion());
+        }
         match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
             // The name is checked last: with this error the chain is good.
             Err(Error::InvalidCertificate(

@@ -109,7 +109,11 @@ impl Node {
 
     /// This server as an upstream.
     pub fn upstream(&self) -> Upstream {
-        Upstream::Member(UpstreamMember { name: self.options.borrow().name.clone(), conn_url: self.conn_url(), slot: None })
+        Upstream::Member(UpstreamMember {
+            name: self.options.borrow().name.clone(),
+            conn_url: self.conn_url(),
+            slot: None,
+        })
     }
 
     pub fn conn_url(&self) -> String {
@@ -189,7 +193,10 @@ fn options(name: &str, dir: &Path) -> ServerOptions {
         replica_methods: BTreeMap::from([("basebackup".into(), json!({"checkpoint": "fast", "no-sync": null}))]),
         bootstrap: BootstrapOptions {
             initdb: json!([{"encoding": "UTF8"}, "data-checksums", "no-sync", {"auth": "scram-sha-256"}]),
-            pg_hba: vec!["host replication replicator 127.0.0.1/32 scram-sha-256".into(), "host all all 127.0.0.1/32 scram-sha-256".into()],
+            pg_hba: vec![
+                "host replication replicator 127.0.0.1/32 scram-sha-256".into(),
+                "host all all 127.0.0.1/32 scram-sha-256".into(),
+            ],
             ..BootstrapOptions::default()
         },
     }
