@@ -17,6 +17,8 @@ pub mod monitor;
 pub mod options;
 pub mod postmaster;
 pub mod programs;
+pub mod rewind;
+pub mod slots;
 pub mod sql;
 
 pub use error::Error;

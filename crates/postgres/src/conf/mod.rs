@@ -33,6 +33,8 @@ pub use custom_bootstrap::CustomBootstrap;
 pub use dsn::parse_dsn;
 pub use pgpass::{pgpass_content, write_pgpass};
 pub use recovery::RecoveryParameters;
+pub(crate) use recovery::member_address;
+pub(crate) use reload::guc_value;
 pub use reload::Reload;
 pub use upstream::{RunningRecovery, WalReceiver};
 
@@ -104,6 +106,11 @@ impl Conf {
     /// The parameters the running configuration is meant to have.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
+    }
+
+    /// The options of the server the files are for.
+    pub fn server_options(&self) -> &Arc<ServerOptions> {
+        &self.server
     }
 
     /// The version the files are written for.

@@ -1,6 +1,8 @@
 //! A new configuration for a running server.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -114,26 +116,33 @@ impl Conf {
         let rows: Vec<Setting> = connection.query_within(sql, limit).await?.iter().map(setting).collect();
         let mut values = Vec::with_capacity(rows.len());
         for row in &rows {
-            values.push((row.name.as_str(), self.value_after_restart(programs, &row.name, limit).await));
+            let value = guc_value(programs, self.data_dir(), &self.postgresql_conf(), &row.name, limit).await;
+            values.push((row.name.as_str(), value));
         }
         let find = |name: &str| values.iter().find(|(n, _)| *n == name).and_then(|(_, value)| value.as_deref());
         let (differences, note) = pending_restart(&rows, expected, find);
         log(note.as_slice());
         Ok(differences)
     }
+}
 
-    /// The value a parameter has by the files alone (`postgres -C`); `None` where that cannot be found out.
-    pub async fn value_after_restart(&self, programs: &Programs, name: &str, limit: Duration) -> Option<String> {
-        let mut command = programs.command("postgres");
-        let mut config_file = std::ffi::OsString::from("--config-file=");
-        config_file.push(self.postgresql_conf());
-        command.arg("-D").arg(self.data_dir()).args(["-C", name]).arg(config_file);
-        match programs.capture(command, &Cancel::new(), Some(limit)).await.and_then(|output| output.success()) {
-            Ok(output) => Some(output.stdout.trim().to_owned()),
-            Err(error) => {
-                tracing::error!("Failed to find out {name} by postgres -C: {error}");
-                None
-            }
+/// The value a parameter has by the files alone (`postgres -C`); `None` where that cannot be found out, which is logged.
+pub(crate) async fn guc_value(
+    programs: &Programs,
+    data_dir: &Path,
+    postgresql_conf: &Path,
+    name: &str,
+    limit: Duration,
+) -> Option<String> {
+    let mut command = programs.command("postgres");
+    let mut config_file = OsString::from("--config-file=");
+    config_file.push(postgresql_conf);
+    command.arg("-D").arg(data_dir).args(["-C", name]).arg(config_file);
+    match programs.capture(command, &Cancel::new(), Some(limit)).await.and_then(|output| output.success()) {
+        Ok(output) => Some(output.stdout.trim().to_owned()),
+        Err(error) => {
+            tracing::error!("Failed to find out {name} by postgres -C: {error}");
+            None
         }
     }
 }

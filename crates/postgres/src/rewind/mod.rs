@@ -1,0 +1,179 @@
+//! Bringing a server that diverged back: does it have WAL that the primary has not, and pg_rewind.
+//!
+//! The primary is asked by plain SQL with the credentials of `rewind`: its timeline (by the name of its WAL file) and its history file
+//! (`pg_read_binary_file`, which pg_rewind needs anyway). That takes one connection and one statement, so timeline and
+//! history belong together. Only the timeline of a local *running* standby needs `IDENTIFY_SYSTEM`; `psql` sends it.
+
+mod archive;
+mod local;
+mod program;
+mod source;
+mod waldump;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use patroni_core::facts::RewindCheck;
+use patroni_core::history::{Divergence, LocalPosition, divergence, excerpt};
+use patroni_core::job::UpstreamMember;
+use patroni_core::name::SystemId;
+
+use crate::cancel::{Cancel, Progress};
+use crate::conf::Conf;
+use crate::options::ServerOptions;
+use crate::programs::Programs;
+use crate::{Error, Result};
+
+pub use archive::{archive_ready_wals, cleanup_archive_status};
+pub use local::{can_rewind, local_position};
+use source::Source;
+
+/// What checking and rewinding need to know of this node.
+#[derive(Clone, Debug)]
+pub struct RewindContext {
+    options: std::sync::Arc<ServerOptions>,
+    programs: Programs,
+    version: u32,
+    config_dir: PathBuf,
+    postgresql_conf: PathBuf,
+    use_pg_rewind: bool,
+    system_id: Option<SystemId>,
+    limit: Duration,
+}
+
+impl RewindContext {
+    /// `system_id` is that of the local data directory, where known: a primary of another cluster is refused. `limit` bounds each query
+    /// and each short program.
+    pub fn new(conf: &Conf, use_pg_rewind: bool, system_id: Option<SystemId>, limit: Duration) -> Self {
+        RewindContext {
+            options: conf.server_options().clone(),
+            programs: conf.server_options().programs(),
+            version: conf.version(),
+            config_dir: conf.config_dir().to_owned(),
+            postgresql_conf: conf.postgresql_conf(),
+            use_pg_rewind,
+            system_id,
+            limit,
+        }
+    }
+}
+
+/// Compares this node with a primary. `local` comes from [`local_position`]. Anything that cannot be found out, or that does not fit together,
+/// is [`RewindCheck::Unclear`].
+pub async fn check(context: &RewindContext, upstream: &UpstreamMember, local: &LocalPosition) -> RewindCheck {
+    match diverged(context, upstream, local).await {
+        Ok(true) => RewindCheck::Needed(can_rewind(context).await),
+        Ok(false) => RewindCheck::NotNeeded,
+        Err(error) => RewindCheck::Unclear(error.to_string()),
+    }
+}
+
+async fn diverged(context: &RewindContext, upstream: &UpstreamMember, local: &LocalPosition) -> Result<bool> {
+    tracing::info!("Local timeline={} lsn={}", local.timeline, local.lsn);
+    let source = Source::connect(context, upstream).await?;
+    let primary = source.timeline().await?;
+    tracing::info!("primary_timeline={}", primary.timeline);
+    if local.timeline < primary.timeline {
+        tracing::info!("primary: history={}", excerpt(&primary.history, local.timeline));
+    }
+    match divergence(local, primary.timeline, &primary.history) {
+        Divergence::None => Ok(false),
+        Divergence::Diverged => Ok(true),
+        Divergence::UnlessCheckpointEndsAt(switchpoint) => {
+            let end = waldump::checkpoint_end(context, local.timeline, local.lsn).await?;
+            Ok(end != Some(switchpoint))
+        }
+    }
+}
+
+/// Why a rewind did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum RewindError {
+    /// It was not begun, because the primary is not ready. Nothing was changed; try again soon.
+    #[error("{0}")]
+    NotYet(String),
+    /// pg_rewind failed, and the primary cannot be reached any more. pg_rewind can be run again, from whoever leads then.
+    #[error("Failed to rewind because primary {source_name} become unreachable: {error}")]
+    SourceLost {
+        /// The primary.
+        source_name: String,
+        /// What pg_rewind said.
+        error: Error,
+    },
+    /// pg_rewind failed though the primary is healthy, or it left a data directory that cannot be rewound again.
+    #[error("Failed to rewind from healthy primary: {source_name}: {error}")]
+    Failed {
+        /// The primary.
+        source_name: String,
+        /// What pg_rewind said.
+        error: Error,
+    },
+    /// Called off. pg_rewind may have been at work: the data directory must not be started before another rewind.
+    #[error("cancelled")]
+    Cancelled,
+    /// This node cannot do it; nothing was changed.
+    #[error("{0}")]
+    Local(Error),
+}
+
+/// Rewinds the stopped server of this node to the primary `source`. `checkpoint_done` is what the primary's member key says: `Some(false)`
+/// while it has not yet written its first checkpoint as primary; `None` where that is unknown, then it is asked.
+///
+/// pg_rewind itself has no time limit: it copies what has to be copied. `cancel` ends it.
+///
+/// # Errors
+/// See [`RewindError`]. The server must be stopped: [`RewindError::Local`] if a postmaster runs.
+pub async fn run(
+    context: &RewindContext,
+    source: &UpstreamMember,
+    checkpoint_done: Option<bool>,
+    cancel: &Cancel,
+    progress: &Progress,
+) -> std::result::Result<(), RewindError> {
+    local::refuse_if_running(context).map_err(RewindError::Local)?;
+    archive_ready_wals(context, cancel).await.map_err(cancelled_or_local)?;
+    is_ready(context, source, checkpoint_done).await?;
+    progress.commit(cancel, format!("running pg_rewind from {}", source.name)).map_err(cancelled_or_local)?;
+    let Err(error) = program::pg_rewind(context, source, cancel).await else { return Ok(()) };
+    if matches!(error, Error::Cancelled) {
+        return Err(RewindError::Cancelled);
+    }
+    let source_name = source.name.to_string();
+    let is_healthy = match Source::connect(context, source).await {
+        Ok(connected) => connected.is_primary().await.unwrap_or(false),
+        Err(_) => false,
+    };
+    // The attempt may have damaged pg_control: then it cannot be repeated.
+    if is_healthy || can_rewind(context).await.is_err() {
+        return Err(RewindError::Failed { source_name, error });
+    }
+    Err(RewindError::SourceLost { source_name, error })
+}
+
+fn cancelled_or_local(error: Error) -> RewindError {
+    if matches!(error, Error::Cancelled) { RewindError::Cancelled } else { RewindError::Local(error) }
+}
+
+/// pg_rewind reads the primary's timeline from its `pg_control`: it has to have written a checkpoint since its promotion.
+async fn is_ready(
+    context: &RewindContext,
+    source: &UpstreamMember,
+    checkpoint_done: Option<bool>,
+) -> std::result::Result<(), RewindError> {
+    if checkpoint_done == Some(false) {
+        return Err(RewindError::NotYet(format!("Waiting for checkpoint on {} before rewind", source.name)));
+    }
+    let unusable = |why: String| RewindError::NotYet(format!("Can not use {} for rewind: {why}", source.name));
+    let connected = Source::connect(context, source).await.map_err(|error| unusable(error.to_string()))?;
+    if !connected.is_primary().await.map_err(|error| unusable(error.to_string()))? {
+        return Err(unusable("Leader is still in_recovery and therefore can't be used for rewind".to_owned()));
+    }
+    if checkpoint_done == Some(true) {
+        return Ok(());
+    }
+    match connected.ensure_checkpoint(context).await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(unusable("leader has not run a checkpoint yet".to_owned())),
+        Err(error) => Err(unusable(error.to_string())),
+    }
+}

@@ -1,0 +1,121 @@
+//! The primary to rewind from.
+
+use patroni_core::history::{Switch, parse_history};
+use patroni_core::job::UpstreamMember;
+use patroni_core::lsn::Timeline;
+use patroni_core::name::SystemId;
+
+use super::RewindContext;
+use crate::conf::member_address;
+use crate::sql::{Connection, Conninfo, UNLIMITED};
+use crate::{Error, Result};
+
+/// A connection to the primary.
+pub(super) struct Source {
+    connection: Connection,
+    name: String,
+    user: String,
+    limit: std::time::Duration,
+}
+
+/// The timeline of the primary and how it came about.
+pub(super) struct PrimaryTimeline {
+    pub(super) timeline: Timeline,
+    /// Empty on timeline 1.
+    pub(super) history: Vec<Switch>,
+}
+
+/// How pg_rewind, and this module, connect to the primary.
+pub(super) fn conninfo(context: &RewindContext, source: &UpstreamMember) -> Result<Conninfo> {
+    let invalid = || Error::Configuration(format!("member {} has no usable conn_url: {:?}", source.name, source.conn_url));
+    let mut conninfo = member_address(&source.conn_url).ok_or_else(invalid)?;
+    if conninfo.get("dbname").is_none() {
+        conninfo.set("dbname", &context.options.database);
+    }
+    conninfo.add_credentials(&context.options.rewind);
+    conninfo.set("target_session_attrs", "read-write");
+    Ok(conninfo)
+}
+
+impl Source {
+    pub(super) async fn connect(context: &RewindContext, source: &UpstreamMember) -> Result<Self> {
+        let conninfo = conninfo(context, source)?;
+        let connection = Connection::open(&conninfo, context.options.name.as_str(), UNLIMITED).await?;
+        let user = conninfo.get("user").unwrap_or_default().to_owned();
+        let source = Source { connection, name: source.name.to_string(), user, limit: context.limit };
+        source.check_system_id(context.system_id).await?;
+        Ok(source)
+    }
+
+    async fn check_system_id(&self, expected: Option<SystemId>) -> Result<()> {
+        let Some(expected) = expected else { return Ok(()) };
+        let found = self.value("SELECT system_identifier FROM pg_catalog.pg_control_system()").await?;
+        if found.as_deref() == Some(expected.to_string().as_str()) {
+            return Ok(());
+        }
+        Err(Error::Unexpected(format!(
+            "{} has system identifier {}, this node {expected}: it is no member of this cluster",
+            self.name,
+            found.unwrap_or_default()
+        )))
+    }
+
+    async fn value(&self, sql: &str) -> Result<Option<String>> {
+        let rows = self.connection.query_within(sql, self.limit).await?;
+        Ok(rows.first().and_then(|row| row.get(0)).map(str::to_owned))
+    }
+
+    pub(super) async fn is_primary(&self) -> Result<bool> {
+        Ok(self.value("SELECT NOT pg_catalog.pg_is_in_recovery()").await?.as_deref() == Some("t"))
+    }
+
+    /// The timeline in which it writes, and its history file.
+    pub(super) async fn timeline(&self) -> Result<PrimaryTimeline> {
+        if !self.is_primary().await? {
+            let text = "Leader is still in_recovery and therefore can't be used for rewind";
+            return Err(Error::Unexpected(text.to_owned()));
+        }
+        let unreadable = || Error::Unexpected(format!("{} did not tell its timeline", self.name));
+        let file = self.value("SELECT pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn())").await?;
+        let hex = file.as_deref().and_then(|name| name.get(..8)).ok_or_else(unreadable)?;
+        let timeline = u32::from_str_radix(hex, 16).map(Timeline).map_err(|_| unreadable())?;
+        if timeline.0 <= 1 {
+            return Ok(PrimaryTimeline { timeline, history: Vec::new() });
+        }
+        let history = parse_history(&self.history_file(timeline).await?);
+        // The last line tells where the present timeline began. Without it the file is not whole.
+        if history.last().is_none_or(|switch| switch.timeline >= timeline) {
+            return Err(Error::Unexpected(format!("the history of timeline {timeline} on {} is not usable", self.name)));
+        }
+        Ok(PrimaryTimeline { timeline, history })
+    }
+
+    async fn history_file(&self, timeline: Timeline) -> Result<String> {
+        let name = format!("{:08X}.history", timeline.0);
+        let sql = format!(
+            "SELECT pg_catalog.convert_from(pg_catalog.pg_read_binary_file('pg_wal/{name}', 0, 16777216, true), 'UTF8')"
+        );
+        match self.value(&sql).await {
+            Ok(Some(text)) => Ok(text),
+            Ok(None) => Err(Error::Unexpected(format!("{} has no file pg_wal/{name}", self.name))),
+            Err(Error::Sql(error)) if error.code() == Some("42501") => Err(Error::Configuration(format!(
+                "user {} may not read pg_wal/{name} on {}; GRANT EXECUTE ON FUNCTION \
+                 pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean) to it, as pg_rewind needs",
+                self.user, self.name
+            ))),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes sure that `pg_control` has the present timeline: with a checkpoint if the superuser is connected, otherwise by looking.
+    pub(super) async fn ensure_checkpoint(&self, context: &RewindContext) -> Result<bool> {
+        if context.options.superuser == context.options.rewind {
+            // As long as it takes on a loaded server, within what the job allows.
+            self.connection.query_within("CHECKPOINT", super::program::CHECKPOINT_LIMIT).await?;
+            return Ok(true);
+        }
+        let sql = "SELECT ('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8)\
+                   )::bit(32)::int = timeline_id FROM pg_catalog.pg_control_checkpoint()";
+        Ok(self.value(sql).await?.as_deref() == Some("t"))
+    }
+}
