@@ -1,7 +1,11 @@
 //! The distributed store: one trait, one place for key names and JSON ([`wire`]), a backend per module.
 
+pub mod etcd3;
 pub mod memory;
+mod open;
 pub mod wire;
+
+pub use open::{OpenError, open};
 
 use std::collections::BTreeMap;
 use std::time::Duration;

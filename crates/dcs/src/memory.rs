@@ -55,32 +55,16 @@ struct Watcher {
 impl Store {
     /// An empty store that takes its time from `clock`.
     pub fn new(clock: Clock) -> Self {
-        Store {
-            clock,
-            inner: Arc::default(),
-        }
+        Store { clock, inner: Arc::default() }
     }
 
     /// A handle for one member.
     pub fn handle(&self, name: MemberName, timing: Timing) -> Memory {
         let changes = watch::Sender::new(0);
         let own_key = format!("{}{name}", wire::MEMBERS);
-        self.lock().watchers.push(Watcher {
-            own_key: own_key.clone(),
-            changes: changes.clone(),
-        });
-        let own = Mutex::new(Own {
-            timing,
-            lease: None,
-            fault: Fault::None,
-        });
-        Memory {
-            store: self.clone(),
-            name,
-            own_key,
-            changes,
-            own,
-        }
+        self.lock().watchers.push(Watcher { own_key: own_key.clone(), changes: changes.clone() });
+        let own = Mutex::new(Own { timing, lease: None, fault: Fault::None });
+        Memory { store: self.clone(), name, own_key, changes, own }
     }
 
     /// Removes the keys whose leases have ended. Happens by itself before each request; a simulation calls it when
@@ -114,17 +98,8 @@ impl Store {
 impl Inner {
     fn expire(&mut self, now: Moment) {
         self.leases.retain(|_, until| now < *until);
-        let alive = |raw: &RawKey| {
-            raw.session
-                .as_ref()
-                .is_none_or(|lease| self.leases.contains_key(lease))
-        };
-        let dead: Vec<String> = self
-            .keys
-            .iter()
-            .filter(|(_, raw)| !alive(raw))
-            .map(|(name, _)| name.clone())
-            .collect();
+        let alive = |raw: &RawKey| raw.session.as_ref().is_none_or(|lease| self.leases.contains_key(lease));
+        let dead: Vec<String> = self.keys.iter().filter(|(_, raw)| !alive(raw)).map(|(name, _)| name.clone()).collect();
         for name in dead {
             self.remove(&name);
         }
@@ -135,12 +110,7 @@ impl Inner {
         let old = self.keys.get(name);
         let created = old.map_or(self.revision, |raw| raw.created);
         let heard = old.is_none_or(|raw| noticeable(name, &raw.value, value));
-        let raw = RawKey {
-            value: value.to_vec(),
-            modified: self.revision,
-            created,
-            session,
-        };
+        let raw = RawKey { value: value.to_vec(), modified: self.revision, created, session };
         self.keys.insert(name.to_owned(), raw);
         if heard {
             self.notify(name);
@@ -159,14 +129,8 @@ impl Inner {
         if matches!(name, wire::STATUS | wire::FAILSAFE) {
             return;
         }
-        self.watchers.retain(|watcher| {
-            watcher.changes.receiver_count() > 0 || watcher.changes.sender_count() > 1
-        });
-        for watcher in self
-            .watchers
-            .iter()
-            .filter(|watcher| watcher.own_key != name)
-        {
+        self.watchers.retain(|watcher| watcher.changes.receiver_count() > 0 || watcher.changes.sender_count() > 1);
+        for watcher in self.watchers.iter().filter(|watcher| watcher.own_key != name) {
             watcher.changes.send_modify(|count| *count += 1);
         }
     }
@@ -187,9 +151,7 @@ impl Inner {
 fn noticeable(name: &str, old: &[u8], new: &[u8]) -> bool {
     match name {
         wire::LEADER => old != new,
-        _ if name.starts_with(wire::MEMBERS) => {
-            wire::lasting_content(old) != wire::lasting_content(new)
-        }
+        _ if name.starts_with(wire::MEMBERS) => wire::lasting_content(old) != wire::lasting_content(new),
         _ => true,
     }
 }
@@ -242,10 +204,7 @@ impl Memory {
     fn lease(&self, inner: &mut Inner, now: Moment) -> String {
         let mut own = self.own();
         let ttl = own.timing.ttl;
-        let alive = own
-            .lease
-            .clone()
-            .filter(|(id, length)| *length == ttl && inner.leases.contains_key(id));
+        let alive = own.lease.clone().filter(|(id, length)| *length == ttl && inner.leases.contains_key(id));
         let (id, _) = alive.unwrap_or_else(|| {
             inner.granted += 1;
             (inner.granted.to_string(), ttl)
@@ -256,10 +215,7 @@ impl Memory {
     }
 
     fn is_leader(&self, inner: &Inner) -> bool {
-        inner
-            .keys
-            .get(wire::LEADER)
-            .is_some_and(|raw| raw.value == self.name.as_str().as_bytes())
+        inner.keys.get(wire::LEADER).is_some_and(|raw| raw.value == self.name.as_str().as_bytes())
     }
 }
 
@@ -284,9 +240,7 @@ impl Dcs for Memory {
         self.write(|inner, now| {
             let lease = self.lease(inner, now);
             match inner.keys.get(wire::LEADER) {
-                Some(raw) if self.is_leader(inner) && raw.session.as_ref() == Some(&lease) => {
-                    Outcome::Done(now)
-                }
+                Some(raw) if self.is_leader(inner) && raw.session.as_ref() == Some(&lease) => Outcome::Done(now),
                 Some(_) => Outcome::Refused,
                 None => {
                     inner.put(wire::LEADER, self.name.as_str().as_bytes(), Some(lease));
@@ -302,27 +256,13 @@ impl Dcs for Memory {
                 return Outcome::Refused;
             }
             let lease = self.lease(inner, now);
-            if inner
-                .keys
-                .get(wire::LEADER)
-                .and_then(|raw| raw.session.as_ref())
-                != Some(&lease)
-            {
+            if inner.keys.get(wire::LEADER).and_then(|raw| raw.session.as_ref()) != Some(&lease) {
                 inner.put(wire::LEADER, self.name.as_str().as_bytes(), Some(lease));
             }
-            let texts = [
-                (wire::STATUS, wire::status(update)),
-                (wire::FAILSAFE, update.failsafe.as_ref().map(wire::failsafe)),
-            ];
-            for (name, text) in texts
-                .into_iter()
-                .filter_map(|(name, text)| Some((name, text?)))
-            {
-                if inner
-                    .keys
-                    .get(name)
-                    .is_none_or(|raw| raw.value != text.as_bytes())
-                {
+            let texts =
+                [(wire::STATUS, wire::status(update)), (wire::FAILSAFE, update.failsafe.as_ref().map(wire::failsafe))];
+            for (name, text) in texts.into_iter().filter_map(|(name, text)| Some((name, text?))) {
+                if inner.keys.get(name).is_none_or(|raw| raw.value != text.as_bytes()) {
                     inner.put(name, text.as_bytes(), None);
                 }
             }
@@ -350,9 +290,7 @@ impl Dcs for Memory {
         self.write(|inner, now| {
             let lease = self.lease(inner, now);
             let present = inner.keys.get(&self.own_key);
-            if present.is_none_or(|raw| {
-                raw.value != text.as_bytes() || raw.session.as_ref() != Some(&lease)
-            }) {
+            if present.is_none_or(|raw| raw.value != text.as_bytes() || raw.session.as_ref() != Some(&lease)) {
                 inner.put(&self.own_key, text.as_bytes(), Some(lease));
             }
             Outcome::Done(())

@@ -27,12 +27,7 @@ impl ClusterPath {
     /// The beginning of all keys of the cluster, with a slash at its end.
     pub fn prefix(&self) -> String {
         let mut prefix = String::from("/");
-        for part in self
-            .namespace
-            .split('/')
-            .chain(self.scope.split('/'))
-            .filter(|part| !part.is_empty())
-        {
+        for part in self.namespace.split('/').chain(self.scope.split('/')).filter(|part| !part.is_empty()) {
             prefix.push_str(part);
             prefix.push('/');
         }

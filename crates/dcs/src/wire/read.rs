@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use patroni_core::JsonMap;
 use patroni_core::cluster::{
-    Cluster, ClusterConfig, FailoverRequest, History, HistoryLine, Initialize, Leader, Member,
-    MemberData, Schedule, Status, SyncState, Version,
+    Cluster, ClusterConfig, FailoverRequest, History, HistoryLine, Initialize, Leader, Member, MemberData, Schedule,
+    Status, SyncState, Version,
 };
 use patroni_core::lsn::{Lsn, Timeline};
 use patroni_core::name::{MemberName, SystemId};
@@ -46,15 +46,8 @@ pub fn cluster(keys: &BTreeMap<String, RawKey>) -> Cluster {
         initialize: named(Key::Initialize).map_or(Initialize::Absent, initialize),
         config: named(Key::Config).map(config),
         leader: keys.get(LEADER).and_then(leader),
-        members: keys
-            .iter()
-            .filter_map(|(name, raw)| member(name, raw))
-            .collect(),
-        status: keys
-            .get(STATUS)
-            .or_else(|| keys.get(LEGACY_STATUS))
-            .map(status)
-            .unwrap_or_default(),
+        members: keys.iter().filter_map(|(name, raw)| member(name, raw)).collect(),
+        status: keys.get(STATUS).or_else(|| keys.get(LEGACY_STATUS)).map(status).unwrap_or_default(),
         failover: named(Key::Failover).and_then(failover),
         sync: named(Key::Sync).map(sync).unwrap_or_default(),
         history: named(Key::History).map(history),
@@ -68,46 +61,28 @@ fn initialize(raw: &RawKey) -> Initialize {
         return Initialize::InProgress;
     }
     match text.parse() {
-        Ok(number) if text.bytes().all(|b| b.is_ascii_digit()) => {
-            Initialize::Done(SystemId(number))
-        }
+        Ok(number) if text.bytes().all(|b| b.is_ascii_digit()) => Initialize::Done(SystemId(number)),
         Ok(_) | Err(_) => Initialize::Invalid(text),
     }
 }
 
 fn config(raw: &RawKey) -> ClusterConfig {
-    ClusterConfig {
-        version: raw.version(),
-        data: object(&raw.value),
-    }
+    ClusterConfig { version: raw.version(), data: object(&raw.value) }
 }
 
 /// An empty value is nobody, as for the reference.
 fn leader(raw: &RawKey) -> Option<Leader> {
     let name = raw.text();
-    let leader = || Leader {
-        name: MemberName::new(name.as_str()),
-        version: Version(raw.created),
-        session: raw.session.clone(),
-    };
+    let leader =
+        || Leader { name: MemberName::new(name.as_str()), version: Version(raw.created), session: raw.session.clone() };
     (!name.is_empty()).then(leader)
 }
 
 fn member(key: &str, raw: &RawKey) -> Option<(MemberName, Member)> {
-    let name = key
-        .strip_prefix(MEMBERS)
-        .filter(|name| !name.is_empty() && !name.contains('/'))?;
+    let name = key.strip_prefix(MEMBERS).filter(|name| !name.is_empty() && !name.contains('/'))?;
     let name = MemberName::new(name);
     let data = member_data(&raw.value);
-    Some((
-        name.clone(),
-        Member {
-            name,
-            version: raw.version(),
-            session: raw.session.clone(),
-            data,
-        },
-    ))
+    Some((name.clone(), Member { name, version: raw.version(), session: raw.session.clone(), data }))
 }
 
 /// The content of a member's key: a JSON object, or a connection URL as the first versions wrote it.
@@ -118,9 +93,7 @@ pub fn member_data(value: &[u8]) -> MemberData {
     let mut map = object(value).unwrap_or_default();
     let conn_kwargs = map.get("conn_kwargs").and_then(conn_url_from_parts);
     MemberData {
-        conn_url: string(&mut map, "conn_url")
-            .filter(|url| !url.is_empty())
-            .or(conn_kwargs),
+        conn_url: string(&mut map, "conn_url").filter(|url| !url.is_empty()).or(conn_kwargs),
         api_url: string(&mut map, "api_url"),
         proxy_url: string(&mut map, "proxy_url"),
         state: string(&mut map, "state"),
@@ -147,23 +120,15 @@ pub fn member_data(value: &[u8]) -> MemberData {
 
 /// `postgres://host/db?application_name=API_URL`
 fn legacy_member(url: &str) -> MemberData {
-    let (rest, fragment) = url
-        .split_once('#')
-        .map_or((url, None), |(rest, fragment)| (rest, Some(fragment)));
+    let (rest, fragment) = url.split_once('#').map_or((url, None), |(rest, fragment)| (rest, Some(fragment)));
     let (base, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let conn_url = fragment
-        .filter(|f| !f.is_empty())
-        .map_or(base.to_owned(), |f| format!("{base}#{f}"));
+    let conn_url = fragment.filter(|f| !f.is_empty()).map_or(base.to_owned(), |f| format!("{base}#{f}"));
     let api_url = query
         .split('&')
         .filter_map(|pair| pair.split_once('='))
         .find(|(name, value)| *name == "application_name" && !value.is_empty())
         .map(|(_, value)| percent_decoded(value));
-    MemberData {
-        conn_url: Some(conn_url),
-        api_url,
-        ..MemberData::default()
-    }
+    MemberData { conn_url: Some(conn_url), api_url, ..MemberData::default() }
 }
 
 fn percent_decoded(text: &str) -> String {
@@ -187,17 +152,10 @@ fn percent_decoded(text: &str) -> String {
 }
 
 fn conn_url_from_parts(kwargs: &Value) -> Option<String> {
-    let host = kwargs
-        .get("host")?
-        .as_str()
-        .filter(|host| !host.is_empty())?;
+    let host = kwargs.get("host")?.as_str().filter(|host| !host.is_empty())?;
     let port = kwargs.get("port").and_then(integer).unwrap_or(5432);
     let bracketed = host.contains(':') && !host.starts_with('[');
-    Some(if bracketed {
-        format!("postgresql://[{host}]:{port}")
-    } else {
-        format!("postgresql://{host}:{port}")
-    })
+    Some(if bracketed { format!("postgresql://[{host}]:{port}") } else { format!("postgresql://{host}:{port}") })
 }
 
 /// A bare number (what `/optime/leader` holds) or an object. `slots` and `retain_slots` may be JSON inside a string.
@@ -206,24 +164,17 @@ fn status(raw: &RawKey) -> Status {
         Ok(Value::Object(map)) => Status {
             last_lsn: Lsn(map.get("optime").and_then(integer).unwrap_or(0)),
             slots: match map.get("slots").map(unwrapped) {
-                Some(Value::Object(slots)) => slots
-                    .iter()
-                    .map(|(name, value)| (name.clone(), Lsn(integer(value).unwrap_or(0))))
-                    .collect(),
+                Some(Value::Object(slots)) => {
+                    slots.iter().map(|(name, value)| (name.clone(), Lsn(integer(value).unwrap_or(0)))).collect()
+                }
                 _ => BTreeMap::new(),
             },
             retain_slots: match map.get("retain_slots").map(unwrapped) {
-                Some(Value::Array(names)) => names
-                    .iter()
-                    .filter_map(|n| n.as_str().map(str::to_owned))
-                    .collect(),
+                Some(Value::Array(names)) => names.iter().filter_map(|n| n.as_str().map(str::to_owned)).collect(),
                 _ => Vec::new(),
             },
         },
-        Ok(Value::Number(number)) => Status {
-            last_lsn: Lsn(number.as_u64().unwrap_or(0)),
-            ..Status::default()
-        },
+        Ok(Value::Number(number)) => Status { last_lsn: Lsn(number.as_u64().unwrap_or(0)), ..Status::default() },
         _ => Status::default(),
     }
 }
@@ -240,11 +191,7 @@ fn failover(raw: &RawKey) -> Option<FailoverRequest> {
     let (leader, candidate, scheduled_at) = match serde_json::from_slice(&raw.value) {
         Ok(Value::Object(mut map)) => {
             let at = take(&mut map, "scheduled_at").filter(truthy);
-            (
-                string(&mut map, "leader"),
-                string(&mut map, "member"),
-                at.as_ref().map(schedule),
-            )
+            (string(&mut map, "leader"), string(&mut map, "member"), at.as_ref().map(schedule))
         }
         Ok(_) => return None,
         Err(_) => {
@@ -276,10 +223,7 @@ fn schedule(value: &Value) -> Schedule {
 
 /// Without a leader the rest counts for nothing; a quorum that is no number spoils the key.
 fn sync(raw: &RawKey) -> SyncState {
-    let empty = SyncState {
-        version: Some(raw.version()),
-        ..SyncState::default()
-    };
+    let empty = SyncState { version: Some(raw.version()), ..SyncState::default() };
     let Some(mut map) = object(&raw.value) else {
         return empty;
     };
@@ -294,18 +238,8 @@ fn sync(raw: &RawKey) -> SyncState {
         },
     };
     let standbys = string(&mut map, "sync_standby").unwrap_or_default();
-    let standbys = standbys
-        .split(',')
-        .map(str::trim)
-        .filter(|name| !name.is_empty())
-        .map(MemberName::new)
-        .collect();
-    SyncState {
-        leader: Some(MemberName::new(leader)),
-        standbys,
-        quorum,
-        ..empty
-    }
+    let standbys = standbys.split(',').map(str::trim).filter(|name| !name.is_empty()).map(MemberName::new).collect();
+    SyncState { leader: Some(MemberName::new(leader)), standbys, quorum, ..empty }
 }
 
 fn history(raw: &RawKey) -> History {
@@ -319,21 +253,12 @@ fn history(raw: &RawKey) -> History {
             .collect(),
         _ => None,
     };
-    let lines = lines
-        .unwrap_or_default()
-        .into_iter()
-        .map(HistoryLine)
-        .collect();
-    History {
-        version: raw.version(),
-        raw: raw.text(),
-        lines,
-    }
+    let lines = lines.unwrap_or_default().into_iter().map(HistoryLine).collect();
+    History { version: raw.version(), raw: raw.text(), lines }
 }
 
 fn failsafe(raw: &RawKey) -> Option<BTreeMap<MemberName, String>> {
-    let entry =
-        |(name, url): (String, Value)| Some((MemberName::new(name), url.as_str()?.to_owned()));
+    let entry = |(name, url): (String, Value)| Some((MemberName::new(name), url.as_str()?.to_owned()));
     object(&raw.value).map(|map| map.into_iter().filter_map(entry).collect())
 }
 
@@ -371,9 +296,7 @@ fn lsn(map: &mut JsonMap, key: &str) -> Option<Lsn> {
 fn integer(value: &Value) -> Option<u64> {
     match value {
         Value::Number(number) => number.as_u64().or_else(|| {
-            let float = number
-                .as_f64()
-                .filter(|float| *float >= 0.0 && *float < 1.8e19)?;
+            let float = number.as_f64().filter(|float| *float >= 0.0 && *float < 1.8e19)?;
             Some(float.round_ties_even() as u64)
         }),
         Value::String(text) => text.trim().parse().ok(),

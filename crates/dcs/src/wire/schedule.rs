@@ -18,18 +18,14 @@ pub struct Parsed {
 
 /// The text is not a time.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} is not a time; write it in ISO 8601 with an offset, such as 2026-01-31T22:00:00+01:00"
-)]
+#[error("{0:?} is not a time; write it in ISO 8601 with an offset, such as 2026-01-31T22:00:00+01:00")]
 pub struct ParseTimestampError(String);
 
 /// Reads a time: a date (`2026-01-31`, `2026/1/31`, `20260131`), then optionally `T` or spaces and a time of the day
 /// (`22`, `22:00`, `22:00:00.5`, `220000`, with `am` or `pm`), then optionally an offset. A time of the day alone is
 /// refused (the reference would take today's date).
 pub fn parse_timestamp(text: &str) -> Result<Parsed, ParseTimestampError> {
-    Reader { rest: text.trim() }
-        .timestamp()
-        .ok_or_else(|| ParseTimestampError(text.to_owned()))
+    Reader { rest: text.trim() }.timestamp().ok_or_else(|| ParseTimestampError(text.to_owned()))
 }
 
 struct Reader<'a> {
@@ -59,23 +55,11 @@ impl<'a> Reader<'a> {
         if !self.rest.is_empty() || year < 1 {
             return None;
         }
-        let civil = DateTime::new(
-            year,
-            month,
-            day,
-            clock.hour,
-            clock.minute,
-            clock.second,
-            clock.micros * 1000,
-        )
-        .ok()?;
+        let civil =
+            DateTime::new(year, month, day, clock.hour, clock.minute, clock.second, clock.micros * 1000).ok()?;
         let zone = TimeZone::fixed(offset.unwrap_or(Offset::UTC));
         let wall = WallTime(civil.to_zoned(zone).ok()?.timestamp().as_millisecond());
-        Some(Parsed {
-            wall,
-            has_offset: offset.is_some(),
-            iso_text: iso_text(civil, offset),
-        })
+        Some(Parsed { wall, has_offset: offset.is_some(), iso_text: iso_text(civil, offset) })
     }
 
     fn date(&mut self) -> Option<(i16, i8, i8)> {
@@ -88,11 +72,7 @@ impl<'a> Reader<'a> {
             }
             None => (year, self.digits(2, 2)?, self.digits(2, 2)?),
         };
-        Some((
-            i16::try_from(date.0).ok()?,
-            i8::try_from(date.1).ok()?,
-            i8::try_from(date.2).ok()?,
-        ))
+        Some((i16::try_from(date.0).ok()?, i8::try_from(date.1).ok()?, i8::try_from(date.2).ok()?))
     }
 
     /// Between date and time of the day. True after a `T`, which a time has to follow.
@@ -106,10 +86,7 @@ impl<'a> Reader<'a> {
 
     fn clock(&mut self) -> Option<Clock> {
         let digits = self.rest.bytes().take_while(u8::is_ascii_digit).count();
-        let mut clock = Clock {
-            hour: self.small()?,
-            ..Clock::default()
-        };
+        let mut clock = Clock { hour: self.small()?, ..Clock::default() };
         if digits > 2 {
             clock.minute = self.pair()?;
             if digits > 4 {
@@ -144,11 +121,7 @@ impl<'a> Reader<'a> {
         let length = self.rest.bytes().take_while(u8::is_ascii_digit).count();
         let (digits, rest) = self.rest.split_at(length);
         self.rest = rest;
-        format!("{digits:0<6}")
-            .get(..6)?
-            .parse()
-            .ok()
-            .filter(|_| length > 0)
+        format!("{digits:0<6}").get(..6)?.parse().ok().filter(|_| length > 0)
     }
 
     fn half_day(&mut self, hour: &mut i8) -> Option<()> {
@@ -173,8 +146,7 @@ impl<'a> Reader<'a> {
         self.rest = &self.rest[word.len()..];
         let utc = matches!(word.to_ascii_uppercase().as_str(), "Z" | "UTC" | "GMT");
         let Some(sign) = self.take(&['+', '-']) else {
-            let named =
-                (3..=5).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_uppercase());
+            let named = (3..=5).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_uppercase());
             return (word.is_empty() || utc || named).then_some(utc.then_some(Offset::UTC));
         };
         // "GMT+3" means that adding three hours to this time gives GMT; "Z+3" means nothing.
@@ -195,27 +167,16 @@ impl<'a> Reader<'a> {
         if hours >= 24 || minutes >= 60 {
             return None;
         }
-        Offset::from_seconds(sign * (hours * 3600 + minutes * 60))
-            .ok()
-            .map(Some)
+        Offset::from_seconds(sign * (hours * 3600 + minutes * 60)).ok().map(Some)
     }
 
     fn word(&self) -> &'a str {
-        let length = self
-            .rest
-            .bytes()
-            .take_while(u8::is_ascii_alphabetic)
-            .count();
+        let length = self.rest.bytes().take_while(u8::is_ascii_alphabetic).count();
         &self.rest[..length]
     }
 
     fn digits(&mut self, least: usize, most: usize) -> Option<u32> {
-        let length = self
-            .rest
-            .bytes()
-            .take(most)
-            .take_while(u8::is_ascii_digit)
-            .count();
+        let length = self.rest.bytes().take(most).take_while(u8::is_ascii_digit).count();
         if length < least {
             return None;
         }
@@ -258,95 +219,39 @@ mod tests {
     #[test]
     fn times_are_read_as_dateutil_reads_them() {
         for (text, iso, has_offset) in [
-            (
-                "2016-01-14T10:09:57.1394Z",
-                "2016-01-14T10:09:57.139400+00:00",
-                true,
-            ),
-            (
-                "2026-01-01 00:00:00+02:00",
-                "2026-01-01T00:00:00+02:00",
-                true,
-            ),
+            ("2016-01-14T10:09:57.1394Z", "2016-01-14T10:09:57.139400+00:00", true),
+            ("2026-01-01 00:00:00+02:00", "2026-01-01T00:00:00+02:00", true),
             ("2026-01-01T00:00+0200", "2026-01-01T00:00:00+02:00", true),
             ("2026-01-01T00:00:00-05", "2026-01-01T00:00:00-05:00", true),
-            (
-                "2026-01-01T00:00:00 +01:00",
-                "2026-01-01T00:00:00+01:00",
-                true,
-            ),
+            ("2026-01-01T00:00:00 +01:00", "2026-01-01T00:00:00+01:00", true),
             ("20260101T000000Z", "2026-01-01T00:00:00+00:00", true),
             ("20260101T0000Z", "2026-01-01T00:00:00+00:00", true),
             ("20260101000000Z", "2026-01-01T00:00:00+00:00", true),
             ("2026-01-01", "2026-01-01T00:00:00", false),
             ("2026-01-01T10", "2026-01-01T10:00:00", false),
             ("2026-01-01 10:11", "2026-01-01T10:11:00", false),
-            (
-                "2026-01-01T10:11:12,5Z",
-                "2026-01-01T10:11:12.500000+00:00",
-                true,
-            ),
-            (
-                "2026-01-01T10:11:12.123456789Z",
-                "2026-01-01T10:11:12.123456+00:00",
-                true,
-            ),
-            (
-                "2026-01-01T10:11:12.9999999Z",
-                "2026-01-01T10:11:12.999999+00:00",
-                true,
-            ),
+            ("2026-01-01T10:11:12,5Z", "2026-01-01T10:11:12.500000+00:00", true),
+            ("2026-01-01T10:11:12.123456789Z", "2026-01-01T10:11:12.123456+00:00", true),
+            ("2026-01-01T10:11:12.9999999Z", "2026-01-01T10:11:12.999999+00:00", true),
             ("2026-01-01T10:11:12.0Z", "2026-01-01T10:11:12+00:00", true),
             ("2026-01-01T10:11:12 UTC", "2026-01-01T10:11:12+00:00", true),
             ("2026-01-01T10:11:12 GMT", "2026-01-01T10:11:12+00:00", true),
             ("2026-01-01t10:11:12z", "2026-01-01T10:11:12+00:00", true),
-            (
-                "2026-01-01T10:11:12 PM Z",
-                "2026-01-01T22:11:12+00:00",
-                true,
-            ),
-            (
-                "2026-01-01 10:11:12 am +00:00",
-                "2026-01-01T10:11:12+00:00",
-                true,
-            ),
-            (
-                "2026-01-01 10:11 pm +00:00",
-                "2026-01-01T22:11:00+00:00",
-                true,
-            ),
-            (
-                "2026/01/02 10:11:12+00:00",
-                "2026-01-02T10:11:12+00:00",
-                true,
-            ),
+            ("2026-01-01T10:11:12 PM Z", "2026-01-01T22:11:12+00:00", true),
+            ("2026-01-01 10:11:12 am +00:00", "2026-01-01T10:11:12+00:00", true),
+            ("2026-01-01 10:11 pm +00:00", "2026-01-01T22:11:00+00:00", true),
+            ("2026/01/02 10:11:12+00:00", "2026-01-02T10:11:12+00:00", true),
             ("2026-01-01T00:00:00 EST", "2026-01-01T00:00:00", false),
-            (
-                "2026-01-01T00:00:00 GMT+3",
-                "2026-01-01T00:00:00-03:00",
-                true,
-            ),
+            ("2026-01-01T00:00:00 GMT+3", "2026-01-01T00:00:00-03:00", true),
             (" 2026-01-01T00:00:00Z ", "2026-01-01T00:00:00+00:00", true),
             ("2026-1-2T3:4:5Z", "2026-01-02T03:04:05+00:00", true),
-            (
-                "2026-01-01T10:11:12+14:30",
-                "2026-01-01T10:11:12+14:30",
-                true,
-            ),
-            (
-                "2026-01-01T00:00:00-00:00",
-                "2026-01-01T00:00:00+00:00",
-                true,
-            ),
+            ("2026-01-01T10:11:12+14:30", "2026-01-01T10:11:12+14:30", true),
+            ("2026-01-01T00:00:00-00:00", "2026-01-01T00:00:00+00:00", true),
             ("2026-01-01T10:11:12+2", "2026-01-01T10:11:12+02:00", true),
             ("2026-01-01T10:11:12 +02", "2026-01-01T10:11:12+02:00", true),
         ] {
             let parsed = parse_timestamp(text).unwrap_or_else(|error| panic!("{error}"));
-            assert_eq!(
-                (parsed.iso_text.as_str(), parsed.has_offset),
-                (iso, has_offset),
-                "{text:?}"
-            );
+            assert_eq!((parsed.iso_text.as_str(), parsed.has_offset), (iso, has_offset), "{text:?}");
         }
     }
 

@@ -21,12 +21,7 @@ fn object(value: Value) -> patroni_core::JsonMap {
 }
 
 fn load(name: &str, value: &[u8]) -> Cluster {
-    let raw = RawKey {
-        value: value.to_vec(),
-        modified: 7,
-        created: 3,
-        session: Some("9".into()),
-    };
+    let raw = RawKey { value: value.to_vec(), modified: 7, created: 3, session: Some("9".into()) };
     cluster(&BTreeMap::from([(name.to_owned(), raw)]))
 }
 
@@ -58,9 +53,7 @@ fn a_member_is_read_and_written_byte_for_byte() {
         timeline: Some(Timeline(2)),
         tags: Tags(object(json!({"clonefrom": true, "z": "ä"}))),
         pending_restart: true,
-        pending_restart_reason: object(
-            json!({"max_connections": {"old_value": "100", "new_value": "101"}}),
-        ),
+        pending_restart_reason: object(json!({"max_connections": {"old_value": "100", "new_value": "101"}})),
         scheduled_restart: Some(object(json!({"schedule": "2026-01-01T00:00:00+00:00"}))),
         checkpoint_after_promote: Some(false),
         pause: true,
@@ -73,22 +66,13 @@ fn a_member_is_read_and_written_byte_for_byte() {
 
 #[test]
 fn members_of_other_versions_are_read() {
-    let legacy =
-        member_data(b"postgres://u:p@h:5432/postgres?application_name=http://h:8008/patroni%3Fa+b");
-    assert_eq!(
-        legacy.conn_url.as_deref(),
-        Some("postgres://u:p@h:5432/postgres")
-    );
+    let legacy = member_data(b"postgres://u:p@h:5432/postgres?application_name=http://h:8008/patroni%3Fa+b");
+    assert_eq!(legacy.conn_url.as_deref(), Some("postgres://u:p@h:5432/postgres"));
     assert_eq!(legacy.api_url.as_deref(), Some("http://h:8008/patroni?a b"));
-    let odd = member_data(br#"{"xlog_location":"51","receive_lsn":1.5,"replay_lsn":"x","timeline":"3","state":5,"tags":[]}"#);
-    assert_eq!(
-        (odd.xlog_location, odd.receive_lsn, odd.replay_lsn),
-        (Some(Lsn(51)), Some(Lsn(2)), None)
-    );
-    assert_eq!(
-        (odd.timeline, odd.state, odd.tags),
-        (Some(Timeline(3)), None, Tags::default())
-    );
+    let odd =
+        member_data(br#"{"xlog_location":"51","receive_lsn":1.5,"replay_lsn":"x","timeline":"3","state":5,"tags":[]}"#);
+    assert_eq!((odd.xlog_location, odd.receive_lsn, odd.replay_lsn), (Some(Lsn(51)), Some(Lsn(2)), None));
+    assert_eq!((odd.timeline, odd.state, odd.tags), (Some(Timeline(3)), None, Tags::default()));
     let parts = member_data(br#"{"conn_kwargs":{"host":"::1"}}"#);
     assert_eq!(parts.conn_url.as_deref(), Some("postgresql://[::1]:5432"));
 }
@@ -98,93 +82,41 @@ fn requests_for_failover() {
     let request = |text: &str| load("failover", text.as_bytes()).failover;
     let wanted = |leader: Option<&str>, candidate: Option<&str>, scheduled_at| {
         let name = |name: Option<&str>| name.map(MemberName::from);
-        Some(FailoverRequest {
-            version: Version(7),
-            leader: name(leader),
-            candidate: name(candidate),
-            scheduled_at,
-        })
+        Some(FailoverRequest { version: Version(7), leader: name(leader), candidate: name(candidate), scheduled_at })
     };
-    let at = Some(Schedule::At(
-        WallTime(1_452_766_197_139),
-        "2016-01-14T10:09:57.139400+00:00".into(),
-    ));
+    let at = Some(Schedule::At(WallTime(1_452_766_197_139), "2016-01-14T10:09:57.139400+00:00".into()));
     let full = r#"{"leader":"a","member":"b","scheduled_at":"2016-01-14T10:09:57.1394Z"}"#;
     assert_eq!(request(full), wanted(Some("a"), Some("b"), at));
-    assert_eq!(
-        request("abc : def:x"),
-        wanted(Some("abc"), Some("def"), None)
-    );
+    assert_eq!(request("abc : def:x"), wanted(Some("abc"), Some("def"), None));
     assert_eq!(request("abc"), wanted(Some("abc"), None, None));
     assert_eq!(request(r#"{"member":"b"}"#), wanted(None, Some("b"), None));
     let naive = Some(Schedule::Invalid("2026-01-01T00:00:00".into()));
-    assert_eq!(
-        request(r#"{"leader":"a","scheduled_at":"2026-01-01"}"#),
-        wanted(Some("a"), None, naive)
-    );
+    assert_eq!(request(r#"{"leader":"a","scheduled_at":"2026-01-01"}"#), wanted(Some("a"), None, naive));
     let garbage = Some(Schedule::Invalid("soon".into()));
-    assert_eq!(
-        request(r#"{"leader":"a","scheduled_at":"soon"}"#),
-        wanted(Some("a"), None, garbage)
-    );
-    for nobody in [
-        "",
-        "{}",
-        "null",
-        "[]",
-        "5",
-        r#"{"leader":"","member":null}"#,
-        ":",
-    ] {
+    assert_eq!(request(r#"{"leader":"a","scheduled_at":"soon"}"#), wanted(Some("a"), None, garbage));
+    for nobody in ["", "{}", "null", "[]", "5", r#"{"leader":"","member":null}"#, ":"] {
         assert_eq!(request(nobody), None, "{nobody:?}");
     }
     let written = request(full).map(|request| failover(&request));
-    let expected =
-        r#"{"leader":"a","member":"b","scheduled_at":"2016-01-14T10:09:57.139400+00:00"}"#;
+    let expected = r#"{"leader":"a","member":"b","scheduled_at":"2016-01-14T10:09:57.139400+00:00"}"#;
     assert_eq!(written.as_deref(), Some(expected));
 }
 
 #[test]
 fn the_sync_state() {
     let state = |text: &str| load("sync", text.as_bytes()).sync;
-    let empty = SyncState {
-        version: Some(Version(7)),
-        ..SyncState::default()
-    };
-    let full = SyncState {
-        leader: Some("a".into()),
-        standbys: vec!["c".into(), "b".into()],
-        quorum: 1,
-        ..empty.clone()
-    };
-    assert_eq!(
-        state(r#"{"leader":"a","quorum":"1","sync_standby":"c, ,b,"}"#),
-        full
-    );
-    for garbage in [
-        "",
-        "{",
-        "[]",
-        "{}",
-        r#"{"leader":"","sync_standby":"b"}"#,
-        r#"{"leader":"a","quorum":"x"}"#,
-    ] {
+    let empty = SyncState { version: Some(Version(7)), ..SyncState::default() };
+    let full =
+        SyncState { leader: Some("a".into()), standbys: vec!["c".into(), "b".into()], quorum: 1, ..empty.clone() };
+    assert_eq!(state(r#"{"leader":"a","quorum":"1","sync_standby":"c, ,b,"}"#), full);
+    for garbage in ["", "{", "[]", "{}", r#"{"leader":"","sync_standby":"b"}"#, r#"{"leader":"a","quorum":"x"}"#] {
         assert_eq!(state(garbage), empty, "{garbage:?}");
     }
     assert_eq!(Cluster::default().sync.version, None);
     let names = ["c".into(), "b".into()];
-    assert_eq!(
-        sync(Some(&"a".into()), &names, 1),
-        r#"{"leader":"a","quorum":1,"sync_standby":"b,c"}"#
-    );
-    assert_eq!(
-        sync(Some(&"a".into()), &[], 0),
-        r#"{"leader":"a","quorum":0,"sync_standby":null}"#
-    );
-    assert_eq!(
-        sync(None, &[], 0),
-        r#"{"leader":null,"quorum":0,"sync_standby":null}"#
-    );
+    assert_eq!(sync(Some(&"a".into()), &names, 1), r#"{"leader":"a","quorum":1,"sync_standby":"b,c"}"#);
+    assert_eq!(sync(Some(&"a".into()), &[], 0), r#"{"leader":"a","quorum":0,"sync_standby":null}"#);
+    assert_eq!(sync(None, &[], 0), r#"{"leader":null,"quorum":0,"sync_standby":null}"#);
 }
 
 #[test]
@@ -200,10 +132,7 @@ fn the_status() {
     assert_eq!(status(&update).as_deref(), Some(full));
     assert_eq!(read(full).slots, update.slots);
     assert_eq!(read(full).retain_slots, update.retain_slots);
-    let bare = LeaderUpdate {
-        last_lsn: Some(Lsn(5)),
-        ..LeaderUpdate::default()
-    };
+    let bare = LeaderUpdate { last_lsn: Some(Lsn(5)), ..LeaderUpdate::default() };
     assert_eq!(status(&bare).as_deref(), Some(r#"{"optime":5}"#));
     assert_eq!(status(&LeaderUpdate::default()), None);
     let kept = r#"{"optime":6,"slots":{"b":67108960},"retain_slots":["b"]}"#;
@@ -211,10 +140,7 @@ fn the_status() {
     assert_eq!(status_with_lsn(Some(b"garbage"), Lsn(6)), r#"{"optime":6}"#);
     assert_eq!(read("123").last_lsn, Lsn(123));
     assert_eq!(load("optime/leader", b"123").status.last_lsn, Lsn(123));
-    assert_eq!(
-        read(r#"{"optime":"12","slots":"{\"a\": \"x\"}","retain_slots":"[\"a\"]"}"#).slots["a"],
-        Lsn(0)
-    );
+    assert_eq!(read(r#"{"optime":"12","slots":"{\"a\": \"x\"}","retain_slots":"[\"a\"]"}"#).slots["a"], Lsn(0));
     assert_eq!(read("{").last_lsn, Lsn(0));
 }
 
@@ -225,49 +151,23 @@ fn the_other_keys() {
         load("initialize", b"7000000000000000001").initialize,
         Initialize::Done(SystemId(7_000_000_000_000_000_001))
     );
-    assert_eq!(
-        load("initialize", b"+5").initialize,
-        Initialize::Invalid("+5".into())
-    );
+    assert_eq!(load("initialize", b"+5").initialize, Initialize::Invalid("+5".into()));
     assert_eq!(load("x", b"").initialize, Initialize::Absent);
     let leader = load("leader", b"a").leader.expect("there is a leader");
-    assert_eq!(
-        (
-            leader.name.as_str(),
-            leader.version,
-            leader.session.as_deref()
-        ),
-        ("a", Version(3), Some("9"))
-    );
+    assert_eq!((leader.name.as_str(), leader.version, leader.session.as_deref()), ("a", Version(3), Some("9")));
     assert_eq!(load("leader", b"").leader, None);
-    assert_eq!(
-        load("config", b"[]").config.map(|config| config.data),
-        Some(None)
-    );
+    assert_eq!(load("config", b"[]").config.map(|config| config.data), Some(None));
     let config_text = r#"{"ttl":30,"postgresql":{"parameters":{"a":1.0}}}"#;
-    let data = load("config", config_text.as_bytes())
-        .config
-        .and_then(|config| config.data);
+    let data = load("config", config_text.as_bytes()).config.and_then(|config| config.data);
     assert_eq!(data.map(|data| config(&data)).as_deref(), Some(config_text));
     let lines = r#"[[1,25623960,"no recovery target specified","2019-09-05T15:52:09+02:00","a"]]"#;
-    let parsed = load("history", lines.as_bytes())
-        .history
-        .expect("there is a history");
+    let parsed = load("history", lines.as_bytes()).history.expect("there is a history");
     assert_eq!(parsed.lines[0].timeline(), Some(Timeline(1)));
-    assert_eq!(
-        (history(&parsed.lines).as_str(), parsed.raw.as_str()),
-        (lines, lines)
-    );
-    assert_eq!(
-        load("history", b"[1]").history.map(|history| history.lines),
-        Some(Vec::<HistoryLine>::new())
-    );
+    assert_eq!((history(&parsed.lines).as_str(), parsed.raw.as_str()), (lines, lines));
+    assert_eq!(load("history", b"[1]").history.map(|history| history.lines), Some(Vec::<HistoryLine>::new()));
     let names = BTreeMap::from([("a".into(), "http://h:8008/patroni".to_owned())]);
     assert_eq!(failsafe(&names), r#"{"a":"http://h:8008/patroni"}"#);
-    assert_eq!(
-        load("failsafe", failsafe(&names).as_bytes()).failsafe,
-        Some(names)
-    );
+    assert_eq!(load("failsafe", failsafe(&names).as_bytes()).failsafe, Some(names));
     assert_eq!(load("failsafe", b"garbage").failsafe, None);
     assert!(load("members/a/b", b"{}").members.is_empty());
     assert!(load("members/", b"{}").members.is_empty());
@@ -276,13 +176,7 @@ fn the_other_keys() {
 
 #[test]
 fn paths() {
-    let prefix = |namespace: &str| {
-        ClusterPath {
-            namespace: namespace.into(),
-            scope: "batman".into(),
-        }
-        .prefix()
-    };
+    let prefix = |namespace: &str| ClusterPath { namespace: namespace.into(), scope: "batman".into() }.prefix();
     assert_eq!(prefix("service"), "/service/batman/");
     assert_eq!(prefix("/service/"), "/service/batman/");
     assert_eq!(prefix("//a//b"), "/a/b/batman/");
@@ -294,10 +188,7 @@ fn positions_are_not_lasting() {
     let before = br#"{"state":"running","xlog_location":1,"receive_lsn":1,"replay_lsn":1}"#;
     let after = br#"{"state":"running","xlog_location":2,"receive_lsn":3,"replay_lsn":4}"#;
     assert_eq!(lasting_content(before), lasting_content(after));
-    assert_ne!(
-        lasting_content(before),
-        lasting_content(br#"{"state":"stopped","xlog_location":1}"#)
-    );
+    assert_ne!(lasting_content(before), lasting_content(br#"{"state":"stopped","xlog_location":1}"#));
 }
 
 fn any_json() -> impl Strategy<Value = Value> {

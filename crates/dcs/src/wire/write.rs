@@ -27,35 +27,17 @@ pub fn member(data: &MemberData) -> String {
     put("role", string(&data.role));
     put("version", string(&data.version));
     put("proxy_url", string(&data.proxy_url));
-    put(
-        "checkpoint_after_promote",
-        data.checkpoint_after_promote.map(Value::from),
-    );
-    put(
-        "tags",
-        (!data.tags.0.is_empty()).then(|| Value::Object(data.tags.0.clone())),
-    );
-    put(
-        "pending_restart",
-        data.pending_restart.then_some(Value::Bool(true)),
-    );
+    put("checkpoint_after_promote", data.checkpoint_after_promote.map(Value::from));
+    put("tags", (!data.tags.0.is_empty()).then(|| Value::Object(data.tags.0.clone())));
+    put("pending_restart", data.pending_restart.then_some(Value::Bool(true)));
     let reason = &data.pending_restart_reason;
-    put(
-        "pending_restart_reason",
-        (!reason.is_empty()).then(|| Value::Object(reason.clone())),
-    );
+    put("pending_restart_reason", (!reason.is_empty()).then(|| Value::Object(reason.clone())));
     put("xlog_location", lsn(data.xlog_location));
     put("replay_lsn", lsn(data.replay_lsn));
     put("receive_lsn", lsn(data.receive_lsn));
     put("replication_state", string(&data.replication_state));
-    put(
-        "timeline",
-        data.timeline.map(|timeline| Value::from(timeline.0)),
-    );
-    put(
-        "scheduled_restart",
-        data.scheduled_restart.clone().map(Value::Object),
-    );
+    put("timeline", data.timeline.map(|timeline| Value::from(timeline.0)));
+    put("scheduled_restart", data.scheduled_restart.clone().map(Value::Object));
     put("pause", data.pause.then_some(Value::Bool(true)));
     for (key, value) in &data.extra {
         map.entry(key.clone()).or_insert_with(|| value.clone());
@@ -83,9 +65,7 @@ pub fn sync(leader: Option<&MemberName>, standbys: &[MemberName], quorum: u32) -
     let mut names: Vec<&str> = standbys.iter().map(MemberName::as_str).collect();
     names.sort_unstable();
     let standbys = (!names.is_empty()).then(|| names.join(","));
-    text(
-        &json!({"leader": leader.map(MemberName::as_str), "quorum": quorum, "sync_standby": standbys}),
-    )
+    text(&json!({"leader": leader.map(MemberName::as_str), "quorum": quorum, "sync_standby": standbys}))
 }
 
 /// `/status`; `None` where the position is not known.
@@ -93,11 +73,7 @@ pub fn status(update: &LeaderUpdate) -> Option<String> {
     let mut map = JsonMap::new();
     map.insert("optime".into(), update.last_lsn?.0.into());
     if !update.slots.is_empty() {
-        let slots = update
-            .slots
-            .iter()
-            .map(|(name, lsn)| (name.clone(), lsn.0.into()))
-            .collect();
+        let slots = update.slots.iter().map(|(name, lsn)| (name.clone(), lsn.0.into())).collect();
         map.insert("slots".into(), Value::Object(slots));
     }
     if !update.retain_slots.is_empty() {
@@ -110,14 +86,9 @@ pub fn status(update: &LeaderUpdate) -> Option<String> {
 pub fn status_with_lsn(present: Option<&[u8]>, lsn: Lsn) -> String {
     let mut map = JsonMap::new();
     map.insert("optime".into(), lsn.0.into());
-    if let Some(Value::Object(present)) =
-        present.and_then(|bytes| serde_json::from_slice(bytes).ok())
-    {
+    if let Some(Value::Object(present)) = present.and_then(|bytes| serde_json::from_slice(bytes).ok()) {
         for key in ["slots", "retain_slots"] {
-            if let Some(value) = present
-                .get(key)
-                .filter(|value| patroni_core::tags::truthy(value))
-            {
+            if let Some(value) = present.get(key).filter(|value| patroni_core::tags::truthy(value)) {
                 map.insert(key.into(), value.clone());
             }
         }
@@ -127,21 +98,13 @@ pub fn status_with_lsn(present: Option<&[u8]>, lsn: Lsn) -> String {
 
 /// `/failsafe`.
 pub fn failsafe(members: &BTreeMap<MemberName, String>) -> String {
-    let map = members
-        .iter()
-        .map(|(name, url)| (name.as_str().to_owned(), url.as_str().into()))
-        .collect();
+    let map = members.iter().map(|(name, url)| (name.as_str().to_owned(), url.as_str().into())).collect();
     text(&Value::Object(map))
 }
 
 /// `/history`.
 pub fn history(lines: &[HistoryLine]) -> String {
-    text(&Value::Array(
-        lines
-            .iter()
-            .map(|line| Value::Array(line.0.clone()))
-            .collect(),
-    ))
+    text(&Value::Array(lines.iter().map(|line| Value::Array(line.0.clone())).collect()))
 }
 
 /// `/config`.

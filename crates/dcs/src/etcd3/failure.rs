@@ -1,0 +1,130 @@
+//! What a failed request to etcd means: can it have been carried out, and is another try worth it?
+
+use etcd_client::Error;
+use tonic::{Code, ConnectError, Status};
+
+/// What is known about a request that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It was surely not carried out; try another endpoint.
+    NotSent,
+    /// It may have been carried out; try another endpoint.
+    Unknown,
+    /// It was surely not carried out and never will be; another try is pointless.
+    Refused,
+    /// The lease it names does not exist (any more).
+    LeaseNotFound,
+}
+
+pub(super) fn fate(error: &Error) -> Fate {
+    match error {
+        Error::GRpcStatus(status) => fate_of_status(status),
+        Error::InvalidArgs(_)
+        | Error::InvalidUri(_)
+        | Error::InvalidMetadataValue(_)
+        | Error::EndpointError(_)
+        | Error::EndpointsNotManaged => Fate::Refused,
+        Error::TransportError(_) => Fate::NotSent,
+        Error::LeaseKeepAliveError(text) if text == "lease not found" => Fate::LeaseNotFound,
+        Error::IoError(_)
+        | Error::WatchError(_)
+        | Error::Utf8Error(_)
+        | Error::LeaseKeepAliveError(_)
+        | Error::ElectError(_)
+        | Error::Internal(_) => Fate::Unknown,
+    }
+}
+
+/// The texts are those of etcd's `rpctypes/error.go`.
+fn fate_of_status(status: &Status) -> Fate {
+    if never_connected(status) {
+        return Fate::NotSent;
+    }
+    match (status.code(), status.message()) {
+        (Code::NotFound, "etcdserver: requested lease not found") => Fate::LeaseNotFound,
+        (Code::Unavailable, "etcdserver: no leader" | "etcdserver: not capable" | "etcdserver: server stopped") => {
+            Fate::NotSent
+        }
+        (Code::ResourceExhausted, "etcdserver: too many requests") => Fate::NotSent,
+        // A new connection authenticates anew.
+        (Code::Unauthenticated, _) => Fate::NotSent,
+        (Code::InvalidArgument, "etcdserver: revision of auth store is old" | "etcdserver: user name is empty") => {
+            Fate::NotSent
+        }
+        (
+            Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::FailedPrecondition
+            | Code::ResourceExhausted
+            | Code::OutOfRange
+            | Code::Unimplemented,
+            _,
+        ) => Fate::Refused,
+        (
+            Code::Ok
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Aborted
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss,
+            _,
+        ) => Fate::Unknown,
+    }
+}
+
+fn never_connected(status: &Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        if error.is::<ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+/// The text of an error with what caused it.
+pub(super) fn text(error: &Error) -> String {
+    match error {
+        Error::GRpcStatus(status) => {
+            let mut text = status.message().to_owned();
+            let mut source = std::error::Error::source(status);
+            while let Some(error) = source {
+                let cause = error.to_string();
+                if !text.contains(&cause) {
+                    text = format!("{text}: {cause}");
+                }
+                source = error.source();
+            }
+            text
+        }
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_surely_did_not_happen_is_called_so() {
+        for (code, message, expected) in [
+            (Code::NotFound, "etcdserver: requested lease not found", Fate::LeaseNotFound),
+            (Code::Unavailable, "etcdserver: no leader", Fate::NotSent),
+            (Code::Unavailable, "etcdserver: request timed out", Fate::Unknown),
+            (Code::Unavailable, "etcdserver: leader changed", Fate::Unknown),
+            (Code::Unauthenticated, "etcdserver: invalid auth token", Fate::NotSent),
+            (Code::PermissionDenied, "etcdserver: permission denied", Fate::Refused),
+            (Code::InvalidArgument, "etcdserver: authentication failed, invalid user ID or password", Fate::Refused),
+            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", Fate::Refused),
+            (Code::Unknown, "not a primary lessor", Fate::Unknown),
+            (Code::DeadlineExceeded, "context deadline exceeded", Fate::Unknown),
+        ] {
+            assert_eq!(fate(&Error::GRpcStatus(Status::new(code, message))), expected, "{message}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! One task per backend that watches the keys of the cluster and counts the changes that matter.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_client::{Event, EventType, WatchOptions, WatchStream};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::Shared;
+use super::attempts::jittered;
+use crate::wire;
+
+/// How long it may take to set up a watch.
+const PATIENCE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Runs until it is dropped.
+pub(super) async fn watch_changes(shared: Arc<Shared>, changes: watch::Sender<u64>) {
+    let mut pause = Duration::from_millis(100);
+    let mut filter = Filter::new(&shared.member_key);
+    loop {
+        let mut generations = shared.endpoints.generations();
+        let generation = *generations.borrow_and_update();
+        if let Some(stream) = open(&shared, generation).await {
+            pause = Duration::from_millis(100);
+            // No revision was asked for, so compaction does not matter; what happened in between was missed.
+            filter.forget();
+            changes.send_modify(|count| *count += 1);
+            tokio::select! {
+                () = follow(&shared, stream, &mut filter, &changes) => shared.endpoints.failed(generation),
+                // Requests gave this connection up: it would only be noticed here much later.
+                _ = generations.changed() => {}
+            }
+        }
+        tokio::time::sleep(jittered(pause)).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+async fn open(shared: &Shared, generation: u64) -> Option<WatchStream> {
+    let opening = async {
+        let mut connection = shared.endpoints.connection(PATIENCE).await.map_err(|none| none.text)?;
+        if connection.generation != generation {
+            return Err("the connection was given up meanwhile".to_owned());
+        }
+        let options = WatchOptions::new().with_prefix();
+        let mut stream =
+            connection.client.watch(shared.prefix.as_str(), Some(options)).await.map_err(|e| e.to_string())?;
+        let first = stream.message().await.map_err(|e| e.to_string())?;
+        if first.is_none_or(|response| response.canceled()) {
+            return Err("the watch was refused".to_owned());
+        }
+        if let Ok(members) = connection.client.member_list().await {
+            let urls = members.members().iter().flat_map(|member| member.client_urls().to_vec());
+            shared.endpoints.learn(urls);
+        }
+        Ok(stream)
+    };
+    let problem = match timeout(PATIENCE, opening).await {
+        Ok(Ok(stream)) => return Some(stream),
+        Ok(Err(problem)) => problem,
+        Err(_) => format!("no answer within {PATIENCE:?}"),
+    };
+    tracing::debug!("cannot watch {}: {problem}", shared.prefix);
+    shared.endpoints.failed(generation);
+    None
+}
+
+async fn follow(shared: &Shared, mut stream: WatchStream, filter: &mut Filter, changes: &watch::Sender<u64>) {
+    loop {
+        match stream.message().await {
+            Ok(Some(response)) if !response.canceled() => {
+                // Every event has to be looked at, because the filter remembers them.
+                let matter = response.events().iter().filter(|event| filter.matters(&shared.prefix, event)).count();
+                if matter > 0 {
+                    changes.send_modify(|count| *count += 1);
+                }
+            }
+            Ok(Some(response)) => {
+                tracing::info!("Watch request canceled: {}", response.cancel_reason());
+                return;
+            }
+            Ok(None) => return,
+            Err(error) => {
+                tracing::debug!("watch failed: {error}");
+                return;
+            }
+        }
+    }
+}
+
+/// Knows which changes are none, by remembering what the keys said.
+struct Filter {
+    own_key: String,
+    hasher: RandomState,
+    seen: HashMap<String, u64>,
+}
+
+impl Filter {
+    fn new(own_key: &str) -> Self {
+        Filter { own_key: own_key.to_owned(), hasher: RandomState::new(), seen: HashMap::new() }
+    }
+
+    fn forget(&mut self) {
+        self.seen.clear();
+    }
+
+    fn matters(&mut self, prefix: &str, event: &Event) -> bool {
+        let Some(kv) = event.kv() else { return true };
+        let key = String::from_utf8_lossy(kv.key()).into_owned();
+        let name = key.strip_prefix(prefix).unwrap_or(&key);
+        if key == self.own_key || matches!(name, wire::STATUS | wire::FAILSAFE | wire::LEGACY_STATUS) {
+            return false;
+        }
+        if event.event_type() == EventType::Delete {
+            self.seen.remove(&key);
+            return true;
+        }
+        let said = match name {
+            wire::LEADER => self.hasher.hash_one(kv.value()),
+            _ if name.starts_with(wire::MEMBERS) => self.hasher.hash_one(wire::lasting_content(kv.value())),
+            _ => return true,
+        };
+        self.seen.insert(key, said) != Some(said)
+    }
+}
