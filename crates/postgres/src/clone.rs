@@ -10,7 +10,7 @@ use patroni_core::server::Role;
 use patroni_core::tags::truthy;
 use serde_json::Value;
 use tokio::process::Command;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::bootstrap::{user_options, without_password};
 use crate::cancel::{Cancel, Progress};
@@ -29,8 +29,9 @@ const BASEBACKUP: &str = "basebackup";
 const ATTEMPTS: u32 = 2;
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// How often the size of the copy is looked at.
-const MEASURE: Duration = Duration::from_secs(1);
+/// The least pause between two looks at the size of the copy, and how many times longer than a look it is.
+const PAUSE_BETWEEN_LOOKS: Duration = Duration::from_secs(1);
+const PAUSE_TO_LOOK: u32 = 20;
 
 /// What to copy.
 #[derive(Clone, Debug)]
@@ -270,17 +271,21 @@ pub(crate) async fn give_password(command: &mut Command, options: &ServerOptions
 async fn copy(command: Command, data_dir: &Path, from: &str, cancel: &Cancel, progress: &Progress) -> Result<()> {
     let work = programs::run(command, None, Stderr::Log, cancel, None);
     let mut work = std::pin::pin!(work);
+    let mut pause = PAUSE_BETWEEN_LOOKS;
     loop {
         tokio::select! {
             output = &mut work => return output?.success().map(|_| ()),
-            () = sleep(MEASURE) => {}
+            () = sleep(pause) => {}
         }
         let path = data_dir.to_owned();
+        let began = Instant::now();
         let size = blocking(move || Ok(size(&path)));
         tokio::select! {
             output = &mut work => return output?.success().map(|_| ()),
             bytes = size => progress.committed(format!("copied {} MB from {from}", bytes.unwrap_or(0) >> 20)),
         }
+        // A directory with a million files takes a while to add up.
+        pause = PAUSE_BETWEEN_LOOKS.max(began.elapsed() * PAUSE_TO_LOOK);
     }
 }
 

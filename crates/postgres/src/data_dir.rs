@@ -163,10 +163,12 @@ fn links(data_dir: &Path) -> Vec<(PathBuf, PathBuf)> {
         fs::read_dir(data_dir.join("pg_tblspc")).into_iter().flatten().filter_map(|e| Some(e.ok()?.path()));
     let is_oid = |p: &PathBuf| p.file_name().is_some_and(|n| n.to_string_lossy().parse::<u32>().is_ok());
     let candidates = std::iter::once(data_dir.join("pg_wal")).chain(tablespaces.filter(is_oid));
+    let real = fs::canonicalize(data_dir).unwrap_or_else(|_| data_dir.to_owned());
     candidates
         .filter(|p| p.is_symlink())
         .filter_map(|p| Some((p.clone(), fs::canonicalize(&p).ok()?)))
-        .filter(|(_, target)| target.components().count() > 1)
+        // Never what holds the data directory itself, and more.
+        .filter(|(_, target)| !real.starts_with(target))
         .collect()
 }
 

@@ -305,11 +305,14 @@ fn crash_recovery_ends_cleanly() {
         let mut node = Node::new("a");
         node.bootstrap().await;
         node.control.stop(StopOptions::immediate(), &Cancel::new(), &Progress::ignored()).await.expect("stop");
+        let ready = node.data_dir().join("pg_wal/archive_status/000000010000000000000000.ready");
+        fs::write(&ready, "").expect("mark");
         fs::write(node.data_dir().join("standby.signal"), "").expect("signal");
         let state = |s: &Postmaster| if let Postmaster::Stopped(Some(c)) = s { Some(c.state) } else { None };
         assert_eq!(state(&node.inspect().await.postmaster), Some(ControlState::InProduction));
         node.control.crash_recovery(&Cancel::new(), &Progress::ignored()).await.expect("recovery");
         assert_eq!(state(&node.inspect().await.postmaster), Some(ControlState::ShutDown));
+        assert!(!ready.exists());
     });
 }
 

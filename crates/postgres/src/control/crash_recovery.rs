@@ -3,14 +3,19 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use super::Control;
 use crate::cancel::{Cancel, Progress};
 use crate::programs::{self, Stderr};
+use crate::rewind::{RewindContext, archive_ready_wals, cleanup_archive_status};
 use crate::{Error, Result};
 
+/// How long a program that reads one setting may take.
+const COMMAND_LIMIT: Duration = Duration::from_secs(10);
+
 impl Control {
-    /// Starts PostgreSQL in single-user mode with the options of its last start, and lets it end. Markers that would make it a
+    /// Archives what waits for it, then starts PostgreSQL in single-user mode with the options of its last start, and lets it end. Markers that would make it a
     /// standby are removed before: single-user mode refuses them. Nothing is archived meanwhile.
     ///
     /// # Errors
@@ -21,6 +26,12 @@ impl Control {
             return Err(Error::PostmasterRuns { pid: postmaster.pid(), data_dir: options.data_dir.clone() });
         }
         tracing::info!("doing crash recovery in a single user mode");
+        self.learn_version().await?;
+        let context = RewindContext::new(&self.conf, false, None, COMMAND_LIMIT);
+        archive_ready_wals(&context, cancel).await?;
+        if let Err(error) = cleanup_archive_status(&context).await {
+            tracing::error!("{error}");
+        }
         let mut settings = last_options(&options.data_dir);
         settings.insert("archive_mode".into(), "on".into());
         settings.insert("archive_command".into(), "false".into());
