@@ -1,5 +1,6 @@
 //! The configuration in force: immutable, replaced as a whole.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ use crate::warning::Warning;
 use crate::{cache, known, settings};
 
 /// All settings of a node, from defaults, store, files and environment.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     /// `name`; empty for patronictl where it is not set.
     pub name: MemberName,
@@ -62,6 +63,17 @@ pub enum Purpose {
     Agent,
     /// patronictl: needs nothing.
     Ctl,
+}
+
+impl fmt::Debug for Config {
+    /// Names only: the trees hold passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("Config");
+        out.field("scope", &self.scope)
+            .field("name", &self.name)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A new configuration, and what is to be logged about it.
@@ -237,7 +249,8 @@ impl Draft {
         if !ours.is_empty() && self.purpose == Purpose::Agent {
             return Err(ConfigError::Wrong(ours));
         }
-        warnings.extend(of_store.into_iter().chain(ours).map(Warning::Value));
+        let of_store = of_store.into_iter().map(|wrong| WrongValue { origin: Origin::Dynamic, ..wrong });
+        warnings.extend(of_store.chain(ours).map(Warning::Value));
         if self.purpose == Purpose::Agent {
             required(&config)?;
         }
@@ -323,6 +336,3 @@ fn origin_of<'a>(origins: &'a Origins, local: &JsonMap, dynamic: &JsonMap, path:
         Layers::LocalOverDynamic | Layers::LocalOverDynamicByName => &Origin::Default,
     }
 }
-
-#[cfg(test)]
-mod tests;

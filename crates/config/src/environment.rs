@@ -33,7 +33,7 @@ impl FromIterator<(String, String)> for Environment {
 }
 
 /// What the variables say.
-#[derive(Clone, Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Layer {
     pub(crate) tree: JsonMap,
     pub(crate) origins: Origins,
@@ -351,6 +351,3 @@ fn read_store(layer: &mut Layer, variable: &str, text: &str) {
     let (section, key) = (name.to_lowercase(), suffix.to_lowercase());
     layer.put(&[&section, &key], value.filter(|v| !v.is_null()), variable);
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,9 +1,283 @@
 //! Which settings exist; a warning for those that do not, with the nearest one that does.
 
+use patroni_core::JsonMap;
+use serde_json::Value;
+
 use crate::local::Local;
 use crate::warning::Warning;
 
+/// A section and the names that may stand in it. Sections that are not listed may hold anything: tags, parameters,
+/// headers, options of tools, sections of replica and bootstrap methods.
+const SECTIONS: &[(&str, &[&str])] = &[
+    (
+        "",
+        &[
+            "name",
+            "scope",
+            "namespace",
+            "thread_pool_size",
+            "thread_stack_size",
+            "log",
+            "ctl",
+            "restapi",
+            "bootstrap",
+            "consul",
+            "etcd",
+            "etcd3",
+            "exhibitor",
+            "kubernetes",
+            "raft",
+            "zookeeper",
+            "citus",
+            "postgresql",
+            "watchdog",
+            "tags",
+        ],
+    ),
+    (
+        "log",
+        &[
+            "type",
+            "level",
+            "traceback_level",
+            "format",
+            "dateformat",
+            "static_fields",
+            "max_queue_size",
+            "dir",
+            "mode",
+            "file_num",
+            "file_size",
+            "loggers",
+            "deduplicate_heartbeat_logs",
+        ],
+    ),
+    ("ctl", &["insecure", "cacert", "certfile", "keyfile", "keyfile_password", "authentication"]),
+    (
+        "restapi",
+        &[
+            "listen",
+            "connect_address",
+            "thread_pool_size",
+            "authentication",
+            "certfile",
+            "keyfile",
+            "keyfile_password",
+            "cafile",
+            "ciphers",
+            "verify_client",
+            "allowlist",
+            "allowlist_include_members",
+            "http_extra_headers",
+            "https_extra_headers",
+            "request_queue_size",
+            "server_tokens",
+        ],
+    ),
+    ("bootstrap.dcs", DYNAMIC),
+    ("bootstrap.dcs.postgresql", DYNAMIC_POSTGRESQL),
+    ("bootstrap.dcs.standby_cluster", STANDBY_CLUSTER),
+    ("etcd", ETCD),
+    ("etcd3", ETCD),
+    ("watchdog", &["mode", "device", "safety_margin", "driver"]),
+    ("postgresql.authentication", &["superuser", "replication", "rewind"]),
+    ("postgresql.authentication.superuser", crate::environment::AUTHENTICATION),
+    ("postgresql.authentication.replication", crate::environment::AUTHENTICATION),
+    ("postgresql.authentication.rewind", crate::environment::AUTHENTICATION),
+    ("postgresql.callbacks", &["on_reload", "on_restart", "on_role_change", "on_start", "on_stop"]),
+    (
+        "postgresql.bin_name",
+        &["pg_ctl", "initdb", "pg_controldata", "pg_basebackup", "postgres", "pg_isready", "pg_rewind"],
+    ),
+];
+
+const DYNAMIC: &[&str] = &[
+    "ttl",
+    "loop_wait",
+    "retry_timeout",
+    "maximum_lag_on_failover",
+    "maximum_lag_on_syncnode",
+    "max_timelines_history",
+    "check_timeline",
+    "primary_start_timeout",
+    "master_start_timeout",
+    "primary_stop_timeout",
+    "master_stop_timeout",
+    "synchronous_mode",
+    "synchronous_mode_strict",
+    "synchronous_node_count",
+    "failsafe_mode",
+    "pause",
+    "postgresql",
+    "standby_cluster",
+    "member_slots_ttl",
+    "slots",
+    "permanent_slots",
+    "permanent_replication_slots",
+    "ignore_slots",
+];
+
+const DYNAMIC_POSTGRESQL: &[&str] = &[
+    "use_pg_rewind",
+    "use_slots",
+    "recovery_conf",
+    "parameters",
+    "pg_hba",
+    "pg_ident",
+    "pg_ctl_timeout",
+    "remove_data_directory_on_rewind_failure",
+    "remove_data_directory_on_diverged_timelines",
+];
+
+const STANDBY_CLUSTER: &[&str] = &[
+    "host",
+    "port",
+    "primary_slot_name",
+    "create_replica_methods",
+    "restore_command",
+    "archive_cleanup_command",
+    "recovery_min_apply_delay",
+];
+
+const ETCD: &[&str] = &[
+    "host",
+    "hosts",
+    "port",
+    "use_proxies",
+    "url",
+    "proxy",
+    "srv",
+    "srv_suffix",
+    "protocol",
+    "username",
+    "password",
+    "cacert",
+    "cert",
+    "key",
+    "version_prefix",
+];
+
+/// Names of `postgresql`; others are warned about only if they do not look like the section of a replica method.
+const POSTGRESQL: &[&str] = &[
+    "listen",
+    "connect_address",
+    "proxy_address",
+    "data_dir",
+    "config_dir",
+    "config_base_name",
+    "bin_dir",
+    "bin_name",
+    "pgpass",
+    "custom_conf",
+    "database",
+    "krbsrvname",
+    "parameters",
+    "pg_hba",
+    "pg_ident",
+    "authentication",
+    "recovery_conf",
+    "basebackup",
+    "create_replica_method",
+    "create_replica_methods",
+    "callbacks",
+    "use_unix_socket",
+    "use_unix_socket_repl",
+    "use_slots",
+    "use_pg_rewind",
+    "remove_data_directory_on_rewind_failure",
+    "remove_data_directory_on_diverged_timelines",
+    "pg_ctl_timeout",
+    "before_stop",
+    "pre_promote",
+    "name",
+    "pg_rewind",
+    "replication",
+    "superuser",
+];
+
+/// Names of `bootstrap`; others as in [`POSTGRESQL`].
+const BOOTSTRAP: &[&str] = &["dcs", "method", "initdb", "post_bootstrap", "post_init", "users", "pg_hba"];
+
 /// Finds settings that nobody reads.
-pub(crate) fn unknown(_local: &Local) -> Vec<Warning> {
-    Vec::new()
+pub(crate) fn unknown(local: &Local) -> Vec<Warning> {
+    let mut found = Vec::new();
+    for (path, known) in SECTIONS {
+        look(local, path, known, |_, _| false, &mut found);
+    }
+    let is_method = |_: &str, value: &Value| value.is_object();
+    look(local, "postgresql", POSTGRESQL, is_method, &mut found);
+    look(local, "bootstrap", BOOTSTRAP, is_method, &mut found);
+    found
+}
+
+fn look(
+    local: &Local,
+    path: &str,
+    known: &[&'static str],
+    allowed: impl Fn(&str, &Value) -> bool,
+    found: &mut Vec<Warning>,
+) {
+    let Some(section) = section(&local.tree, path) else { return };
+    for (name, value) in section.iter().filter(|(name, _)| !known.contains(&name.as_str())) {
+        if allowed(name, value) {
+            continue;
+        }
+        let whole = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        let nearest = match path {
+            // Settings of the whole cluster are a frequent guest at the top.
+            "" if DYNAMIC.contains(&name.as_str()) => Some(format!("bootstrap.dcs.{name}")),
+            _ => nearest(name, known).map(|near| whole[..whole.len() - name.len()].to_owned() + near),
+        };
+        found.push(Warning::Unknown { origin: local.origins.of(&whole).clone(), path: whole, nearest });
+    }
+}
+
+fn section<'a>(tree: &'a JsonMap, path: &str) -> Option<&'a JsonMap> {
+    path.split('.').filter(|name| !name.is_empty()).try_fold(tree, |map, name| map.get(name)?.as_object())
+}
+
+/// The known name that differs least, if it differs by a typing error only.
+fn nearest(name: &str, known: &[&'static str]) -> Option<&'static str> {
+    let limit = (name.chars().count() / 3).max(1);
+    let distances = known.iter().map(|known| (distance(name, known), *known));
+    distances.filter(|(distance, _)| *distance <= limit).min().map(|(_, known)| known)
+}
+
+/// How many characters have to be changed, added, removed, or exchanged with their neighbour.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let change = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut best = change.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(best);
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_name() {
+        let rows = [
+            ("lisen", Some("listen")),
+            ("datadir", Some("data_dir")),
+            ("pg_hab", Some("pg_hba")),
+            ("use_pgrewind", Some("use_pg_rewind")),
+            ("frobnicate", None),
+            ("x", None),
+        ];
+        for (name, expected) in rows {
+            assert_eq!(nearest(name, POSTGRESQL), expected, "{name}");
+        }
+    }
 }

@@ -17,6 +17,7 @@ mod section;
 mod sections;
 mod settings;
 mod timeouts;
+pub mod validate;
 mod warning;
 pub mod yaml;
 

@@ -21,8 +21,8 @@ pub struct Source {
     environment: Environment,
 }
 
-/// The local configuration, untyped.
-#[derive(Clone, Debug, Default)]
+/// The local configuration, untyped. It holds passwords and therefore has no `Debug`.
+#[derive(Clone, Default)]
 pub struct Local {
     /// The settings.
     pub tree: JsonMap,

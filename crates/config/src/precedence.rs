@@ -351,6 +351,3 @@ pub(crate) fn contradictory_tags(tags: &JsonMap) -> Vec<Warning> {
     };
     pairs.into_iter().filter_map(conflict).collect()
 }
-
-#[cfg(test)]
-mod tests;

@@ -74,7 +74,17 @@ pub struct Postgresql {
     /// `pre_promote`: a command that can prevent a promotion.
     pub pre_promote: Option<String>,
     /// The whole section, for the sections of replica methods.
-    raw: JsonMap,
+    raw: Raw,
+}
+
+/// A section as written; it holds passwords and does not print.
+#[derive(Clone, PartialEq)]
+struct Raw(JsonMap);
+
+impl std::fmt::Debug for Raw {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("{...}")
+    }
 }
 
 /// `postgresql.authentication`
@@ -148,13 +158,13 @@ impl Postgresql {
             pg_ctl_timeout: Duration::from_secs(section.int("pg_ctl_timeout", None, 0).map_or(60, i64::unsigned_abs)),
             before_stop: section.filled("before_stop"),
             pre_promote: section.filled("pre_promote"),
-            raw: section.map().clone(),
+            raw: Raw(section.map().clone()),
         }
     }
 
     /// The section of a replica method.
     pub fn method(&self, name: &str) -> Option<&JsonMap> {
-        self.raw.get(name).and_then(Value::as_object).filter(|map| !map.is_empty())
+        self.raw.0.get(name).and_then(Value::as_object).filter(|map| !map.is_empty())
     }
 
     /// Can this method make a replica without a leader (`no_leader`)?

@@ -1,0 +1,224 @@
+//! Layers: the settings in force and the warnings are those of Patroni 4.1.5, recorded.
+
+use std::collections::BTreeMap;
+
+use patroni_config::{Config, Environment, Purpose, Source, merge};
+use patroni_core::JsonMap;
+use patroni_core::cluster::Version;
+use serde_json::Value;
+
+fn rows(text: &str) -> Vec<Vec<Value>> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn environment(variables: &Value) -> Environment {
+    let pairs = variables.as_object().unwrap().iter();
+    pairs.map(|(name, value)| (format!("PATRONI_{name}"), value.as_str().unwrap().to_owned())).collect()
+}
+
+/// Is everything the same, whatever the order of keys?
+fn same(a: &Value, b: &Value) -> bool {
+    fn sorted(value: &Value) -> Value {
+        match value {
+            Value::Object(map) => {
+                let map: BTreeMap<_, _> = map.iter().map(|(k, v)| (k.clone(), sorted(v))).collect();
+                Value::Object(map.into_iter().collect())
+            }
+            Value::Array(items) => Value::Array(items.iter().map(sorted).collect()),
+            other => other.clone(),
+        }
+    }
+    sorted(a).to_string() == sorted(b).to_string()
+}
+
+#[test]
+fn variables() {
+    let mut wrong = Vec::new();
+    for row in rows(include_str!("data/environment.jsonl")) {
+        let found = Source::new(None, environment(&row[0])).read().map(|l| l.tree).unwrap_or_default();
+        let found = Value::Object(found);
+        if !same(&found, &row[1]) {
+            wrong.push(format!("{}\nfound    {found}\nexpected {}", row[0], row[1]));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn layers() {
+    let mut wrong = Vec::new();
+    for row in rows(include_str!("data/layers.jsonl")) {
+        let dir = tempfile::tempdir().unwrap();
+        let files = row[0].as_object().unwrap();
+        for (name, text) in files {
+            std::fs::write(dir.path().join(name), text.as_str().unwrap()).unwrap();
+        }
+        let path = (!files.is_empty()).then(|| dir.path());
+        let loaded = Config::load(Source::new(path, environment(&row[1])), Purpose::Agent);
+        let loaded = loaded.unwrap_or_else(|error| panic!("{error}\n{}", row[0]));
+        let mut warnings = loaded.warnings;
+        let mut config = loaded.config;
+        if let Value::Object(dynamic) = &row[2] {
+            let next = config.with_dynamic(Version(5), dynamic.clone());
+            warnings.extend(next.warnings);
+            config = next.config;
+            assert_eq!(config.settings().config_version, Some(Version(5)));
+        }
+        let found = Value::Object(config.effective().clone());
+        let texts: Vec<String> =
+            warnings.iter().map(ToString::to_string).filter(|w| !w.contains("unknown setting")).collect();
+        let expected: Vec<&str> = row[4].as_array().unwrap().iter().map(|w| w.as_str().unwrap()).collect();
+        let same_texts = texts.len() == expected.len() && texts.iter().zip(&expected).all(|(t, e)| t.starts_with(e));
+        if !same(&found, &row[3]) || !same_texts {
+            let row_text = format!("{} {} {}", row[0], row[1], row[2]);
+            wrong.push(format!("{row_text}\nfound    {found} {texts:?}\nexpected {} {expected:?}", row[3]));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+const BASE: &str = "name: n\nscope: s\nrestapi: {listen: 'a:1'}\netcd3: {hosts: 'x:1,y:2'}\npostgresql:\n  \
+                    listen: a:2\n  data_dir: /nonexistent/x\n  authentication: {superuser: {username: a, password: topsecret}}\n";
+
+fn file(text: &str) -> (tempfile::NamedTempFile, Source) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    let source = Source::new(Some(file.path()), Environment::default());
+    (file, source)
+}
+
+fn load(text: &str) -> Result<patroni_config::Loaded, patroni_config::ConfigError> {
+    Config::load(file(text).1, Purpose::Agent)
+}
+
+fn load_kept(text: &str) -> (tempfile::NamedTempFile, patroni_config::Loaded) {
+    let (file, source) = file(text);
+    let loaded = Config::load(source, Purpose::Agent).unwrap();
+    (file, loaded)
+}
+
+fn map(value: Value) -> JsonMap {
+    match value {
+        Value::Object(map) => map,
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_broken_reload_keeps_the_old_configuration() {
+    let (file, loaded) = load_kept(BASE);
+    let config = loaded.config;
+    assert!(!config.reload().unwrap().changed);
+    for (broken, says) in [
+        ("a: [", "line 2"),
+        ("- a\n", "does not contain a dict"),
+        ("name: n\n", "scope is not defined"),
+        (
+            &format!("{BASE}  use_pg_rewind: maybe\n"),
+            ":9: postgresql.use_pg_rewind is \"maybe\", but must be a boolean",
+        ),
+    ] {
+        std::fs::write(file.path(), broken).unwrap();
+        let error = config.reload().unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+    std::fs::write(file.path(), BASE.replace("a:2", "a:3")).unwrap();
+    let next = config.reload().unwrap();
+    assert!(next.changed);
+    assert_eq!((config.postgresql.listen.as_str(), next.config.postgresql.listen.as_str()), ("a:2", "a:3"));
+}
+
+#[test]
+fn unknown_settings_are_named_with_place_and_neighbour() {
+    let text = format!("{BASE}  pg_hab: []\n  wal_e: {{command: x}}\nttl: 5\nrest_api: {{}}\ntags: {{anything: 1}}\n");
+    let (file, loaded) = load_kept(&text);
+    let name = file.path().display().to_string();
+    let texts: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    let expected = [
+        format!("{name}:11: unknown setting ttl (did you mean bootstrap.dcs.ttl?)"),
+        format!("{name}:12: unknown setting rest_api (did you mean restapi?)"),
+        format!("{name}:9: unknown setting postgresql.pg_hab (did you mean postgresql.pg_hba?)"),
+    ];
+    assert_eq!(texts, expected);
+}
+
+#[test]
+fn wrong_values_of_the_store_do_not_stop_the_agent() {
+    let config = load(BASE).unwrap().config;
+    let dynamic = map(serde_json::json!({"postgresql": {"pg_ctl_timeout": "soon", "pg_hba": "x"}, "pause": "on"}));
+    let next = config.with_dynamic(Version(1), dynamic);
+    let texts: Vec<String> = next.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(texts.len(), 2, "{texts:?}");
+    assert!(texts.iter().all(|text| text.starts_with("dynamic configuration: postgresql.pg_")), "{texts:?}");
+    assert!(next.config.settings().paused);
+    let broken = next.config.with_dynamic(Version(2), map(serde_json::json!({"ttl": [], "pause": false})));
+    assert!(!broken.config.settings().paused && broken.warnings.len() == 1);
+    assert_eq!(broken.config.settings().ttl.as_secs(), 30);
+}
+
+#[test]
+fn passwords_are_not_printed() {
+    let config = load(BASE).unwrap().config;
+    let password = config.postgresql.authentication.superuser.password.as_ref().unwrap();
+    assert_eq!(password.expose(), "topsecret");
+    assert!(!format!("{config:?} {:?} {:?}", config.postgresql, config.etcd3).contains("topsecret"));
+    let error = load(&BASE.replace("{username: a, password: topsecret}", "topsecret")).unwrap_err();
+    assert!(!error.to_string().contains("topsecret"), "{error}");
+}
+
+#[test]
+fn settings_are_complete() {
+    let config = load(&format!("{BASE}  create_replica_methods: [wal_e, basebackup]\n  wal_e: {{no_leader: 1}}\n"))
+        .unwrap()
+        .config;
+    let dynamic = serde_json::json!({
+        "synchronous_mode": "Quorum", "synchronous_mode_strict": true, "synchronous_node_count": 0,
+        "master_start_timeout": 5, "member_slots_ttl": "1h", "slots": {"a": 0}, "ignore_slots": [{"name": "x"}],
+        "maximum_lag_on_syncnode": -1, "maximum_lag_on_failover": "5", "max_timelines_history": 3, "failsafe_mode": true,
+    });
+    let settings = config.with_dynamic(Version(1), map(dynamic)).config.settings().clone();
+    assert_eq!(settings.synchronous.mode, patroni_core::settings::SynchronousMode::Quorum);
+    assert_eq!((settings.synchronous.node_count, settings.synchronous.maximum_lag), (1, None));
+    assert_eq!((settings.primary_start_timeout.as_secs(), settings.slots.member_slots_ttl.as_secs()), (5, 3600));
+    assert_eq!((settings.maximum_lag_on_failover, settings.max_timelines_history), (5, 3));
+    assert!(settings.failsafe_mode && settings.can_clone_without_leader && !settings.can_bootstrap);
+    assert!(settings.slots.use_slots && settings.slots.permanent.contains_key("a") && settings.slots.ignore.len() == 1);
+    let standby = serde_json::json!({"synchronous_mode": true, "standby_cluster": {"port": 5432}});
+    let settings = config.with_dynamic(Version(2), map(standby)).config.settings().clone();
+    assert_eq!(settings.synchronous.mode, patroni_core::settings::SynchronousMode::Off);
+    assert_eq!(settings.standby_cluster.unwrap().port.as_deref(), Some("5432"));
+}
+
+#[test]
+fn the_copy_of_the_dynamic_configuration_is_used_until_the_store_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = BASE.replace("/nonexistent/x", &dir.path().display().to_string());
+    patroni_config::cache::save(dir.path(), &map(serde_json::json!({"ttl": 44, "pause": true}))).unwrap();
+    let config = load(&text).unwrap().config;
+    assert_eq!(
+        (config.settings().ttl.as_secs(), config.settings().paused, config.settings().config_version),
+        (44, true, None)
+    );
+    std::fs::write(patroni_config::cache::path(dir.path()), "{broken").unwrap();
+    assert_eq!(load(&text).unwrap().warnings.len(), 1);
+}
+
+#[test]
+fn typed_sections() {
+    let text = format!(
+        "{BASE}  basebackup: [verbose, {{max-rate: 100M}}]\n  parameters: {{a: 1}}\nbootstrap:\n  method: m\n  \
+         m: {{command: c, no_params: true}}\n  initdb: [data-checksums, {{encoding: UTF8}}]\n  post_init: x\n\
+         tags: {{nofailover: false, clonefrom: true, my: tag}}\nlog: {{format: [a, {{b: c}}], level: WARN}}\nnamespace: /x/\n"
+    );
+    let config = load(&text).unwrap().config;
+    assert_eq!(config.base_path(), "/x/s");
+    assert_eq!(config.etcd3.as_ref().unwrap().hosts, ["x:1", "y:2"]);
+    assert_eq!(config.postgresql.basebackup.len(), 2);
+    let bootstrap = config.bootstrap.as_ref().unwrap();
+    assert_eq!(bootstrap.method.as_ref().unwrap().command, "c");
+    assert_eq!((bootstrap.initdb.len(), bootstrap.post_bootstrap.as_deref()), (2, Some("x")));
+    assert_eq!(Value::Object(config.tags.clone()), serde_json::json!({"clonefrom": true, "my": "tag"}));
+    assert_eq!(config.log.level, "WARNING");
+    assert_eq!(config.store().unwrap().0, "etcd3");
+    assert!(merge::same(config.dynamic(), &JsonMap::new()));
+}
