@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Needs, Tick, clone_source};
 use crate::cluster::{Cluster, Initialize};
 use crate::facts::{InitializeWrite, Op, Outcome};
-use crate::job::{CloneSource, Job};
+use crate::job::{CloneSource, DemoteMode, Job};
 use crate::plan::Callback;
 use crate::server::{Role, State};
 use crate::verdict::{Level, Verdict};
@@ -118,6 +118,13 @@ impl Tick<'_> {
             return self.cancel_bootstrap("the new data directory cannot be read");
         };
         let initialized = self.initialize(InitializeWrite::Finish(id))?;
+        if initialized == Outcome::Refused {
+            // This node's data is of no cluster now; the check of the system identifier takes it from here.
+            self.note(Level::Error, "another node initialized the cluster");
+            self.memory.bootstrapping = false;
+            self.wake_after = Duration::ZERO;
+            return Ok(Verdict::BootstrapLost);
+        }
         if !initialized.is_done() {
             self.note_failure("write the initialize key", &initialized);
             return Ok(Verdict::JobInProgress("bootstrap".to_owned()));
@@ -132,6 +139,11 @@ impl Tick<'_> {
         }
         match self.acquire()? {
             Outcome::Done(()) => {}
+            Outcome::Refused => {
+                self.memory.bootstrapping = false;
+                self.demote(DemoteMode::ImmediateNolock);
+                return Ok(Verdict::DemotedLostRace);
+            }
             other => {
                 self.note_failure("take the leader key", &other);
                 return Ok(Verdict::JobInProgress("bootstrap".to_owned()));

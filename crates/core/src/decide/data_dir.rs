@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Needs, Tick};
 use crate::cluster::{Cluster, Initialize};
 use crate::facts::InitializeWrite;
-use crate::job::Job;
+use crate::job::{DemoteMode, Job};
 use crate::name::SystemId;
 use crate::plan::Exit;
 use crate::server::{DataDir, Postmaster, Role, Running};
@@ -30,14 +30,14 @@ impl Tick<'_> {
         self.memory.started = false;
         self.memory.timeline = None;
         self.disable_watchdog = true;
-        if self.has_lock(cluster) {
-            self.release(None)?;
-            self.stop_orphan();
-            return Ok(Verdict::DataDirReleased { empty: inaccessible.is_none() });
-        }
+        // The lease is given up when nothing runs any more: until then this may be a primary that accepts writes.
         if self.stop_orphan() {
             self.note(Level::Warning, "the data directory is gone, but PostgreSQL is still running: stopping it");
             return Ok(Verdict::DataDirInaccessible("PostgreSQL still runs on it".to_owned()));
+        }
+        if self.has_lock(cluster) {
+            self.release(None)?;
+            return Ok(Verdict::DataDirReleased { empty: inaccessible.is_none() });
         }
         match inaccessible {
             Some(why) => Ok(Verdict::DataDirInaccessible(why)),
@@ -56,6 +56,16 @@ impl Tick<'_> {
         true
     }
 
+    /// Nothing of another cluster is left running without an agent.
+    fn stop_foreign(&mut self) -> bool {
+        if matches!(self.facts.server.postmaster, Postmaster::Stopped(_)) {
+            return false;
+        }
+        self.wake_after = Duration::ZERO;
+        self.start(Job::Shutdown);
+        true
+    }
+
     fn check_system_id(&mut self, cluster: &Cluster, local: SystemId) -> Needs<Option<Verdict>> {
         match &cluster.initialize {
             Initialize::Done(id) if *id == local => Ok(None),
@@ -68,6 +78,10 @@ impl Tick<'_> {
             Initialize::InProgress => {
                 self.clear_stale_initialize(cluster)?;
                 if cluster.is_unlocked() && !self.settings.paused && !self.memory.bootstrapping {
+                    if self.is_or_may_become_primary() {
+                        self.demote(DemoteMode::ImmediateNolock);
+                        return Ok(Some(Verdict::DemotedNoLock));
+                    }
                     return Ok(Some(Verdict::WaitingForLeader { standby: self.is_standby_cluster() }));
                 }
                 Ok(None)
@@ -91,6 +105,12 @@ impl Tick<'_> {
                 "If this data directory is of no use any more, remove it and start again: it will be cloned. \
                  If it is the right one, remove the stale cluster from the store with patronictl remove.",
             );
+            if self.stop_foreign() {
+                return Ok(mismatch);
+            }
+            if self.has_lock(cluster) {
+                self.release(None)?;
+            }
             self.exit = Some(Exit::Fatal);
             return Ok(mismatch);
         }

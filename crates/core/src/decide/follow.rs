@@ -13,6 +13,9 @@ use crate::verdict::{Level, Verdict};
 /// How often pg_rewind is tried in a row before only an operator's hand, or the switch that allows a new clone, helps.
 const REWIND_ATTEMPTS: u32 = 5;
 
+/// The pause before a rewind that was put off is tried again.
+const REWIND_PAUSE: Duration = Duration::from_secs(1);
+
 impl Tick<'_> {
     pub(super) fn follow(
         &mut self,
@@ -92,6 +95,14 @@ impl Tick<'_> {
     /// Compares with the leader where there is reason to, and starts what follows from it. `None`: nothing stands in
     /// the way of following.
     pub(super) fn rewind_or_reinitialize(&mut self, cluster: &Cluster) -> Needs<Option<Verdict>> {
+        if let Rewind::Postponed(at) = self.memory.rewind {
+            let left = REWIND_PAUSE.saturating_sub(self.facts.now.boot.since(at));
+            if let (false, Some(leader)) = (left.is_zero(), cluster.leader_name()) {
+                self.wake_after = left;
+                return Ok(Some(Verdict::RewindWaiting(leader.clone())));
+            }
+            self.memory.rewind = Rewind::Needed;
+        }
         if let Rewind::Failed(at, attempts) = self.memory.rewind {
             return Ok(self.after_failed_rewind(cluster, at, attempts));
         }

@@ -153,6 +153,11 @@ impl Tick<'_> {
         let now = self.facts.now.boot;
         let handover = self.memory.handover.get_or_insert(Handover { since: now, stopped_at: None });
         let stopped_at = *handover.stopped_at.get_or_insert(now);
+        let left = self.memory.lease_until.map_or(Duration::ZERO, |until| until.since(now));
+        if left < self.settings.ttl / 2 {
+            let outcome = self.renew()?;
+            self.note_failure("update leader lock", &outcome);
+        }
         if self.failover_possible(cluster, Bar::Received(checkpoint), false)? {
             self.release(Some(previous))?;
             self.memory.handover = None;
@@ -177,6 +182,13 @@ impl Tick<'_> {
             Level::Warning,
             format!("{what}: no candidate received the last WAL of this primary, {bare} is not possible without loss"),
         );
+        // A primary starts only under a lease that was prolonged in this tick.
+        let renewed = self.renew()?;
+        if !renewed.is_done() {
+            self.note_failure("update leader lock", &renewed);
+            self.wake_after = Duration::from_secs(1);
+            return Ok(Verdict::HandoverStopped(what));
+        }
         if let Some(request) = &cluster.failover {
             self.write_failover(request, None)?;
         }

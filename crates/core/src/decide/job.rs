@@ -11,6 +11,7 @@ use crate::memory::{Rewind, Starting};
 use crate::plan::JobOrder;
 use crate::request::Answer;
 use crate::server::{Postmaster, Role, State};
+use crate::time::Moment;
 use crate::verdict::{Level, Verdict};
 
 impl Tick<'_> {
@@ -67,14 +68,7 @@ impl Tick<'_> {
             return Ok(None);
         };
         match mode {
-            DemoteMode::Graceful => {
-                let left = self.memory.lease_until.map_or(Duration::ZERO, |until| until.since(self.facts.now.boot));
-                if left < self.settings.ttl / 2 {
-                    let outcome = self.renew()?;
-                    self.note_failure("update leader lock", &outcome);
-                }
-                self.handover_stopped(cluster, *checkpoint, *previous, *exited).map(Some)
-            }
+            DemoteMode::Graceful => self.handover_stopped(cluster, *checkpoint, *previous, *exited).map(Some),
             DemoteMode::Immediate if *exited => {
                 self.release(None)?;
                 Ok(Some(Verdict::AwaitingNewLeader))
@@ -98,14 +92,14 @@ impl Tick<'_> {
         if cluster.is_unlocked() {
             self.note(Level::Info, "not healthy enough for leader race");
         }
+        if view.job == Job::Promote && view.stage == Stage::Revocable {
+            self.job = JobOrder::Cancel;
+            return Verdict::LostBeforePromote;
+        }
         if self.memory.bootstrapping || self.settings.paused {
             return Verdict::JobInProgress(view.title.clone());
         }
         match &view.job {
-            Job::Promote if view.stage == Stage::Revocable => {
-                self.job = JobOrder::Cancel;
-                Verdict::LostBeforePromote
-            }
             Job::Demote(_) | Job::Shutdown | Job::StopImmediate => Verdict::JobInProgress(view.title.clone()),
             Job::Promote
             | Job::Restart
@@ -159,7 +153,8 @@ impl Tick<'_> {
             }
             Job::Start { role, .. } => {
                 memory.role = *role;
-                memory.started = done;
+                // One that is still starting is announced by the handle that started it.
+                memory.started = done || *outcome == JobOutcome::StillStarting;
             }
             Job::Clone { .. } | Job::Reinitialize { .. } => {
                 memory.timeline = None;
@@ -169,8 +164,7 @@ impl Tick<'_> {
                 memory.creation_failed_at = (!done).then_some(now);
             }
             Job::Rewind { .. } => {
-                memory.rewind_attempts = if done { 0 } else { memory.rewind_attempts + 1 };
-                memory.rewind = if done { Rewind::Done } else { Rewind::Failed(now, memory.rewind_attempts) };
+                memory.rewind = after_rewind(outcome, now, &mut memory.rewind_attempts);
                 memory.timeline = None;
             }
             Job::Follow { .. } => {}
@@ -203,14 +197,16 @@ impl Tick<'_> {
             return Ok(None);
         };
         match (job, outcome) {
-            (Job::Promote, JobOutcome::PrePromoteFailed) => {
+            (Job::Promote, JobOutcome::PrePromoteFailed) if !self.is_or_may_become_primary() => {
                 self.note(Level::Warning, "Releasing the leader key voluntarily because the pre-promote script failed");
                 self.memory.promotion_refused_at = Some(self.facts.now.boot);
                 self.memory.role = Role::Replica;
                 self.release(None)?;
                 Ok(Some(Verdict::PrePromoteFailed))
             }
-            (Job::Demote(DemoteMode::Immediate), _) if self.has_lock(cluster) => {
+            (Job::Demote(DemoteMode::Immediate), _)
+                if self.has_lock(cluster) && matches!(self.facts.server.postmaster, Postmaster::Stopped(_)) =>
+            {
                 self.release(None)?;
                 self.wake_after = Duration::ZERO;
                 Ok(Some(Verdict::AwaitingNewLeader))
@@ -235,6 +231,20 @@ impl Tick<'_> {
             (_, Postmaster::Stopped(_) | Postmaster::Stopping | Postmaster::Unreachable(_)) => {
                 self.cancel_bootstrap("PostgreSQL does not run")
             }
+        }
+    }
+}
+
+fn after_rewind(outcome: &JobOutcome, now: Moment, attempts: &mut u32) -> Rewind {
+    match outcome {
+        JobOutcome::Done => {
+            *attempts = 0;
+            Rewind::Done
+        }
+        JobOutcome::Cancelled => Rewind::Postponed(now),
+        JobOutcome::Failed(_) | JobOutcome::StillStarting | JobOutcome::PrePromoteFailed => {
+            *attempts += 1;
+            Rewind::Failed(now, *attempts)
         }
     }
 }

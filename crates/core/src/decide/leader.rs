@@ -94,9 +94,6 @@ impl Tick<'_> {
             self.write_history_if_due(cluster, running)?;
             return Ok(as_primary);
         }
-        if self.settings.paused {
-            return Ok(Verdict::AwaitingPromotion);
-        }
         self.memory.rewind = Rewind::Unknown;
         self.memory.failsafe_until = None;
         self.memory.checkpoint_pending = true;

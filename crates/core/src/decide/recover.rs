@@ -17,13 +17,13 @@ const STEP_BACK: Duration = Duration::from_secs(2);
 
 impl Tick<'_> {
     pub(super) fn recover(&mut self, cluster: &Cluster, control: Option<&ControlData>) -> Needs<Verdict> {
-        if self.settings.paused
-            && let Some(verdict) = self.not_running_in_pause(cluster)?
+        if self.has_lock(cluster)
+            && let Some(verdict) = self.handover_after_job(cluster)?
         {
             return Ok(verdict);
         }
-        if self.has_lock(cluster)
-            && let Some(verdict) = self.handover_after_job(cluster)?
+        if self.settings.paused
+            && let Some(verdict) = self.not_running_in_pause(cluster)?
         {
             return Ok(verdict);
         }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{Needs, Tick};
 use crate::facts::JobFact;
-use crate::job::{DemoteMode, Job};
+use crate::job::{DemoteMode, Job, Stage};
+use crate::plan::JobOrder;
 use crate::server::{Postmaster, Role, Running};
 use crate::verdict::{Level, Verdict};
 
@@ -13,6 +14,14 @@ impl Tick<'_> {
     /// up `retry_timeout` by now, or what was left of the lease.
     pub(super) fn store_failure(&mut self, why: &str) -> Needs<Verdict> {
         self.note(Level::Error, format!("Error communicating with DCS: {why}"));
+        if let JobFact::Running(view) = &self.facts.job
+            && view.job == Job::Promote
+            && view.stage == Stage::Revocable
+        {
+            // Nothing is lost by taking it back, and nobody knows for how long the lease can be prolonged.
+            self.job = JobOrder::Cancel;
+            return Ok(Verdict::StoreFailed);
+        }
         if self.settings.paused || !self.is_or_may_become_primary() {
             self.wake_after = self.settings.loop_wait.min(self.settings.retry_timeout);
             return Ok(Verdict::StoreFailed);
@@ -31,16 +40,27 @@ impl Tick<'_> {
 
     /// PostgreSQL accepts writes, or is on its way there.
     pub(super) fn is_or_may_become_primary(&self) -> bool {
-        if let JobFact::Running(view) = &self.facts.job
-            && matches!(view.job, Job::Promote | Job::Restart | Job::Start { role: Role::Primary, .. })
-        {
-            return matches!(self.memory.role, Role::Primary | Role::Promoted);
+        let was_primary = matches!(self.memory.role, Role::Primary | Role::Promoted);
+        if let JobFact::Running(view) = &self.facts.job {
+            match view.job {
+                Job::Promote | Job::Start { role: Role::Primary, .. } => return true,
+                Job::Restart if was_primary => return true,
+                Job::Restart
+                | Job::Bootstrap
+                | Job::Clone { .. }
+                | Job::Reinitialize { .. }
+                | Job::Start { .. }
+                | Job::Follow { .. }
+                | Job::Demote(_)
+                | Job::CrashRecovery
+                | Job::Rewind { .. }
+                | Job::Shutdown
+                | Job::StopImmediate => {}
+            }
         }
         match &self.facts.server.postmaster {
             Postmaster::Running(Running { wal, .. }) => !wal.is_standby(),
-            Postmaster::Starting | Postmaster::Unreachable(_) => {
-                matches!(self.memory.role, Role::Primary | Role::Promoted)
-            }
+            Postmaster::Starting | Postmaster::Unreachable(_) => was_primary,
             Postmaster::Stopped(_) | Postmaster::Stopping => false,
         }
     }

@@ -1,0 +1,773 @@
+//! The words of the table language: a named baseline, differences from it, and answers of operations.
+//!
+//! The node that decides is always `a`; `b` and `c` are its peers. Time is one hour after boot.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use patroni_core::JsonMap;
+use patroni_core::cluster::{
+    Cluster, ClusterConfig, FailoverRequest, History, HistoryLine, Initialize, Leader, Member, MemberData, Schedule,
+    Version,
+};
+use patroni_core::decide::{decide, title};
+use patroni_core::facts::{Answer, Answers, Facts, JobFact, Op, Outcome, RewindCheck, UpstreamCheck, Watchdog};
+use patroni_core::job::{CloneSource, DemoteMode, Job, JobOutcome, JobView, Stage, Upstream, UpstreamMember};
+use patroni_core::lsn::{Lsn, Timeline};
+use patroni_core::memory::{Handover, Memory, Rewind, Starting};
+use patroni_core::name::{MemberName, SystemId};
+use patroni_core::peer::{Peer, PeerStatus};
+use patroni_core::plan::{JobOrder, Plan, Step};
+use patroni_core::request::{Request, RequestId, RestartConditions, ScheduledRestart};
+use patroni_core::server::{ControlData, ControlState, DataDir, Postmaster, Role, Running, Server, State, Wal};
+use patroni_core::settings::{RewindSettings, Settings, SlotSettings, StandbyCluster, Synchronous};
+use patroni_core::tags::Tags;
+use patroni_core::time::{Moment, Now, WallTime};
+use serde_json::json;
+
+/// The beginning of every scene.
+pub(crate) const NOW: Moment = Moment(Duration::from_secs(3600));
+/// The wall clock at that time.
+pub(crate) const WALL: WallTime = WallTime(1_700_000_000_000);
+/// The position of everybody, unless said otherwise.
+pub(crate) const HERE: Lsn = Lsn(0x500_0000);
+/// The system identifier of the cluster.
+pub(crate) const SYSTEM: SystemId = SystemId(7);
+
+/// What peers answer when they are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peers {
+    Streaming,
+    Idle,
+    Behind,
+    FarBehind,
+    Ahead,
+    Primary,
+    Unreachable,
+    Nofailover,
+    NoWatchdog,
+    OldTimeline,
+}
+
+/// All that a tick depends on, and what its operations will answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Scene {
+    pub memory: Memory,
+    pub facts: Facts,
+    pub renew: Outcome<Moment>,
+    pub acquire: Outcome<Moment>,
+    pub release: Outcome<()>,
+    pub initialize: Outcome<()>,
+    pub config: Outcome<()>,
+    pub failover: Outcome<()>,
+    pub history: Outcome<()>,
+    pub rewind: RewindCheck,
+    pub upstream: Result<UpstreamCheck, String>,
+    pub watchdog: bool,
+    pub peers: Peers,
+}
+
+/// The names of all baselines.
+pub(crate) const BASELINES: [&str; 8] =
+    ["leader", "replica", "candidate", "died", "stopped", "empty", "nothing", "handing over"];
+
+impl Scene {
+    /// A named baseline.
+    pub(crate) fn baseline(name: &str) -> Option<Scene> {
+        let words: &[&str] = match name {
+            // The leader of a healthy cluster.
+            "leader" => &["lock a", "running primary", "role primary", "state running"],
+            // A standby of a healthy cluster that b leads.
+            "replica" => &["lock b", "running standby", "role replica", "state running"],
+            // The same, when nobody leads.
+            "candidate" => &["unlocked", "running standby", "role replica", "state running"],
+            // A leader whose PostgreSQL died.
+            "died" => &["lock a", "stopped in-production", "role primary", "state running"],
+            // A standby that does not run.
+            "stopped" => &["lock b", "stopped shut-down-in-recovery", "role replica", "state stopped"],
+            // A new node of a cluster.
+            "empty" => &["lock b", "data-dir empty", "stopped", "role uninitialized", "state stopped", "not-started"],
+            // A new node of a cluster that does not exist yet.
+            "nothing" => &[
+                "unlocked",
+                "initialize absent",
+                "config absent",
+                "data-dir empty",
+                "stopped",
+                "role uninitialized",
+                "state stopped",
+                "not-started",
+            ],
+            // A leader that was stopped for a switchover to b.
+            "handing over" => &[
+                "lock a",
+                "stopped shut-down",
+                "role demoted",
+                "state stopping",
+                "switchover to b",
+                "job demote graceful",
+                "stage shut-down",
+                "handover",
+            ],
+            _ => return None,
+        };
+        let mut scene = Scene::healthy();
+        for word in words {
+            scene.apply(word);
+        }
+        Some(scene)
+    }
+
+    fn healthy() -> Scene {
+        let facts = Facts {
+            now: Now { boot: NOW, wall: WALL },
+            settings: Arc::new(settings()),
+            cluster: Ok(Arc::new(cluster())),
+            server: Arc::new(Server { data_dir: DataDir::Present(SYSTEM), postmaster: Postmaster::Stopped(None) }),
+            job: JobFact::Idle,
+            requests: BTreeMap::new(),
+            shutdown: false,
+            watchdog: Watchdog { required: false, healthy: true },
+            api_url: "http://a:8008/patroni".into(),
+            answers: Answers::default(),
+        };
+        let mut memory = Memory::new();
+        memory.known_members = cluster().members;
+        memory.last_leader = Some("b".into());
+        memory.timeline = Some(Timeline(1));
+        memory.rewind = Rewind::NotNeeded;
+        memory.started = true;
+        Scene {
+            memory,
+            facts,
+            renew: Outcome::Done(NOW),
+            acquire: Outcome::Done(NOW),
+            release: Outcome::Done(()),
+            initialize: Outcome::Done(()),
+            config: Outcome::Done(()),
+            failover: Outcome::Done(()),
+            history: Outcome::Done(()),
+            rewind: RewindCheck::NotNeeded,
+            upstream: Ok(UpstreamCheck::UpToDate),
+            watchdog: true,
+            peers: Peers::Streaming,
+        }
+    }
+
+    /// Changes one thing. Panics on a word that does not exist: a row that says nothing proves nothing.
+    pub(crate) fn apply(&mut self, word: &str) {
+        let (name, value) = word.split_once(' ').unwrap_or((word, ""));
+        let known = self.apply_cluster(name, value)
+            || self.apply_server(name, value)
+            || self.apply_memory(name, value)
+            || self.apply_settings(name, value)
+            || self.apply_job(name, value)
+            || self.apply_request(name, value)
+            || self.apply_answer(name, value);
+        assert!(known, "the table language has no words {word:?}");
+    }
+
+    fn apply_cluster(&mut self, name: &str, value: &str) -> bool {
+        if name == "no-store" {
+            self.facts.cluster = Err("timed out".into());
+            return true;
+        }
+        let Ok(shared) = &mut self.facts.cluster else { return false };
+        let cluster = Arc::make_mut(shared);
+        match name {
+            "unlocked" => {
+                cluster.leader = None;
+                self.memory.lease_until = None;
+            }
+            "lock" => {
+                cluster.leader = Some(Leader { name: value.into(), version: Version(9), session: None });
+                let mine = value == "a";
+                self.memory.lease_until = mine.then_some(NOW + Duration::from_secs(20));
+            }
+            "initialize" => {
+                cluster.initialize = match value {
+                    "absent" => Initialize::Absent,
+                    "in-progress" => Initialize::InProgress,
+                    "foreign" => Initialize::Done(SystemId(8)),
+                    _ => return false,
+                }
+            }
+            "config" => cluster.config = None,
+            "timeline" => cluster.history = Some(history(value.parse().expect("a timeline"))),
+            "last-lsn" => cluster.status.last_lsn = value.parse().expect("a position"),
+            "without" => {
+                cluster.members.remove(value);
+            }
+            "clonefrom" => {
+                let member = cluster.members.get_mut(value).expect("a member");
+                member.data.tags = tags("clonefrom");
+            }
+            "bootstrapping-member" => {
+                let member = cluster.members.get_mut(value).expect("a member");
+                member.data.state = Some("initializing new cluster".into());
+            }
+            "leader-on-timeline" => {
+                let member = cluster.members.get_mut("b").expect("a member");
+                member.data.timeline = Some(Timeline(value.parse().expect("a timeline")));
+            }
+            "switchover" | "switchover-from-b" | "failover" | "scheduled" => {
+                return self.apply_failover_key(name, value);
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn apply_failover_key(&mut self, name: &str, value: &str) -> bool {
+        let Ok(shared) = &mut self.facts.cluster else { return false };
+        let cluster = Arc::make_mut(shared);
+        if name == "scheduled" {
+            let request = cluster.failover.as_mut().expect("a request to be scheduled");
+            request.scheduled_at = Some(match value.parse::<i64>() {
+                Ok(seconds) => Schedule::At(WallTime(WALL.0 + seconds * 1000), "later".into()),
+                Err(_) => Schedule::Invalid(value.into()),
+            });
+            return true;
+        }
+        let leader = match name {
+            "switchover" => Some("a"),
+            "switchover-from-b" => Some("b"),
+            _ => None,
+        };
+        let candidate = value.strip_prefix("to ").map(MemberName::from);
+        let leader = leader.map(MemberName::from);
+        cluster.failover = Some(FailoverRequest { version: Version(20), leader, candidate, scheduled_at: None });
+        true
+    }
+
+    fn apply_server(&mut self, name: &str, value: &str) -> bool {
+        let server = Arc::make_mut(&mut self.facts.server);
+        match (name, value) {
+            ("running", "primary") => {
+                server.postmaster = Postmaster::Running(running(Wal::Primary { location: HERE }));
+            }
+            ("running", "standby") => {
+                server.postmaster = Postmaster::Running(running(standby_at(HERE)));
+            }
+            ("stopped", "") => server.postmaster = Postmaster::Stopped(None),
+            ("stopped", state) => server.postmaster = Postmaster::Stopped(Some(control(state))),
+            ("backup-label", "") => {
+                if let Postmaster::Stopped(Some(control)) = &mut server.postmaster {
+                    control.backup_label = true;
+                }
+            }
+            ("starting", "") => server.postmaster = Postmaster::Starting,
+            ("stopping", "") => server.postmaster = Postmaster::Stopping,
+            ("unreachable", "") => server.postmaster = Postmaster::Unreachable("timed out".into()),
+            ("data-dir", "empty") => server.data_dir = DataDir::Empty,
+            ("data-dir", "inaccessible") => server.data_dir = DataDir::Inaccessible("Input/output error".into()),
+            ("data-dir", "invalid") => server.data_dir = DataDir::Invalid("no pg_control".into()),
+            ("data-dir", "foreign") => server.data_dir = DataDir::Present(SystemId(8)),
+            ("my-timeline", number) => {
+                let timeline = Timeline(number.parse().expect("a timeline"));
+                self.memory.timeline = Some(timeline);
+                if let Postmaster::Running(running) = &mut server.postmaster {
+                    running.timeline = Some(timeline);
+                    running.control_timeline = Some(timeline);
+                }
+            }
+            ("my-lsn", text) => {
+                let lsn: Lsn = text.parse().expect("a position");
+                if let Postmaster::Running(running) = &mut server.postmaster {
+                    running.wal = standby_at(lsn);
+                }
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn apply_memory(&mut self, name: &str, value: &str) -> bool {
+        let memory = &mut self.memory;
+        let ago = || Moment(NOW.0.saturating_sub(Duration::from_secs(value.parse().expect("seconds"))));
+        match name {
+            "role" => {
+                let all = [
+                    Role::Uninitialized,
+                    Role::Replica,
+                    Role::Primary,
+                    Role::Promoted,
+                    Role::Demoted,
+                    Role::StandbyLeader,
+                ];
+                memory.role = all.into_iter().find(|role| role.to_string() == value).expect("a role");
+            }
+            "state" => {
+                memory.state = match value {
+                    "running" => State::Running,
+                    "stopped" => State::Stopped,
+                    "stopping" => State::Stopping,
+                    "crashed" => State::Crashed,
+                    _ => return false,
+                }
+            }
+            "not-started" => {
+                memory.started = false;
+                memory.rewind = Rewind::Unknown;
+                memory.timeline = None;
+            }
+            "divergence" => {
+                memory.rewind = match value {
+                    "unknown" => Rewind::Unknown,
+                    "check" => Rewind::Check,
+                    "needed" => Rewind::Needed,
+                    "failed" => Rewind::Failed(NOW, 1),
+                    "failed-often" => Rewind::Failed(NOW, 5),
+                    _ => return false,
+                }
+            }
+            "bootstrapping" => memory.bootstrapping = true,
+            "stale-initialize" => memory.initialize_stale_since = Some(ago()),
+            "creation-failed" => memory.creation_failed_at = Some(ago()),
+            "pre-promote-refused" => memory.promotion_refused_at = Some(ago()),
+            "starting-since" => memory.starting = Some(Starting { since: ago(), timeout: None }),
+            "comparison-awaited" => memory.comparison_awaited_since = Some(ago()),
+            "crash-recovery-since" => memory.crash_recovery_since = Some(ago()),
+            "stepped-down" => memory.stepped_down_at = Some(ago()),
+            "handover" => memory.handover = Some(Handover { since: NOW, stopped_at: Some(NOW) }),
+            "handover-waits" => memory.handover = Some(Handover { since: ago(), stopped_at: None }),
+            "handover-stopped" => memory.handover = Some(Handover { since: ago(), stopped_at: Some(ago()) }),
+            "was-paused" => memory.was_paused = true,
+            "lease-left" => {
+                memory.lease_until = Some(NOW + Duration::from_secs(value.parse().expect("seconds")));
+            }
+            "restart-scheduled" => {
+                let at = WallTime(WALL.0 + value.parse::<i64>().expect("seconds") * 1000);
+                memory.scheduled_restart = Some(scheduled_restart(at));
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn apply_settings(&mut self, name: &str, value: &str) -> bool {
+        let settings = Arc::make_mut(&mut self.facts.settings);
+        match name {
+            "paused" => {
+                settings.paused = true;
+                self.memory.was_paused = true;
+            }
+            "nofailover" | "nostream" => settings.tags = tags(name),
+            "standby-cluster" => {
+                settings.standby_cluster = Some(StandbyCluster { host: Some("remote".into()), ..Default::default() });
+            }
+            "use-pg-rewind" => settings.rewind.use_pg_rewind = true,
+            "reinit-diverged" => settings.rewind.remove_data_directory_on_diverged_timelines = true,
+            "reinit-failed-rewind" => settings.rewind.remove_data_directory_on_rewind_failure = true,
+            "primary-start-timeout" => {
+                settings.primary_start_timeout = Duration::from_secs(value.parse().expect("seconds"));
+            }
+            "check-timeline" => settings.check_timeline = true,
+            "cannot-bootstrap" => settings.can_bootstrap = false,
+            "clone-without-leader" => settings.can_clone_without_leader = true,
+            "shutdown" => self.facts.shutdown = true,
+            "watchdog-required" => self.facts.watchdog = Watchdog { required: true, healthy: false },
+            _ => return false,
+        }
+        true
+    }
+
+    fn apply_job(&mut self, name: &str, value: &str) -> bool {
+        match name {
+            "job" => {
+                let Some(job) = job(value) else { return false };
+                let title = title(&job);
+                let stage = Stage::Committed("working".into());
+                self.facts.job = JobFact::Running(JobView { job, title, since: NOW, stage });
+            }
+            "stage" => {
+                let JobFact::Running(view) = &mut self.facts.job else { return false };
+                view.stage = match value {
+                    "revocable" => Stage::Revocable,
+                    "shut-down" | "exited" => {
+                        let previous = Lsn(HERE.0 - 0x100);
+                        Stage::ShutDown { checkpoint: HERE, previous, exited: value == "exited" }
+                    }
+                    _ => return false,
+                };
+            }
+            "ended" => {
+                let Some((name, outcome)) = value.rsplit_once(' ') else { return false };
+                let outcome = match outcome {
+                    "done" => JobOutcome::Done,
+                    "cancelled" => JobOutcome::Cancelled,
+                    "failed" => JobOutcome::Failed("no space left on device".into()),
+                    "still-starting" => JobOutcome::StillStarting,
+                    "pre-promote-failed" => JobOutcome::PrePromoteFailed,
+                    _ => return false,
+                };
+                let Some(job) = job(name) else { return false };
+                self.facts.job = JobFact::Ended(job, outcome);
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn apply_request(&mut self, name: &str, value: &str) -> bool {
+        if name != "asked" {
+            return false;
+        }
+        let request = match value {
+            "restart" => Request::Restart(RestartConditions::default()),
+            "restart-pending" => {
+                Request::Restart(RestartConditions { only_pending: true, ..RestartConditions::default() })
+            }
+            "restart-later" => Request::ScheduleRestart(scheduled_restart(WallTime(WALL.0 + 60_000))),
+            "cancel-restart" => Request::CancelRestart,
+            "reinitialize" => Request::Reinitialize { force: false, from_leader: false },
+            "reinitialize-force" => Request::Reinitialize { force: true, from_leader: true },
+            _ => return false,
+        };
+        let id = RequestId(self.facts.requests.len() as u64);
+        self.facts.requests.insert(id, request);
+        true
+    }
+
+    fn apply_answer(&mut self, name: &str, value: &str) -> bool {
+        match name {
+            "renew" => self.renew = outcome(value, NOW),
+            "acquire" => self.acquire = outcome(value, NOW),
+            "release" => self.release = outcome(value, ()),
+            "initialize-write" => self.initialize = outcome(value, ()),
+            "config-write" => self.config = outcome(value, ()),
+            "failover-write" => self.failover = outcome(value, ()),
+            "history-write" => self.history = outcome(value, ()),
+            "comparison" => {
+                self.rewind = match value {
+                    "same" => RewindCheck::NotNeeded,
+                    "diverged" => RewindCheck::Needed(Ok(())),
+                    "diverged-no-rewind" => RewindCheck::Needed(Err("wal_log_hints is off".into())),
+                    "unclear" => RewindCheck::Unclear("it does not answer".into()),
+                    _ => return false,
+                }
+            }
+            "upstream" => {
+                self.upstream = match value {
+                    "right" => Ok(UpstreamCheck::UpToDate),
+                    "reload" => Ok(UpstreamCheck::Reload),
+                    "restart" => Ok(UpstreamCheck::Restart),
+                    "unclear" => Err("it does not answer".into()),
+                    _ => return false,
+                }
+            }
+            "no-watchdog" => self.watchdog = false,
+            "peers" => {
+                self.peers = match value {
+                    "streaming" => Peers::Streaming,
+                    "idle" => Peers::Idle,
+                    "behind" => Peers::Behind,
+                    "far-behind" => Peers::FarBehind,
+                    "ahead" => Peers::Ahead,
+                    "primary" => Peers::Primary,
+                    "unreachable" => Peers::Unreachable,
+                    "nofailover" => Peers::Nofailover,
+                    "no-watchdog" => Peers::NoWatchdog,
+                    "old-timeline" => Peers::OldTimeline,
+                    _ => return false,
+                }
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// What the world of this scene answers.
+    pub(crate) fn answer(&self, op: &Op) -> Answer {
+        match op {
+            Op::RenewLease => Answer::Renew(self.renew.clone()),
+            Op::AcquireLease => Answer::Acquire(self.acquire.clone()),
+            Op::ReleaseLease(_) => Answer::Release(self.release.clone()),
+            Op::PollPeers(names) => {
+                Answer::Peers(names.keys().map(|name| (name.clone(), self.peers.answer())).collect())
+            }
+            Op::Initialize(_) => Answer::Initialize(self.initialize.clone()),
+            Op::WriteConfig(_) => Answer::Config(self.config.clone()),
+            Op::WriteFailover(..) => Answer::Failover(self.failover.clone()),
+            Op::WriteHistory => Answer::History(self.history.clone()),
+            Op::CheckRewind(_) => Answer::Rewind(self.rewind.clone()),
+            Op::CheckUpstream(_) => Answer::Upstream(self.upstream.clone()),
+            Op::ActivateWatchdog => Answer::Watchdog(self.watchdog),
+        }
+    }
+
+    /// Plays the tick: the operations in order, and the plan.
+    pub(crate) fn play(&self) -> (Vec<Op>, Plan) {
+        let mut facts = self.facts.clone();
+        let mut ops = Vec::new();
+        loop {
+            match decide(&self.memory, &facts) {
+                Step::Finish(plan) => return (ops, *plan),
+                Step::Run(op) => {
+                    assert!(ops.len() < 12, "the tick does not end: {ops:?}");
+                    facts.answers.record(self.answer(&op));
+                    ops.push(op);
+                }
+            }
+        }
+    }
+}
+
+impl Peers {
+    /// The answer of each peer.
+    pub(crate) fn answer(self) -> Peer {
+        let mut status = PeerStatus {
+            in_recovery: true,
+            wal_position: Lsn(HERE.0 + 1),
+            timeline: Some(Timeline(1)),
+            replication_state: Some("streaming".into()),
+            tags: Tags::default(),
+            watchdog_failed: false,
+        };
+        match self {
+            Peers::Streaming => status.wal_position = HERE,
+            Peers::Idle => status.replication_state = None,
+            Peers::Behind => status.wal_position = Lsn(HERE.0 - 1000),
+            Peers::FarBehind => status.wal_position = Lsn(1),
+            Peers::Ahead => status.wal_position = Lsn(HERE.0 + 1000),
+            Peers::Primary => status.in_recovery = false,
+            Peers::Unreachable => return Peer::Unreachable("timed out".into()),
+            Peers::Nofailover => status.tags = tags("nofailover"),
+            Peers::NoWatchdog => status.watchdog_failed = true,
+            Peers::OldTimeline => status.timeline = Some(Timeline(0)),
+        }
+        Peer::Status(status)
+    }
+}
+
+/// The operation in the words of the table.
+pub(crate) fn op_word(op: &Op) -> String {
+    match op {
+        Op::RenewLease => "renew".into(),
+        Op::AcquireLease => "acquire".into(),
+        Op::ReleaseLease(_) => "release".into(),
+        Op::PollPeers(names) => {
+            let names: Vec<&str> = names.keys().map(MemberName::as_str).collect();
+            format!("peers {}", names.join(" "))
+        }
+        Op::Initialize(write) => format!("initialize {write:?}").to_lowercase(),
+        Op::WriteConfig(_) => "config".into(),
+        Op::WriteFailover(_, None) => "remove-failover".into(),
+        Op::WriteFailover(_, Some(_)) => "rewrite-failover".into(),
+        Op::WriteHistory => "history".into(),
+        Op::CheckRewind(source) => format!("compare {}", source.name),
+        Op::CheckUpstream(_) => "upstream".into(),
+        Op::ActivateWatchdog => "watchdog".into(),
+    }
+}
+
+/// The order for the job in the words of the table.
+pub(crate) fn order_words(order: &JobOrder) -> String {
+    match order {
+        JobOrder::Keep => "-".into(),
+        JobOrder::Start(job) => format!("start {}", job_words(job)),
+        JobOrder::Cancel => "cancel".into(),
+        JobOrder::Replace(job) => format!("replace by {}", job_words(job)),
+    }
+}
+
+fn job_words(job: &Job) -> String {
+    let whom = |upstream: &Upstream| match upstream {
+        Upstream::None => "nobody".to_owned(),
+        Upstream::Member(member) => member.name.to_string(),
+        Upstream::Remote => "remote".to_owned(),
+    };
+    match job {
+        Job::Bootstrap => "bootstrap".into(),
+        Job::Clone { source: Some(source), .. } => format!("clone {}", source.name),
+        Job::Clone { source: None, .. } => "clone without leader".into(),
+        Job::Reinitialize { source, .. } => format!("reinitialize {}", source.name),
+        Job::Start { role, follow, .. } => format!("postgres as {role} following {}", whom(follow)),
+        Job::Restart => "restart".into(),
+        Job::Follow { upstream, restart: false } => format!("follow {}", whom(upstream)),
+        Job::Follow { upstream, restart: true } => format!("follow {} restarting", whom(upstream)),
+        Job::Promote => "promote".into(),
+        Job::Demote(mode) => format!("demote {mode}"),
+        Job::CrashRecovery => "crash-recovery".into(),
+        Job::Rewind { source } => format!("rewind {}", source.name),
+        Job::Shutdown => "shutdown".into(),
+        Job::StopImmediate => "stop-immediate".into(),
+    }
+}
+
+fn job(words: &str) -> Option<Job> {
+    let follow = Upstream::Member(upstream_b());
+    let source = CloneSource { name: "b".into(), conn_url: "postgres://b:5432/postgres".into(), is_leader: true };
+    Some(match words {
+        "promote" => Job::Promote,
+        "bootstrap" => Job::Bootstrap,
+        "restart" => Job::Restart,
+        "crash-recovery" => Job::CrashRecovery,
+        "shutdown" => Job::Shutdown,
+        "stop-immediate" => Job::StopImmediate,
+        "rewind" => Job::Rewind { source: upstream_b() },
+        "clone" => Job::Clone { source: Some(source), follow },
+        "reinitialize" => Job::Reinitialize { source, follow },
+        "follow" => Job::Follow { upstream: follow, restart: true },
+        "start primary" => Job::Start { role: Role::Primary, follow: Upstream::None, after_failure: true },
+        "start replica" => Job::Start { role: Role::Replica, follow, after_failure: true },
+        "demote graceful" => Job::Demote(DemoteMode::Graceful),
+        "demote offline" => Job::Demote(DemoteMode::Offline),
+        "demote immediate" => Job::Demote(DemoteMode::Immediate),
+        "demote immediate-nolock" => Job::Demote(DemoteMode::ImmediateNolock),
+        _ => return None,
+    })
+}
+
+/// The words of all jobs.
+pub(crate) const JOBS: [&str; 16] = [
+    "promote",
+    "bootstrap",
+    "restart",
+    "crash-recovery",
+    "shutdown",
+    "stop-immediate",
+    "rewind",
+    "clone",
+    "reinitialize",
+    "follow",
+    "start primary",
+    "start replica",
+    "demote graceful",
+    "demote offline",
+    "demote immediate",
+    "demote immediate-nolock",
+];
+
+fn outcome<T>(word: &str, done: T) -> Outcome<T> {
+    match word {
+        "done" => Outcome::Done(done),
+        "refused" => Outcome::Refused,
+        "failed" => Outcome::Failed("connection refused".into()),
+        "unknown" => Outcome::Unknown("timed out".into()),
+        other => panic!("no outcome {other:?}"),
+    }
+}
+
+fn tags(name: &str) -> Tags {
+    Tags(JsonMap::from_iter([(name.to_owned(), json!(true))]))
+}
+
+fn upstream_b() -> UpstreamMember {
+    UpstreamMember { name: "b".into(), conn_url: "postgres://b:5432/postgres".into(), slot: Some("a".into()) }
+}
+
+fn scheduled_restart(at: WallTime) -> ScheduledRestart {
+    ScheduledRestart {
+        at,
+        at_text: "later".into(),
+        conditions: RestartConditions::default(),
+        raw: JsonMap::new(),
+        postmaster_start_time: None,
+    }
+}
+
+fn standby_at(lsn: Lsn) -> Wal {
+    Wal::Standby {
+        received: Some(lsn),
+        replayed: Some(lsn),
+        replayed_timestamp: None,
+        paused: false,
+        latest_end: None,
+        replication_state: Some("streaming".into()),
+    }
+}
+
+fn running(wal: Wal) -> Running {
+    Running {
+        start_time: "2024-08-28 19:39:26.352526+00:00".into(),
+        server_version: 150_018,
+        wal,
+        timeline: Some(Timeline(1)),
+        control_timeline: Some(Timeline(1)),
+        replication: Vec::new(),
+        slots: BTreeMap::new(),
+        pending_restart: JsonMap::new(),
+    }
+}
+
+fn control(state: &str) -> ControlData {
+    let state = match state {
+        "in-production" => ControlState::InProduction,
+        "shut-down" => ControlState::ShutDown,
+        "shut-down-in-recovery" => ControlState::ShutDownInRecovery,
+        "shutting-down" => ControlState::ShuttingDown,
+        "in-archive-recovery" => ControlState::InArchiveRecovery,
+        "in-crash-recovery" => ControlState::InCrashRecovery,
+        other => panic!("no control state {other:?}"),
+    };
+    ControlData {
+        state,
+        checkpoint: HERE,
+        checkpoint_timeline: Timeline(1),
+        min_recovery_end: HERE,
+        min_recovery_timeline: Timeline(1),
+        standby_signal: matches!(state, ControlState::ShutDownInRecovery | ControlState::InArchiveRecovery),
+        backup_label: false,
+    }
+}
+
+fn cluster() -> Cluster {
+    let members = ["a", "b", "c"].map(|name| (MemberName::from(name), member(name)));
+    let data = JsonMap::from_iter([("ttl".to_owned(), json!(30))]);
+    let mut cluster = Cluster {
+        initialize: Initialize::Done(SYSTEM),
+        config: Some(ClusterConfig { version: Version(1), data: Some(data) }),
+        members: BTreeMap::from(members),
+        history: Some(history(1)),
+        ..Cluster::default()
+    };
+    cluster.status.last_lsn = HERE;
+    cluster
+}
+
+fn history(timeline: u32) -> History {
+    let line = |tli: u32| HistoryLine(vec![json!(tli), json!(100), json!("no recovery target"), json!(""), json!("b")]);
+    let lines: Vec<HistoryLine> = (1..timeline).map(line).collect();
+    let raw = if lines.is_empty() { "[]" } else { "[...]" };
+    History { version: Version(3), raw: raw.into(), lines }
+}
+
+fn member(name: &str) -> Member {
+    let data = MemberData {
+        conn_url: Some(format!("postgres://{name}:5432/postgres")),
+        api_url: Some(format!("http://{name}:8008/patroni")),
+        state: Some("running".into()),
+        role: Some("replica".into()),
+        timeline: Some(Timeline(1)),
+        ..MemberData::default()
+    };
+    Member { name: name.into(), version: Version(5), session: None, data }
+}
+
+/// The settings of `a`.
+pub(crate) fn settings() -> Settings {
+    Settings {
+        scope: "demo".into(),
+        name: "a".into(),
+        config_version: Some(Version(1)),
+        ttl: Duration::from_secs(30),
+        loop_wait: Duration::from_secs(10),
+        retry_timeout: Duration::from_secs(10),
+        maximum_lag_on_failover: 1 << 20,
+        check_timeline: false,
+        primary_start_timeout: Duration::from_secs(300),
+        primary_stop_timeout: Duration::ZERO,
+        paused: false,
+        failsafe_mode: false,
+        synchronous: Synchronous::default(),
+        standby_cluster: None,
+        slots: SlotSettings { use_slots: true, ..SlotSettings::default() },
+        max_timelines_history: 0,
+        tags: Tags::default(),
+        can_bootstrap: true,
+        can_clone_without_leader: false,
+        rewind: RewindSettings::default(),
+    }
+}

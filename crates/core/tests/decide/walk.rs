@@ -1,0 +1,282 @@
+//! Exhaustive walks: from each baseline, in many situations, all outcomes of all operations.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use patroni_core::decide::decide;
+use patroni_core::facts::{Answer, Facts, JobFact, Op, Outcome, RewindCheck, UpstreamCheck};
+use patroni_core::job::Job;
+use patroni_core::memory::Memory;
+use patroni_core::plan::{Exit, JobOrder, Plan, Step};
+use patroni_core::server::{DataDir, Postmaster, Role};
+use patroni_core::verdict::Verdict;
+
+use crate::scene::{BASELINES, JOBS, NOW, Peers, Scene};
+
+/// What may be the case besides the baseline. Each pair of them is walked.
+const SITUATIONS: [&[&str]; 46] = [
+    &[],
+    &["unlocked"],
+    &["lock a"],
+    &["lock b"],
+    &["no-store"],
+    &["paused"],
+    &["was-paused"],
+    &["shutdown"],
+    &["nofailover"],
+    &["standby-cluster"],
+    &["watchdog-required"],
+    &["use-pg-rewind"],
+    &["reinit-diverged"],
+    &["reinit-failed-rewind"],
+    &["primary-start-timeout 0"],
+    &["check-timeline"],
+    &["clone-without-leader"],
+    &["initialize absent"],
+    &["initialize in-progress", "stale-initialize 31"],
+    &["initialize foreign"],
+    &["config absent"],
+    &["timeline 2"],
+    &["switchover"],
+    &["switchover to b"],
+    &["switchover-from-b to a"],
+    &["failover to a"],
+    &["failover to c"],
+    &["running primary", "role primary"],
+    &["running standby"],
+    &["starting", "role primary"],
+    &["stopping"],
+    &["unreachable", "role primary"],
+    &["stopped in-production", "state running", "role primary"],
+    &["stopped shut-down", "handover-stopped 11"],
+    &["data-dir empty"],
+    &["data-dir invalid"],
+    &["data-dir inaccessible"],
+    &["divergence check"],
+    &["divergence needed"],
+    &["divergence failed-often"],
+    &["bootstrapping"],
+    &["asked restart", "asked reinitialize"],
+    &["restart-scheduled -1"],
+    &["starting-since 301", "crash-recovery-since 301"],
+    &["handover-waits 11"],
+    &["lease-left 3"],
+];
+
+fn outcomes<T: Clone>(done: T) -> Vec<Outcome<T>> {
+    vec![Outcome::Done(done), Outcome::Refused, Outcome::Failed("no".into()), Outcome::Unknown("lost".into())]
+}
+
+/// Every answer that the world could give.
+pub(crate) fn possible_answers(op: &Op) -> Vec<Answer> {
+    match op {
+        Op::RenewLease => outcomes(NOW).into_iter().map(Answer::Renew).collect(),
+        Op::AcquireLease => outcomes(NOW).into_iter().map(Answer::Acquire).collect(),
+        Op::ReleaseLease(_) => outcomes(()).into_iter().map(Answer::Release).collect(),
+        Op::Initialize(_) => outcomes(()).into_iter().map(Answer::Initialize).collect(),
+        // Of these only the texts of notes depend on how they failed.
+        Op::WriteConfig(_) => vec![Answer::Config(Outcome::Done(())), Answer::Config(Outcome::Refused)],
+        Op::WriteFailover(..) => outcomes(()).into_iter().map(Answer::Failover).collect(),
+        Op::WriteHistory => vec![Answer::History(Outcome::Done(())), Answer::History(Outcome::Refused)],
+        Op::PollPeers(names) => {
+            let all = [
+                Peers::Streaming,
+                Peers::Idle,
+                Peers::Behind,
+                Peers::FarBehind,
+                Peers::Ahead,
+                Peers::Primary,
+                Peers::Unreachable,
+                Peers::Nofailover,
+                Peers::NoWatchdog,
+                Peers::OldTimeline,
+            ];
+            all.into_iter()
+                .map(|peers| Answer::Peers(names.keys().map(|name| (name.clone(), peers.answer())).collect()))
+                .collect()
+        }
+        Op::CheckRewind(_) => [
+            RewindCheck::NotNeeded,
+            RewindCheck::Needed(Ok(())),
+            RewindCheck::Needed(Err("wal_log_hints is off".into())),
+            RewindCheck::Unclear("it does not answer".into()),
+        ]
+        .map(Answer::Rewind)
+        .into(),
+        Op::CheckUpstream(_) => [
+            Ok(UpstreamCheck::UpToDate),
+            Ok(UpstreamCheck::Reload),
+            Ok(UpstreamCheck::Restart),
+            Err("it does not answer".into()),
+        ]
+        .map(Answer::Upstream)
+        .into(),
+        Op::ActivateWatchdog => vec![Answer::Watchdog(true), Answer::Watchdog(false)],
+    }
+}
+
+/// Calls `visit` with the facts and the plan at every end that the tick can come to.
+pub(crate) fn walk(memory: &Memory, facts: Facts, depth: usize, visit: &mut impl FnMut(&Facts, &Plan)) {
+    assert!(depth < 9, "the tick does not end: {:?}", facts.answers);
+    match decide(memory, &facts) {
+        Step::Finish(plan) => visit(&facts, &plan),
+        Step::Run(op) => {
+            for answer in possible_answers(&op) {
+                let mut next = facts.clone();
+                next.answers.record(answer);
+                walk(memory, next, depth + 1, visit);
+            }
+        }
+    }
+}
+
+/// What must be true of every end of every tick.
+pub(crate) fn check(memory: &Memory, facts: &Facts, plan: &Plan) {
+    let at = || format!("{:?}\n{:?}\n{:?}\n{:?}\n{memory:?}", plan.verdict, plan.job, facts.job, facts.answers);
+    let lease_won = is_done(&facts.answers.renew) || is_done(&facts.answers.acquire);
+    let data = !matches!(facts.server.data_dir, DataDir::Empty);
+    if let Some(job) = ordered(plan) {
+        match job {
+            Job::Promote | Job::Start { role: Role::Primary, .. } => {
+                assert!(lease_won, "a primary without a lease won in this tick: {}", at());
+            }
+            Job::Bootstrap | Job::Clone { .. } => assert!(!data, "on top of data: {}", at()),
+            Job::Reinitialize { .. } => assert!(removal_is_wanted(facts), "removes data without need: {}", at()),
+            Job::Rewind { .. } => {
+                assert!(matches!(facts.answers.rewind, Some(RewindCheck::Needed(Ok(())))), "rewinds: {}", at());
+            }
+            Job::Start { .. }
+            | Job::Restart
+            | Job::Follow { .. }
+            | Job::Demote(_)
+            | Job::CrashRecovery
+            | Job::Shutdown
+            | Job::StopImmediate => {}
+        }
+    }
+    if facts.answers.release.is_some() {
+        assert_eq!(plan.memory.lease_until, None, "believes in a lease it gave up: {}", at());
+        let starts_primary = matches!(ordered(plan), Some(Job::Promote | Job::Start { role: Role::Primary, .. }));
+        assert!(!starts_primary, "gives the lease up and becomes primary: {}", at());
+        let running_primary = matches!(&facts.server.postmaster, Postmaster::Running(r) if !r.wal.is_standby());
+        let handing_over = matches!(facts.job, JobFact::Running(_));
+        assert!(
+            !running_primary || handing_over || facts.settings.paused || facts.shutdown,
+            "gives the lease up while it accepts writes: {}",
+            at()
+        );
+    }
+    if let Some(Outcome::Refused) = facts.answers.renew
+        && !is_done(&facts.answers.acquire)
+    {
+        assert_eq!(plan.memory.lease_until, None, "believes in a lease that is refused: {}", at());
+    }
+    demoted_without_lease(memory, facts, plan, lease_won, &at);
+    cancel_writes_nothing_else(facts, plan, &at);
+}
+
+/// Outside pause, a running primary without a lease that was prolonged in this tick is stopped.
+fn demoted_without_lease(memory: &Memory, facts: &Facts, plan: &Plan, lease_won: bool, at: &dyn Fn() -> String) {
+    let running_primary = matches!(&facts.server.postmaster, Postmaster::Running(r) if !r.wal.is_standby());
+    let becoming = matches!(&facts.job, JobFact::Running(view) if matches!(view.job, Job::Promote | Job::Start { role: Role::Primary, .. }));
+    if !(running_primary || becoming) || facts.settings.paused || lease_won {
+        return;
+    }
+    let stops = |job: &Job| matches!(job, Job::Demote(_) | Job::Shutdown | Job::StopImmediate);
+    let stopping = matches!(&facts.job, JobFact::Running(view) if stops(&view.job));
+    let removed = matches!(&facts.job, JobFact::Running(view) if matches!(view.job, Job::Reinitialize { .. }));
+    let ordered_to_stop = ordered(plan).is_some_and(stops) || plan.job == JobOrder::Cancel;
+    // A restart, or a clone in its place, on request: PostgreSQL stops first, and the next tick comes at once.
+    let asked = matches!(ordered(plan), Some(Job::Restart | Job::Reinitialize { .. }));
+    let bootstrapping =
+        memory.bootstrapping || matches!(&facts.job, JobFact::Running(view) if view.job == Job::Bootstrap);
+    let gone = matches!(facts.server.data_dir, DataDir::Invalid(_));
+    // As in Patroni: a stop that failed ends the agent, and the lease is kept until it runs out.
+    let gave_up = plan.exit == Some(Exit::Fatal) && facts.shutdown;
+    // A server older than the cluster in the store is looked at again in a second, before anything is done to it.
+    let adopted = plan.verdict == Verdict::BootstrapLost && plan.wake_after <= Duration::from_secs(1);
+    assert!(
+        gave_up || adopted || stopping || ordered_to_stop || bootstrapping || asked || gone || removed,
+        "a primary without a lease goes on: {}",
+        at()
+    );
+}
+
+fn cancel_writes_nothing_else(facts: &Facts, plan: &Plan, at: &dyn Fn() -> String) {
+    if plan.verdict == Verdict::Bootstrapping {
+        let begun = matches!(facts.answers.initialize, Some(Outcome::Done(())));
+        assert!(begun, "bootstraps without having won the race: {}", at());
+    }
+}
+
+fn ordered(plan: &Plan) -> Option<&Job> {
+    match &plan.job {
+        JobOrder::Start(job) | JobOrder::Replace(job) => Some(job),
+        JobOrder::Keep | JobOrder::Cancel => None,
+    }
+}
+
+fn is_done<T>(answer: &Option<Outcome<T>>) -> bool {
+    answer.as_ref().is_some_and(Outcome::is_done)
+}
+
+/// Somebody asked for it, or the comparison was clear and the settings allow it.
+fn removal_is_wanted(facts: &Facts) -> bool {
+    let asked = !facts.requests.is_empty();
+    let diverged = matches!(facts.answers.rewind, Some(RewindCheck::Needed(_)))
+        && facts.settings.rewind.remove_data_directory_on_diverged_timelines;
+    asked || diverged || facts.settings.rewind.remove_data_directory_on_rewind_failure
+}
+
+#[test]
+fn every_tick_ends_well_whatever_is_answered() {
+    let mut ends = 0_u64;
+    let mut verdicts = HashSet::new();
+    for baseline in BASELINES {
+        for (index, first) in SITUATIONS.iter().enumerate() {
+            for second in &SITUATIONS[index..] {
+                let Some(scene) = scene(baseline, &[first, second]) else { continue };
+                walk(&scene.memory, scene.facts.clone(), 0, &mut |facts, plan| {
+                    check(&scene.memory, facts, plan);
+                    ends += 1;
+                    verdicts.insert(std::mem::discriminant(&plan.verdict));
+                });
+            }
+        }
+    }
+    assert!(ends > 50_000 && verdicts.len() > 60, "the walk is too small: {ends} ends, {} verdicts", verdicts.len());
+}
+
+#[test]
+fn every_job_ends_well_whatever_is_answered() {
+    for baseline in BASELINES {
+        for job in JOBS {
+            for situation in SITUATIONS {
+                for stage in ["", "stage revocable", "stage shut-down", "stage exited"] {
+                    let running = format!("job {job}");
+                    let words: Vec<&str> = [running.as_str(), stage].into_iter().filter(|w| !w.is_empty()).collect();
+                    walk_scene(baseline, &[situation, &words]);
+                }
+                for outcome in ["done", "cancelled", "failed", "still-starting", "pre-promote-failed"] {
+                    let ended = format!("ended {job} {outcome}");
+                    walk_scene(baseline, &[situation, &[ended.as_str()]]);
+                }
+            }
+        }
+    }
+}
+
+fn walk_scene(baseline: &str, situations: &[&[&str]]) {
+    let Some(scene) = scene(baseline, situations) else { return };
+    walk(&scene.memory, scene.facts.clone(), 0, &mut |facts, plan| check(&scene.memory, facts, plan));
+}
+
+/// `None`: the words contradict each other (a request that is to be scheduled without store, and the like).
+pub(crate) fn scene(baseline: &str, situations: &[&[&str]]) -> Option<Scene> {
+    let words: Vec<&str> = situations.iter().flat_map(|words| words.iter().copied()).collect();
+    let mut scene = Scene::baseline(baseline).expect("a baseline");
+    let (store, rest): (Vec<&str>, Vec<&str>) = words.into_iter().partition(|word| *word == "no-store");
+    rest.iter().for_each(|word| scene.apply(word));
+    store.iter().for_each(|word| scene.apply(word));
+    Some(scene)
+}
