@@ -355,7 +355,10 @@ impl Control {
     }
 
     /// Tells the configuration the version of the data directory, and which settings its server has.
-    pub(crate) async fn learn_version(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// There is no data directory, or its `postgres` does not tell.
+    pub async fn learn_version(&mut self) -> Result<()> {
         let options = self.options();
         let version_file = options.data_dir.join("PG_VERSION");
         let unknown =
@@ -389,7 +392,9 @@ impl Control {
         if !postmaster.is_alive() {
             return Err(self.why_start_failed().await);
         }
-        tracing::warn!("Timed out waiting for PostgreSQL to start");
+        if !cancel.is_cancelled() {
+            tracing::warn!("Timed out waiting for PostgreSQL to start");
+        }
         Ok(Started::StillStarting)
     }
 }

@@ -72,16 +72,19 @@ impl Monitor {
         deadline: Instant,
     ) -> Server {
         let state = match status {
-            None | Some(PidFileStatus::Starting) => PostmasterState::Starting,
+            Some(PidFileStatus::Starting) => PostmasterState::Starting,
             Some(PidFileStatus::Stopping) => PostmasterState::Stopping,
-            Some(PidFileStatus::Ready | PidFileStatus::Standby) => match self.ask(postmaster.pid(), deadline).await {
-                Ok((running, system_id)) if has_control_file => {
-                    let data_dir = DataDir::Present(system_id);
-                    return Server { data_dir, postmaster: PostmasterState::Running(running) };
+            // Without a file it has not come so far yet, or somebody has removed the directory under it.
+            None | Some(PidFileStatus::Ready | PidFileStatus::Standby) => {
+                match self.ask(postmaster.pid(), deadline).await {
+                    Ok((running, system_id)) if has_control_file => {
+                        let data_dir = DataDir::Present(system_id);
+                        return Server { data_dir, postmaster: PostmasterState::Running(running) };
+                    }
+                    Ok((running, _)) => PostmasterState::Running(running),
+                    Err(error) => self.why_no_answer(&error, deadline).await,
                 }
-                Ok((running, _)) => PostmasterState::Running(running),
-                Err(error) => self.why_no_answer(&error, deadline).await,
-            },
+            }
         };
         if !postmaster.is_alive() {
             return self.stopped(deadline).await;
@@ -211,14 +214,14 @@ impl Monitor {
         let deadline = deadline.max(Instant::now() + LEAST);
         let status = match timeout_at(deadline, blocking(move || look.look())).await {
             Ok(Ok(look)) => look.status,
-            Ok(Err(_)) | Err(_) => None,
+            Ok(Err(_)) | Err(_) => return PostmasterState::Unreachable(error.to_string()),
         };
         // Between a crash of a backend and the end of recovery the pid file goes on saying `ready`.
         match status {
             Some(PidFileStatus::Stopping) => PostmasterState::Stopping,
-            Some(PidFileStatus::Starting | PidFileStatus::Standby) => PostmasterState::Starting,
+            None | Some(PidFileStatus::Starting | PidFileStatus::Standby) => PostmasterState::Starting,
             Some(PidFileStatus::Ready) if error.is_cannot_connect_now() => PostmasterState::Starting,
-            Some(PidFileStatus::Ready) | None => PostmasterState::Unreachable(error.to_string()),
+            Some(PidFileStatus::Ready) => PostmasterState::Unreachable(error.to_string()),
         }
     }
 

@@ -116,6 +116,22 @@ fn an_exit_is_noticed_at_once() {
 }
 
 #[test]
+fn a_server_without_its_directory_is_still_seen() {
+    as_postgres("a_server_without_its_directory_is_still_seen", async {
+        let mut node = Node::new("a");
+        node.bootstrap().await;
+        node.running().await;
+        fs::rename(node.data_dir(), node.dir.path().join("elsewhere")).expect("rename");
+        let server = node.inspect().await;
+        assert_eq!(server.data_dir, DataDir::Empty);
+        assert!(!matches!(server.postmaster, Postmaster::Stopped(_)), "{server:?}");
+        let stop = StopOptions { timeout: Some(Duration::from_secs(5)), ..StopOptions::immediate() };
+        node.control.stop(stop, &Cancel::new(), &Progress::ignored()).await.expect("stop");
+        assert_eq!(node.inspect().await.postmaster, Postmaster::Stopped(None));
+    });
+}
+
+#[test]
 fn a_second_agent_adopts_the_server() {
     as_postgres("a_second_agent_adopts_the_server", async {
         let mut node = Node::new("a");

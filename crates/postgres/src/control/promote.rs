@@ -32,15 +32,15 @@ impl Control {
     /// # Errors
     /// [`Error::Cancelled`] before; no postmaster, or it died.
     pub async fn promote(&mut self, limit: Duration, cancel: &Cancel, progress: &Progress) -> Result<Promoted> {
-        if !self.run_pre_promote(cancel).await? {
-            return Ok(Promoted::PrePromoteFailed);
-        }
         let postmaster = self.running()?;
         let data_dir = self.options().data_dir.clone();
         if peek_state(&data_dir) == Some(ControlState::InProduction) {
             progress.commit(cancel, "already primary")?;
             self.role = Role::Primary;
             return Ok(Promoted::Done);
+        }
+        if !self.run_pre_promote(cancel).await? {
+            return Ok(Promoted::PrePromoteFailed);
         }
         progress.commit(cancel, "promoting")?;
         // What `pg_ctl promote` does, without the time for starting a program.
