@@ -1,2 +1,77 @@
-//! patronictl
-fn main() {}
+//! `patronictl`: the command line for clusters of Patroni 4.1 and of patroni-rs alike.
+
+mod address;
+mod cli;
+mod commands;
+mod context;
+mod dcs_url;
+mod difflib;
+mod editor;
+mod error;
+mod flags;
+mod members;
+mod output;
+mod progress;
+mod prompt;
+mod python_value;
+mod schedule;
+mod selection;
+mod sql;
+mod watching;
+
+#[cfg(test)]
+mod golden;
+
+use std::process::ExitCode;
+
+use cli::definition::HELP;
+use cli::{help, parse};
+use context::Context;
+use error::CtlError;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("Error: the runtime cannot be started: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(async {
+        tokio::select! {
+            biased;
+            result = run(&words) => result,
+            _ = tokio::signal::ctrl_c() => {
+                eprintln!();
+                Err(CtlError::Abort)
+            }
+        }
+    });
+    // A read of the terminal that was given up cannot be cancelled; nothing else is left to wait for.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error.show();
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+async fn run(words: &[String]) -> Result<(), CtlError> {
+    let global = parse::parse_global(words, commands::ALL)?;
+    if global.matches.flag(HELP.key) {
+        output::write(&help::overview(commands::ALL));
+        return Ok(());
+    }
+    let Some((name, rest)) = global.rest.split_first() else { return Ok(()) };
+    let command = parse::find_command(name, commands::ALL)?;
+    let context = Context::load(&global.matches)?;
+    let matches = parse::parse_command(rest, command)?;
+    if matches.flag(HELP.key) {
+        output::write(&help::command(command));
+        return Ok(());
+    }
+    (command.run)(&context, &matches).await
+}

@@ -1,0 +1,31 @@
+//! `patronictl dsn`: how to connect to a member.
+
+use crate::address::Address;
+use crate::cli::definition::{CLUSTER_NAME, Command, GROUP, Kind, Opt, ROLES};
+use crate::cli::parse::Matches;
+use crate::context::Context;
+use crate::error::{CtlError, failed};
+use crate::{output, selection};
+
+pub(crate) const COMMAND: Command = Command {
+    name: "dsn",
+    help: "Generate a dsn for the provided member, defaults to a dsn of the leader",
+    arguments: &[CLUSTER_NAME],
+    options: &[
+        Opt { names: &["--role", "-r"], key: "role", kind: ROLES, help: "Give a dsn of any member with this role" },
+        Opt { names: &["--member", "-m"], key: "member", kind: Kind::Text, help: "Generate a dsn for this member" },
+        GROUP,
+    ],
+    examples: &["psql \"$(patronictl dsn batman -r replica)\""],
+    run: |context, matches| Box::pin(run(context, matches)),
+};
+
+async fn run(context: &Context, matches: &Matches) -> Result<(), CtlError> {
+    let cluster = context.open_given(matches)?.load().await?;
+    let role = matches.text("role").map(str::parse).transpose()?;
+    match selection::one(&cluster, role, matches.text("member"))?.and_then(|member| Address::of(&member.data)) {
+        Some(address) => output::echo(&format!("host={} port={}", address.host, address.port)),
+        None => return failed("Can not find a suitable member"),
+    }
+    Ok(())
+}

@@ -1,0 +1,306 @@
+//! What commands share: the configuration, the way to the store, the way to the members.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use http::Method;
+use patroni_config::{Config, Environment, Purpose, Source};
+use patroni_core::cluster::{Cluster, Member};
+use patroni_core::facts::Outcome;
+use patroni_dcs::wire::ClusterPath;
+use patroni_dcs::{Dcs, Expected, Key};
+use patroni_http::{ClientOptions, HttpClient, HttpError, TlsFiles, endpoint_url};
+use serde_json::Value;
+
+use crate::cli::parse::Matches;
+use crate::dcs_url::{self, DcsUrl};
+use crate::error::{CtlError, failed};
+use crate::members::{self, Show};
+use crate::output;
+use crate::output::rows::Format;
+use crate::selection::{Request, RoleFilter};
+
+/// For requests that are answered at once.
+pub(crate) const SHORT: Duration = Duration::from_secs(15);
+/// For requests to many members, of which some may be gone.
+pub(crate) const QUICK: Duration = Duration::from_secs(3);
+/// For requests that the agent may have to wait for.
+pub(crate) const MEDIUM: Duration = Duration::from_secs(120);
+/// For requests that last as long as PostgreSQL needs to stop and start.
+pub(crate) const LONG: Duration = Duration::from_secs(24 * 3600);
+
+/// What commands share.
+pub(crate) struct Context {
+    config: Arc<Config>,
+    insecure: bool,
+    url: Option<DcsUrl>,
+    http: OnceLock<HttpClient>,
+}
+
+/// An answer of a member.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    /// The status code.
+    pub(crate) status: u16,
+    /// The body.
+    pub(crate) body: String,
+}
+
+impl Answer {
+    /// The line that tells a refusal.
+    pub(crate) fn refusal(&self, action: &str, member: &Member) -> String {
+        format!("Failed: {action} for member {}, status code={}, ({})", member.name, self.status, self.body)
+    }
+}
+
+/// Why there is no answer of a member.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RequestError {
+    #[error("the member announces no REST API (api_url)")]
+    NoAddress,
+    #[error("{0}: {1}")]
+    Http(String, HttpError),
+    #[error("the TLS settings of the section ctl cannot be used: {0}")]
+    Tls(#[from] patroni_http::TlsError),
+}
+
+impl Context {
+    /// Reads the configuration that the options before the command name.
+    pub(crate) fn load(global: &Matches) -> Result<Self, CtlError> {
+        let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let given = global.text("config_file").map(str::to_owned).or_else(|| environment("PATRONICTL_CONFIG_FILE"));
+        let path = match given {
+            Some(path) => {
+                let path = PathBuf::from(path);
+                if !is_readable(&path) && Some(&path) != default_path().as_ref() {
+                    return failed(format!(
+                        "Provided config file {} not existing or no read rights. Check the -c/--config-file parameter",
+                        path.display()
+                    ));
+                }
+                Some(path)
+            }
+            None => default_path(),
+        };
+        let path = path.filter(|path| is_readable(path));
+        let url = global.text("dcs_url").map(str::to_owned).or_else(|| environment("DCS_URL"));
+        let source = Source::new(path.as_deref(), Environment::of_process());
+        // Warnings about settings concern the agent, which tells them; here they would only disturb.
+        let loaded = Config::load(source, Purpose::Ctl).or_else(|error| failed(error.to_string()))?;
+        Ok(Context {
+            insecure: loaded.config.ctl.insecure || global.flag("insecure"),
+            config: loaded.config,
+            url: url.map(|url| dcs_url::parse(&url)).transpose()?,
+            http: OnceLock::new(),
+        })
+    }
+
+    /// `scope` of the configuration.
+    pub(crate) fn scope(&self) -> Option<String> {
+        Some(self.config.scope.clone()).filter(|scope| !scope.is_empty())
+    }
+
+    /// The store of the cluster that is named by the argument or by the configuration.
+    pub(crate) fn open_given(&self, matches: &Matches) -> Result<Store, CtlError> {
+        self.open(&self.named(matches)?, matches.integer("group"))
+    }
+
+    /// The same, for commands whose group is the one of the configuration where none is given.
+    pub(crate) fn open_default(&self, matches: &Matches) -> Result<Store, CtlError> {
+        self.open(&self.named(matches)?, matches.integer("group").or_else(|| self.configured_group()))
+    }
+
+    fn named(&self, matches: &Matches) -> Result<String, CtlError> {
+        let given = matches.text("cluster_name").map(str::to_owned).or_else(|| self.scope());
+        given.map_or_else(
+            || failed("no cluster is named: give CLUSTER_NAME, or scope in the configuration (-c, PATRONI_SCOPE)"),
+            Ok,
+        )
+    }
+
+    fn configured_group(&self) -> Option<i64> {
+        self.config.effective().get("citus")?.get("group")?.as_i64()
+    }
+
+    /// The store of a cluster.
+    pub(crate) fn open(&self, scope: &str, group: Option<i64>) -> Result<Store, CtlError> {
+        let citus = group.or_else(|| self.configured_group()).map(|_| group);
+        let in_store = match (citus, group) {
+            (None, _) => scope.to_owned(),
+            // Without a group it is the coordinator's, which has group 0.
+            (Some(_), group) => format!("{scope}/{}", group.unwrap_or(0)),
+        };
+        let settings = self.config.settings();
+        let namespace = self.url.as_ref().and_then(|url| url.namespace.clone());
+        let namespace = namespace.unwrap_or_else(|| self.config.namespace.clone());
+        let path = ClusterPath { namespace, scope: in_store };
+        let timing = patroni_dcs::Timing {
+            ttl: settings.ttl,
+            loop_wait: settings.loop_wait,
+            retry_timeout: settings.retry_timeout,
+        };
+        let dcs = self.dcs(&path, timing)?;
+        Ok(Store { dcs, scope: scope.to_owned(), citus, loop_wait: settings.loop_wait.as_secs() })
+    }
+
+    /// A handle on the keys below a path: of the store on the command line, or else of the configuration. Only an agent
+    /// holds leases and a member key, so the name is used for nothing.
+    fn dcs(&self, path: &ClusterPath, timing: patroni_dcs::Timing) -> Result<Arc<dyn Dcs>, CtlError> {
+        let named = self.url.as_ref().map(DcsUrl::section);
+        let sections = named.as_ref().unwrap_or_else(|| self.config.effective());
+        patroni_dcs::open(sections, path, "patronictl".into(), timing).or_else(|error| failed(error.to_string()))
+    }
+
+    /// Sends a request to the REST API of a member. Without endpoint it goes to the address the member announces.
+    pub(crate) async fn request(
+        &self,
+        member: &Member,
+        method: Method,
+        endpoint: Option<&str>,
+        body: Option<&Value>,
+        limit: Duration,
+    ) -> Result<Answer, RequestError> {
+        let api_url = member.data.api_url.as_deref().ok_or(RequestError::NoAddress)?;
+        let url = endpoint.map_or_else(|| api_url.to_owned(), |endpoint| endpoint_url(api_url, endpoint));
+        let body = body.map(patroni_dcs::wire::json::text);
+        match self.client()?.request(method, &url, body, limit).await {
+            Ok(answer) => Ok(Answer { status: answer.status, body: answer.body }),
+            Err(error) => Err(RequestError::Http(url, error)),
+        }
+    }
+
+    /// The same, for commands that cannot go on without an answer.
+    pub(crate) async fn ask(
+        &self,
+        member: &Member,
+        method: Method,
+        endpoint: &str,
+        body: Option<&Value>,
+        limit: Duration,
+    ) -> Result<Answer, CtlError> {
+        self.request(member, method, Some(endpoint), body, limit)
+            .await
+            .or_else(|error| failed(format!("member {} cannot be asked to {endpoint}: {error}", member.name)))
+    }
+
+    fn client(&self) -> Result<&HttpClient, RequestError> {
+        if let Some(client) = self.http.get() {
+            return Ok(client);
+        }
+        let client = HttpClient::new(self.client_options())?;
+        Ok(self.http.get_or_init(|| client))
+    }
+
+    fn client_options(&self) -> ClientOptions {
+        let ctl = &self.config.ctl;
+        let text = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        ClientOptions {
+            auth: ctl.authentication.as_ref().map(|auth| format!("{}:{}", auth.username, auth.password.expose())),
+            insecure: self.insecure,
+            cacert: text(&ctl.cacert),
+            identity: text(&ctl.certfile).map(|certfile| TlsFiles {
+                certfile,
+                keyfile: text(&ctl.keyfile),
+                keyfile_password: ctl.keyfile_password.as_ref().map(|secret| secret.expose().to_owned()),
+            }),
+            user_agent: format!("Patroni/{} patronictl", patroni_core::COMPATIBLE_VERSION),
+        }
+    }
+
+    /// Which members a command is about, from its arguments and options.
+    pub(crate) fn selection<'a>(
+        &self,
+        matches: &'a Matches,
+        store: &'a Store,
+        action: &'a str,
+    ) -> Result<Request<'a>, CtlError> {
+        let role = matches.text("role");
+        Ok(Request {
+            scope: &store.scope,
+            names: matches.many("member_names"),
+            role: role.map_or(Ok(RoleFilter::Any), str::parse)?,
+            role_text: role.unwrap_or("any"),
+            force: matches.flag("force"),
+            action,
+            citus: store.citus,
+        })
+    }
+}
+
+/// A cluster's keys.
+pub(crate) struct Store {
+    dcs: Arc<dyn Dcs>,
+    /// Name of the cluster.
+    pub(crate) scope: String,
+    /// Part of a Citus cluster: the group that was asked for.
+    pub(crate) citus: Option<Option<i64>>,
+    /// `loop_wait` of the configuration, in seconds.
+    pub(crate) loop_wait: u64,
+}
+
+impl Store {
+    /// The cluster as it is now.
+    pub(crate) async fn load(&self) -> Result<Cluster, CtlError> {
+        match self.dcs.load().await {
+            Outcome::Done(cluster) => Ok(cluster),
+            Outcome::Refused => failed("the store refused to be read"),
+            Outcome::Failed(reason) | Outcome::Unknown(reason) => failed(format!("the store cannot be read: {reason}")),
+        }
+    }
+
+    /// Prints the members.
+    pub(crate) fn show(&self, cluster: &Cluster) {
+        let show = Show { scope: &self.scope, extended: false, format: Format::Pretty, citus: self.citus };
+        output::write(&members::render(cluster, show));
+    }
+
+    /// Writes a key unless somebody else did meanwhile.
+    pub(crate) async fn write(&self, key: Key, value: &str, expected: Expected) -> Result<(), CtlError> {
+        self.write_or(key, value, expected, "somebody else has changed the same key meanwhile: nothing was written")
+            .await
+    }
+
+    /// The same, with another text for that.
+    pub(crate) async fn write_or(
+        &self,
+        key: Key,
+        value: &str,
+        expected: Expected,
+        refused: &str,
+    ) -> Result<(), CtlError> {
+        match self.dcs.write(key, value, expected).await {
+            Outcome::Done(_) => Ok(()),
+            Outcome::Refused => failed(refused),
+            Outcome::Failed(reason) => failed(format!("nothing was written: {reason}")),
+            Outcome::Unknown(reason) => {
+                failed(format!("it is not known whether the change was written, look before you repeat it: {reason}"))
+            }
+        }
+    }
+
+    /// Deletes all keys.
+    pub(crate) async fn delete_cluster(&self) -> Result<(), CtlError> {
+        match self.dcs.delete_cluster().await {
+            Outcome::Done(()) => Ok(()),
+            Outcome::Refused => failed("the store refused to delete the keys"),
+            Outcome::Failed(reason) => failed(format!("nothing was deleted: {reason}")),
+            Outcome::Unknown(reason) => failed(format!("it is not known whether the keys were deleted: {reason}")),
+        }
+    }
+}
+
+fn is_readable(path: &Path) -> bool {
+    std::fs::File::open(path).is_ok()
+}
+
+/// `patronictl.yaml` in the directory for configuration of this system.
+fn default_path() -> Option<PathBuf> {
+    let home = || std::env::var_os("HOME").map(PathBuf::from);
+    let directory = if cfg!(target_os = "macos") {
+        home().map(|home| home.join("Library/Application Support"))
+    } else {
+        std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| home().map(|home| home.join(".config")))
+    };
+    directory.map(|directory| directory.join("patroni").join("patronictl.yaml"))
+}

@@ -1,0 +1,94 @@
+//! Questions to the operator. Ctrl-C and the end of input abort the command; nothing has happened then.
+
+use std::io::{BufRead, IsTerminal, Write};
+
+use crate::error::CtlError;
+use crate::output;
+
+/// Asks for a text. An empty answer means the default; without one the question is asked again.
+pub(crate) async fn ask(question: &str, default: Option<&str>) -> Result<String, CtlError> {
+    let shown = default.map_or(String::new(), |value| format!(" [{value}]"));
+    loop {
+        let answer = read_line(&format!("{question}{shown}: ")).await?;
+        match (answer.is_empty(), default) {
+            (false, _) => return Ok(answer),
+            (true, Some(value)) => return Ok(value.to_owned()),
+            (true, None) => {}
+        }
+    }
+}
+
+/// Asks for a yes; an empty answer is a no.
+pub(crate) async fn confirm(question: &str) -> Result<bool, CtlError> {
+    loop {
+        match read_line(&format!("{question} [y/N]: ")).await?.trim().to_lowercase().as_str() {
+            "y" | "yes" => return Ok(true),
+            "n" | "no" | "" => return Ok(false),
+            _ => output::echo("Error: invalid input"),
+        }
+    }
+}
+
+/// Asks for a password, which is not shown while it is typed.
+pub(crate) async fn password() -> Result<String, CtlError> {
+    loop {
+        let hidden = HiddenInput::start();
+        let answer = if hidden.is_some() {
+            eprint!("Password: ");
+            read_line("").await
+        } else {
+            read_line("Password: ").await
+        };
+        if hidden.is_some() {
+            eprintln!();
+        }
+        drop(hidden);
+        let answer = answer?;
+        if !answer.is_empty() {
+            return Ok(answer);
+        }
+    }
+}
+
+/// Reads a line, with the time of the operator.
+async fn read_line(question: &str) -> Result<String, CtlError> {
+    output::write(question);
+    let reading = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        let read = std::io::stdin().lock().read_line(&mut line);
+        read.map(|bytes| (bytes, line))
+    });
+    tokio::select! {
+        biased;
+        _ = tokio::signal::ctrl_c() => Err(CtlError::Abort),
+        read = reading => match read {
+            Ok(Ok((bytes, line))) if bytes > 0 => Ok(line.trim_end_matches(['\n', '\r']).to_owned()),
+            _ => Err(CtlError::Abort),
+        },
+    }
+}
+
+/// While it lives, the terminal does not show what is typed.
+struct HiddenInput(rustix::termios::Termios);
+
+impl HiddenInput {
+    fn start() -> Option<Self> {
+        use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+        let stdin = std::io::stdin();
+        if !stdin.is_terminal() {
+            return None;
+        }
+        let before = tcgetattr(&stdin).ok()?;
+        let mut quiet = before.clone();
+        quiet.local_modes.remove(LocalModes::ECHO);
+        tcsetattr(&stdin, OptionalActions::Flush, &quiet).ok()?;
+        let _ = std::io::stderr().flush();
+        Some(HiddenInput(before))
+    }
+}
+
+impl Drop for HiddenInput {
+    fn drop(&mut self) {
+        let _ = rustix::termios::tcsetattr(std::io::stdin(), rustix::termios::OptionalActions::Flush, &self.0);
+    }
+}

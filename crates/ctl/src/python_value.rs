@@ -1,0 +1,117 @@
+//! Values of PostgreSQL as the reference's driver gives them to Python, which prints them.
+
+use serde_json::Value;
+use tokio_postgres::types::{Kind, Type};
+
+/// The value of a text that PostgreSQL sent. Without a type it stays a text.
+pub(crate) fn of_text(text: Option<&str>, of: Option<&Type>) -> Value {
+    let Some(text) = text else { return Value::Null };
+    let Some(of) = of else { return text.into() };
+    if let Kind::Array(element) = of.kind() {
+        return array(text, element).unwrap_or_else(|| text.into());
+    }
+    match *of {
+        Type::BOOL => (text == "t").into(),
+        Type::INT2 | Type::INT4 | Type::INT8 | Type::OID => {
+            text.parse::<i64>().map_or_else(|_| text.into(), Value::from)
+        }
+        Type::FLOAT4 | Type::FLOAT8 => float(text),
+        Type::JSON | Type::JSONB => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
+        Type::TIMESTAMPTZ => with_minutes(text).into(),
+        Type::BYTEA => bytes(text).into(),
+        _ => text.into(),
+    }
+}
+
+/// JSON has no infinity; as text it prints the same.
+fn float(text: &str) -> Value {
+    match text {
+        "NaN" => "nan".into(),
+        "Infinity" => "inf".into(),
+        "-Infinity" => "-inf".into(),
+        _ => text.parse::<f64>().map_or_else(|_| text.into(), Value::from),
+    }
+}
+
+/// Python shows the minutes of an offset, and six digits of a fraction.
+fn with_minutes(text: &str) -> String {
+    let Some(at) = text.rfind(['+', '-']).filter(|at| *at > 10) else { return text.to_owned() };
+    let (time, offset) = text.split_at(at);
+    let time = match time.split_once('.') {
+        Some((whole, fraction)) => format!("{whole}.{fraction:0<6}"),
+        None => time.to_owned(),
+    };
+    if offset.contains(':') { format!("{time}{offset}") } else { format!("{time}{offset}:00") }
+}
+
+/// `\x6869` becomes `b'hi'`.
+fn bytes(text: &str) -> String {
+    let Some(digits) = text.strip_prefix("\\x") else { return text.to_owned() };
+    let pairs = digits.as_bytes().chunks(2);
+    let value = |pair: &[u8]| std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok());
+    let escaped = |byte: u8| match byte {
+        b'\\' => "\\\\".to_owned(),
+        b'\'' => "\\'".to_owned(),
+        b'\n' => "\\n".to_owned(),
+        b'\r' => "\\r".to_owned(),
+        b'\t' => "\\t".to_owned(),
+        b' '..=b'~' => char::from(byte).to_string(),
+        other => format!("\\x{other:02x}"),
+    };
+    format!("b'{}'", pairs.filter_map(value).map(escaped).collect::<String>())
+}
+
+/// A one-dimensional array; others stay as PostgreSQL writes them.
+fn array(text: &str, element: &Type) -> Option<Value> {
+    let inner = text.strip_prefix('{')?.strip_suffix('}')?;
+    if inner.is_empty() {
+        return Some(Value::Array(Vec::new()));
+    }
+    let mut items = Vec::new();
+    let mut characters = inner.chars().peekable();
+    loop {
+        let mut item = String::new();
+        let is_quoted = characters.next_if_eq(&'"').is_some();
+        while let Some(c) = characters.next_if(|c| is_quoted || *c != ',') {
+            match c {
+                '"' if is_quoted => break,
+                '\\' => item.push(characters.next()?),
+                '{' if !is_quoted => return None,
+                other => item.push(other),
+            }
+        }
+        let is_null = !is_quoted && item == "NULL";
+        items.push(of_text((!is_null).then_some(&item), Some(element)));
+        match characters.next() {
+            Some(',') => {}
+            None => return Some(Value::Array(items)),
+            Some(_) => return None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use patroni_core::python::PythonText;
+
+    #[test]
+    fn as_python_prints_them() {
+        let rows: &[(&str, Type, &str)] = &[
+            ("t", Type::BOOL, "True"),
+            ("42", Type::INT4, "42"),
+            ("1", Type::FLOAT8, "1.0"),
+            ("Infinity", Type::FLOAT8, "inf"),
+            ("2026-01-31 12:00:00.5+02", Type::TIMESTAMPTZ, "2026-01-31 12:00:00.500000+02:00"),
+            ("\\x6869ff", Type::BYTEA, "b'hi\\xff'"),
+            ("{1,2,NULL}", Type::INT4_ARRAY, "[1, 2, None]"),
+            ("{a,\"b,\\\"c\"}", Type::TEXT_ARRAY, "['a', 'b,\"c']"),
+            ("{\"a\": 1}", Type::JSONB, "{'a': 1}"),
+            ("1.10", Type::NUMERIC, "1.10"),
+        ];
+        for (text, of, expected) in rows {
+            assert_eq!(of_text(Some(text), Some(of)).python_text(), *expected, "{text}");
+        }
+        assert_eq!(of_text(None, Some(&Type::INT4)), Value::Null);
+    }
+}

@@ -1,0 +1,148 @@
+//! A connection to PostgreSQL of a member, as the operator's own tools would make it.
+
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::address::Address;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Whom to connect as, and to what.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Login {
+    /// `--username`
+    pub(crate) user: Option<String>,
+    /// `--password`, as typed.
+    pub(crate) password: Option<String>,
+    /// `--dbname`
+    pub(crate) dbname: Option<String>,
+}
+
+/// Connects. What is not given comes from `PGUSER`, `PGDATABASE`, `PGPASSWORD` or the password file, as with libpq;
+/// TLS is used where the server offers it, without checking its certificate (`sslmode=prefer`), or as `PGSSLMODE`
+/// says.
+pub(crate) async fn connect(address: &Address, login: &Login) -> Result<Client, String> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let user = login.user.clone().or_else(|| variable("PGUSER")).or_else(system_user);
+    let user = user.ok_or("no user is named: give --username")?;
+    let dbname = login.dbname.clone().or_else(|| variable("PGDATABASE")).unwrap_or_else(|| user.clone());
+    let password = login.password.clone().or_else(|| variable("PGPASSWORD"));
+    let password = password.or_else(|| password_from_file(address, &dbname, &user));
+    let mut config = Config::new();
+    config.host(&address.host).port(address.port).user(&user).dbname(&dbname);
+    config.connect_timeout(CONNECT_TIMEOUT).application_name("Patroni ctl");
+    if let Some(password) = password {
+        config.password(password);
+    }
+    let mode = variable("PGSSLMODE");
+    config.ssl_mode(match mode.as_deref() {
+        Some("disable" | "allow") => SslMode::Disable,
+        Some("require" | "verify-ca" | "verify-full") => SslMode::Require,
+        Some(_) | None => SslMode::Prefer,
+    });
+    let verify = matches!(mode.as_deref(), Some("verify-ca" | "verify-full"));
+    let attempt = open(config.clone(), verify);
+    match tokio::time::timeout(2 * CONNECT_TIMEOUT, attempt).await {
+        Ok(result) => result,
+        Err(_) => Err(format!("no connection to {}:{} within {:?}", address.host, address.port, 2 * CONNECT_TIMEOUT)),
+    }
+}
+
+async fn open(config: Config, verify: bool) -> Result<Client, String> {
+    if config.get_ssl_mode() == SslMode::Disable {
+        return open_plain(config).await;
+    }
+    let tls = MakeRustlsConnect::new(tls_config(verify)?);
+    match config.connect(tls).await {
+        Ok((client, connection)) => {
+            tokio::spawn(connection);
+            Ok(client)
+        }
+        // A server may refuse this user with TLS and take them without.
+        Err(_) if config.get_ssl_mode() == SslMode::Prefer => open_plain(config).await,
+        Err(error) => Err(describe(&error)),
+    }
+}
+
+async fn open_plain(mut config: Config) -> Result<Client, String> {
+    config.ssl_mode(SslMode::Disable);
+    let (client, connection) = config.connect(NoTls).await.map_err(|error| describe(&error))?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// What PostgreSQL says, or else the whole chain of causes.
+pub(crate) fn describe(error: &tokio_postgres::Error) -> String {
+    if let Some(said) = error.as_db_error() {
+        return format!("{}: {}", said.severity(), said.message());
+    }
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        text.push_str(&format!(": {inner}"));
+        cause = inner.source();
+    }
+    text
+}
+
+fn tls_config(verify: bool) -> Result<ClientConfig, String> {
+    let cacert = std::env::var("PGSSLROOTCERT").ok().filter(|_| verify);
+    let options = patroni_http::ClientOptions { insecure: !verify, cacert, ..Default::default() };
+    patroni_http::tls::client_config(&options).map_err(|error| error.to_string())
+}
+
+fn system_user() -> Option<String> {
+    let uid = rustix::process::getuid().as_raw().to_string();
+    let passwd = std::fs::read_to_string("/etc/passwd").ok()?;
+    let entry = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|f| f.get(2) == Some(&&*uid));
+    entry.and_then(|fields| fields.first().map(ToString::to_string)).or_else(|| std::env::var("USER").ok())
+}
+
+/// The first matching line of `PGPASSFILE` or `~/.pgpass`.
+fn password_from_file(address: &Address, dbname: &str, user: &str) -> Option<String> {
+    let path = std::env::var_os("PGPASSFILE").map(std::path::PathBuf::from);
+    let path = path.or_else(|| std::env::var_os("HOME").map(|home| std::path::Path::new(&home).join(".pgpass")))?;
+    let text = std::fs::read_to_string(path).ok()?;
+    let port = address.port.to_string();
+    text.lines().find_map(|line| password_of_line(line, [&address.host, &port, dbname, user]))
+}
+
+/// The password of a line `host:port:database:user:password` that matches; `*` matches everything, a backslash takes
+/// the meaning from a colon or a backslash.
+fn password_of_line(line: &str, wanted: [&str; 4]) -> Option<String> {
+    if line.starts_with('#') {
+        return None;
+    }
+    let mut fields = vec![String::new()];
+    let mut characters = line.chars();
+    while let Some(c) = characters.next() {
+        let last = fields.last_mut()?;
+        match c {
+            '\\' => last.extend(characters.next()),
+            ':' => fields.push(String::new()),
+            other => last.push(other),
+        }
+    }
+    let [host, port, dbname, user, password] = fields.as_slice() else { return None };
+    let matches = [host, port, dbname, user].iter().zip(wanted).all(|(field, value)| *field == "*" || *field == value);
+    matches.then(|| password.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_password_files() {
+        let wanted = ["::1", "5432", "postgres", "admin"];
+        assert_eq!(password_of_line(r"\:\:1:5432:*:admin:se\:cret", wanted).as_deref(), Some("se:cret"));
+        assert_eq!(password_of_line("*:*:*:*:x", wanted).as_deref(), Some("x"));
+        for other in ["#*:*:*:*:x", "*:5433:*:*:x", "*:*:*:x", ""] {
+            assert_eq!(password_of_line(other, wanted), None, "{other}");
+        }
+    }
+}
