@@ -187,7 +187,9 @@ mod tests {
     use serde_json::json;
 
     fn history() -> Vec<Switch> {
-        parse_history("1\t0/40159C0\tno recovery target specified\n\n# a comment\n2\t1/40159C0\tno recovery target specified\n4\t1/50159C0\tother\nx\ty\tz\n")
+        parse_history(
+            "1\t0/40159C0\tno recovery target specified\n\n# a comment\n2\t1/40159C0\tno recovery target specified\n4\t1/50159C0\tother\nx\ty\tz\n",
+        )
     }
 
     #[test]
@@ -262,7 +264,9 @@ mod tests {
 
     fn stored(lines: Value) -> Vec<HistoryLine> {
         match lines {
-            Value::Array(lines) => lines.into_iter().map(|l| HistoryLine(l.as_array().cloned().unwrap_or_default())).collect(),
+            Value::Array(lines) => {
+                lines.into_iter().map(|l| HistoryLine(l.as_array().cloned().unwrap_or_default())).collect()
+            }
             other => panic!("not a list: {other}"),
         }
     }
@@ -274,7 +278,12 @@ mod tests {
         let newest = json!([3, 48, "c", "2024-01-01T00:00:00+00:00", "n2"]);
         let rows = [
             (json!([]), 4, 0, Some(json!([[1, 16, "a"], [2, 32, "b"], newest]))),
-            (json!([[1, 16, "a", "t1", "n1"], [2, 32, "b", "t2"]]), 4, 0, Some(json!([[1, 16, "a", "t1", "n1"], [2, 32, "b", "t2"], newest]))),
+            (
+                json!([[1, 16, "a", "t1", "n1"], [2, 32, "b", "t2"]]),
+                4,
+                0,
+                Some(json!([[1, 16, "a", "t1", "n1"], [2, 32, "b", "t2"], newest])),
+            ),
             // Another cluster's line: its time is not ours.
             (json!([[2, 33, "b", "t2", "n1"]]), 4, 0, Some(json!([[1, 16, "a"], [2, 32, "b"], newest]))),
             (json!([[1, 16, "a", "t1", "n1"]]), 4, 2, Some(json!([[2, 32, "b"], newest]))),
@@ -294,8 +303,15 @@ mod tests {
 
     #[test]
     fn the_log_shows_the_surroundings() {
-        let file: Vec<_> = (1..=9).map(|n| Switch { timeline: Timeline(n), switchpoint: Lsn(u64::from(n)), reason: "r".into() }).collect();
-        let timelines = |at| excerpt(&file, Timeline(at)).lines().map(|l| l.split('\t').next().unwrap_or("").to_owned()).collect::<Vec<_>>();
+        let file: Vec<_> = (1..=9)
+            .map(|n| Switch { timeline: Timeline(n), switchpoint: Lsn(u64::from(n)), reason: "r".into() })
+            .collect();
+        let timelines = |at| {
+            excerpt(&file, Timeline(at))
+                .lines()
+                .map(|l| l.split('\t').next().unwrap_or("").to_owned())
+                .collect::<Vec<_>>()
+        };
         assert_eq!(timelines(2), ["1", "2", "3", "...", "9"]);
         assert_eq!(timelines(8), ["5", "6", "7", "8", "9"]);
         assert_eq!(excerpt(&[], Timeline(2)), "");

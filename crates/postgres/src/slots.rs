@@ -46,12 +46,7 @@ pub async fn apply(connection: &Connection, plan: &[Change], limit: Duration) ->
 
 /// Drops a slot that nobody uses. The check and the drop are one statement; PostgreSQL itself refuses to drop a slot that became
 /// active in between.
-async fn drop_slot(
-    connection: &Connection,
-    slot: &str,
-    reason: DropReason,
-    limit: Duration,
-) -> Result<bool, SqlError> {
+async fn drop_slot(connection: &Connection, slot: &str, reason: DropReason, limit: Duration) -> Result<bool, SqlError> {
     match reason {
         DropReason::Unknown | DropReason::Lost | DropReason::Different => tracing::info!("{}", reason.sentence(slot)),
         DropReason::HoldsXmin | DropReason::KeepsNothing => tracing::warn!("{}", reason.sentence(slot)),

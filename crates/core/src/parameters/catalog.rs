@@ -19,49 +19,30 @@ pub struct Checked {
 
 impl Checked {
     fn keep(value: &Value) -> Self {
-        Checked {
-            value: Some(value.clone()),
-            warning: None,
-        }
+        Checked { value: Some(value.clone()), warning: None }
     }
 
     fn drop_with(warning: String) -> Self {
-        Checked {
-            value: None,
-            warning: Some(warning),
-        }
+        Checked { value: None, warning: Some(warning) }
     }
 }
 
 /// Checks a parameter for `postgresql.conf`, for a server of `version` (`server_version_num`). `available` are the names
 /// (lower case) that this very server says it has (`postgres --describe-config`): they are let through though nothing is known of
 /// them here. Names with a dot belong to extensions and pass; recovery parameters are left out, they are written apart.
-pub fn check_server_parameter(
-    version: u32,
-    name: &str,
-    value: &Value,
-    available: &BTreeSet<String>,
-) -> Checked {
+pub fn check_server_parameter(version: u32, name: &str, value: &Value, available: &BTreeSet<String>) -> Checked {
     let lower = name.to_lowercase();
     if name.contains('.') && !CATALOG.server.contains_key(&lower) {
         return Checked::keep(value);
     }
     if is_recovery_parameter(name) {
-        return Checked {
-            value: None,
-            warning: None,
-        };
+        return Checked { value: None, warning: None };
     }
     check(&CATALOG.server, version, name, value, available)
 }
 
 /// As [`check_server_parameter`], for a recovery parameter.
-pub fn check_recovery_parameter(
-    version: u32,
-    name: &str,
-    value: &Value,
-    available: &BTreeSet<String>,
-) -> Checked {
+pub fn check_recovery_parameter(version: u32, name: &str, value: &Value, available: &BTreeSet<String>) -> Checked {
     check(&CATALOG.recovery, version, name, value, available)
 }
 
@@ -77,20 +58,11 @@ pub fn recovery_parameters() -> impl Iterator<Item = &'static str> {
 }
 
 /// Recovery parameters that no supported version has any more. They may still be configured, and are left out.
-const FORMER_RECOVERY_PARAMETERS: [&str; 3] =
-    ["pause_at_recovery_target", "standby_mode", "trigger_file"];
+const FORMER_RECOVERY_PARAMETERS: [&str; 3] = ["pause_at_recovery_target", "standby_mode", "trigger_file"];
 
-fn check(
-    rules: &Rules,
-    version: u32,
-    name: &str,
-    value: &Value,
-    available: &BTreeSet<String>,
-) -> Checked {
+fn check(rules: &Rules, version: u32, name: &str, value: &Value, available: &BTreeSet<String>) -> Checked {
     let lower = name.to_lowercase();
-    let rule = rules
-        .get(&lower)
-        .and_then(|rules| rules.iter().find(|rule| rule.applies_to(version)));
+    let rule = rules.get(&lower).and_then(|rules| rules.iter().find(|rule| rule.applies_to(version)));
     match rule {
         Some(rule) => rule.kind.check(name, value),
         None if available.contains(&lower) => Checked::keep(value),
@@ -148,9 +120,7 @@ impl Kind {
             Kind::Bool if parse_bool(value).is_some() => Checked::keep(value),
             Kind::Bool => invalid("bool"),
             Kind::Enum { or_bool: true, .. } if parse_bool(value).is_some() => Checked::keep(value),
-            Kind::Enum { words, .. } if words.contains(&text.to_lowercase()) => {
-                Checked::keep(value)
-            }
+            Kind::Enum { words, .. } if words.contains(&text.to_lowercase()) => Checked::keep(value),
             Kind::Enum { .. } => invalid("enum"),
             // Within 2^53, where every number of the catalogue lies, comparing as f64 is exact.
             Kind::Integer(range) => match parse_int(value, range.unit.as_deref()) {
@@ -176,27 +146,15 @@ impl Range {
             return Checked::keep(value);
         };
         let unit = self.unit.as_deref().unwrap_or_default();
-        let warning = format!(
-            "Value={} of parameter={name} is {sentence} to {bound}{unit}",
-            value.python_text()
-        );
-        Checked {
-            value: Some(Value::String(bound.clone())),
-            warning: Some(warning),
-        }
+        let warning = format!("Value={} of parameter={name} is {sentence} to {bound}{unit}", value.python_text());
+        Checked { value: Some(Value::String(bound.clone())), warning: Some(warning) }
     }
 }
 
 static CATALOG: LazyLock<Catalog> = LazyLock::new(|| {
-    let mut catalog = Catalog {
-        recovery: Rules::new(),
-        server: Rules::new(),
-    };
+    let mut catalog = Catalog { recovery: Rules::new(), server: Rules::new() };
     let mut in_recovery = false;
-    for line in include_str!("catalog.txt")
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-    {
+    for line in include_str!("catalog.txt").lines().filter(|line| !line.starts_with('#')) {
         match line {
             "[recovery_parameters]" => in_recovery = true,
             "[parameters]" => in_recovery = false,
@@ -204,11 +162,7 @@ static CATALOG: LazyLock<Catalog> = LazyLock::new(|| {
                 let Some((name, rule)) = parse_rule(line) else {
                     continue;
                 };
-                let rules = if in_recovery {
-                    &mut catalog.recovery
-                } else {
-                    &mut catalog.server
-                };
+                let rules = if in_recovery { &mut catalog.recovery } else { &mut catalog.server };
                 rules.entry(name.to_lowercase()).or_default().push(rule);
             }
         }
@@ -223,16 +177,8 @@ fn parse_rule(line: &str) -> Option<(&str, Rule)> {
     for word in words {
         if let Some(versions) = word.strip_prefix("versions=") {
             let (first, last) = versions.split_once('-')?;
-            from = if first.is_empty() {
-                0
-            } else {
-                first.parse().ok()?
-            };
-            till = if last.is_empty() {
-                None
-            } else {
-                Some(last.parse().ok()?)
-            };
+            from = if first.is_empty() { 0 } else { first.parse().ok()? };
+            till = if last.is_empty() { None } else { Some(last.parse().ok()?) };
         } else if let Some(text) = word.strip_prefix("unit=") {
             unit = Some(text.to_owned());
         } else if let Some(pair) = word.split_once("..") {
@@ -241,24 +187,14 @@ fn parse_rule(line: &str) -> Option<(&str, Rule)> {
             values = word.split(',').map(str::to_owned).collect();
         }
     }
-    let range = range.map(|(min, max)| Range {
-        min: min.to_owned(),
-        max: max.to_owned(),
-        unit,
-    });
+    let range = range.map(|(min, max)| Range { min: min.to_owned(), max: max.to_owned(), unit });
     let kind = match (kind, range) {
         ("bool", None) => Kind::Bool,
         ("string", None) => Kind::Text,
         ("int", Some(range)) => Kind::Integer(range),
         ("real", Some(range)) => Kind::Real(range),
-        ("enum", None) => Kind::Enum {
-            words: values,
-            or_bool: false,
-        },
-        ("enumbool", None) => Kind::Enum {
-            words: values,
-            or_bool: true,
-        },
+        ("enum", None) => Kind::Enum { words: values, or_bool: false },
+        ("enumbool", None) => Kind::Enum { words: values, or_bool: true },
         _ => return None,
     };
     Some((name, Rule { from, till, kind }))

@@ -45,25 +45,14 @@ pub struct Changes {
 /// `pg_settings` for all names in both, and for `shared_buffers`, `wal_segment_size` and `wal_block_size` where
 /// `wal_buffers` is among them).
 pub fn changes(previous: &Parameters, wanted: &Parameters, running: &[Setting]) -> Changes {
-    let rows: BTreeMap<String, &Setting> =
-        running.iter().map(|s| (s.name.to_lowercase(), s)).collect();
+    let rows: BTreeMap<String, &Setting> = running.iter().map(|s| (s.name.to_lowercase(), s)).collect();
     let mut changes = Changes::default();
-    let dropped = previous
-        .iter()
-        .filter(|(name, _)| !wanted.contains(name))
-        .map(|(name, _)| (name, None));
-    let names = wanted
-        .iter()
-        .map(|(name, value)| (name, Some(value)))
-        .chain(dropped);
+    let dropped = previous.iter().filter(|(name, _)| !wanted.contains(name)).map(|(name, _)| (name, None));
+    let names = wanted.iter().map(|(name, value)| (name, Some(value))).chain(dropped);
     for (name, value) in names.filter(|(name, _)| !is_left_alone(name)) {
         match rows.get(&name.to_lowercase()) {
-            Some(row) if row.context == "internal" => {
-                unexpected(name, value, previous, &mut changes)
-            }
-            Some(row)
-                if name.eq_ignore_ascii_case("wal_buffers")
-                    && same_wal_buffers(row, value, &rows) => {}
+            Some(row) if row.context == "internal" => unexpected(name, value, previous, &mut changes),
+            Some(row) if name.eq_ignore_ascii_case("wal_buffers") && same_wal_buffers(row, value, &rows) => {}
             Some(row) => known(row, value, previous, &mut changes),
             None => unexpected(name, value, previous, &mut changes),
         }
@@ -87,26 +76,17 @@ fn known(row: &Setting, wanted: Option<&Value>, previous: &Parameters, changes: 
         if row.context == "postmaster" {
             let wanted = wanted.map(PythonText::python_text);
             let difference = parameter_difference(Some(running), wanted.as_deref(), Some(row));
-            changes
-                .pending_restart
-                .insert(row.name.clone(), Value::Object(difference));
-            changes.note(format!(
-                "Changed {} from '{old}' to '{text}' (restart might be required)",
-                row.name
-            ));
-            changes.address_changed |= ["listen_addresses", "port", "unix_socket_directories"]
-                .contains(&row.name.as_str());
+            changes.pending_restart.insert(row.name.clone(), Value::Object(difference));
+            changes.note(format!("Changed {} from '{old}' to '{text}' (restart might be required)", row.name));
+            changes.address_changed |=
+                ["listen_addresses", "port", "unix_socket_directories"].contains(&row.name.as_str());
         } else {
             changes.note(format!("Changed {} from '{old}' to '{text}'", row.name));
         }
     } else if let Some(before) = previous.get(&row.name).filter(|value| !same(value)) {
         // Set back to what the server has while the file still says something else.
         changes.write = true;
-        changes.note(format!(
-            "Changed {} from '{}' to '{text}'",
-            row.name,
-            before.python_text()
-        ));
+        changes.note(format!("Changed {} from '{}' to '{text}'", row.name, before.python_text()));
     }
 }
 
@@ -114,16 +94,10 @@ fn known(row: &Setting, wanted: Option<&Value>, previous: &Parameters, changes: 
 fn unexpected(name: &str, wanted: Option<&Value>, previous: &Parameters, changes: &mut Changes) {
     if name.contains('.') {
         let before = previous.get(name);
-        let text = |value: Option<&Value>| {
-            value.map_or("None".to_owned(), |v| v.python_text().into_owned())
-        };
+        let text = |value: Option<&Value>| value.map_or("None".to_owned(), |v| v.python_text().into_owned());
         if wanted.is_none() || before.is_none() || text(wanted) != text(before) {
             changes.write = true;
-            changes.note(format!(
-                "Changed {name} from '{}' to '{}'",
-                text(before),
-                text(wanted)
-            ));
+            changes.note(format!("Changed {name} from '{}' to '{}'", text(before), text(wanted)));
         }
     } else if wanted.is_some() {
         changes.unknown.push(name.to_owned());
@@ -139,44 +113,21 @@ impl Changes {
 }
 
 /// `wal_buffers` -1 stands for a 32nd of `shared_buffers`, at least 8 blocks, at most a WAL segment.
-fn same_wal_buffers(
-    row: &Setting,
-    wanted: Option<&Value>,
-    rows: &BTreeMap<String, &Setting>,
-) -> bool {
-    let number = |name: &str| {
-        rows.get(name)
-            .and_then(|row| parse_int(row.setting.as_deref()?, None))
-            .filter(|n| *n != 0)
-    };
+fn same_wal_buffers(row: &Setting, wanted: Option<&Value>, rows: &BTreeMap<String, &Setting>) -> bool {
+    let number =
+        |name: &str| rows.get(name).and_then(|row| parse_int(row.setting.as_deref()?, None)).filter(|n| *n != 0);
     let block_size = number("wal_block_size").unwrap_or(8192);
-    let segment_unit = rows
-        .get("wal_segment_size")
-        .and_then(|row| row.unit.as_deref());
+    let segment_unit = rows.get("wal_segment_size").and_then(|row| row.unit.as_deref());
     let unit_bytes = match segment_unit {
-        Some(unit) if unit.starts_with(|c: char| c.is_ascii_digit()) => {
-            parse_int(unit, Some("B")).unwrap_or(8192)
-        }
+        Some(unit) if unit.starts_with(|c: char| c.is_ascii_digit()) => parse_int(unit, Some("B")).unwrap_or(8192),
         Some(_) | None => 1,
     };
     let segment = number("wal_segment_size").unwrap_or(16_777_216) * unit_bytes / block_size;
-    let by_default = (number("shared_buffers").unwrap_or(16_384) / 32)
-        .max(8)
-        .min(segment);
+    let by_default = (number("shared_buffers").unwrap_or(16_384) / 32).max(8).min(segment);
     let running = row.setting.as_deref().unwrap_or("-1");
-    let old = if running == "-1" {
-        Some(by_default)
-    } else {
-        parse_int(running, None)
-    };
-    let wanted = wanted
-        .filter(|value| crate::tags::truthy(value))
-        .map_or("-1".into(), PythonText::python_text);
-    let new = if wanted == "-1" {
-        Some(by_default)
-    } else {
-        parse_int(&*wanted, row.unit.as_deref())
-    };
+    let old = if running == "-1" { Some(by_default) } else { parse_int(running, None) };
+    let wanted = wanted.filter(|value| crate::tags::truthy(value)).map_or("-1".into(), PythonText::python_text);
+    let new = if wanted == "-1" { Some(by_default) } else { parse_int(&*wanted, row.unit.as_deref()) };
     old == new
 }
 
@@ -197,13 +148,8 @@ pub fn pending_restart<'a>(
             (row.name.clone(), Value::Object(difference))
         })
         .collect();
-    let is_external =
-        |(name, difference): &(&String, &Value)| expected.get(*name) != Some(*difference);
-    let external: Vec<_> = differences
-        .iter()
-        .filter(is_external)
-        .map(|(name, _)| name.as_str())
-        .collect();
+    let is_external = |(name, difference): &(&String, &Value)| expected.get(*name) != Some(*difference);
+    let external: Vec<_> = differences.iter().filter(is_external).map(|(name, _)| name.as_str()).collect();
     let note = (!external.is_empty()).then(|| {
         Note::Info(format!(
             "PostgreSQL configuration parameters requiring restart ({}) seem to be changed bypassing Patroni config. \
@@ -215,17 +161,10 @@ pub fn pending_restart<'a>(
 }
 
 /// One entry of `pending_restart_reason`, in units for people where the type is known.
-pub fn parameter_difference(
-    old: Option<&str>,
-    new: Option<&str>,
-    row: Option<&Setting>,
-) -> JsonMap {
+pub fn parameter_difference(old: Option<&str>, new: Option<&str>, row: Option<&Setting>) -> JsonMap {
     let shown = |value: Option<&str>| {
         let value = value.unwrap_or_default();
-        row.map_or_else(
-            || value.to_owned(),
-            |r| maybe_convert_from_base_unit(value, &r.vartype, r.unit.as_deref()),
-        )
+        row.map_or_else(|| value.to_owned(), |r| maybe_convert_from_base_unit(value, &r.vartype, r.unit.as_deref()))
     };
     JsonMap::from_iter([
         ("old_value".to_owned(), Value::String(shown(old))),

@@ -56,21 +56,13 @@ pub const GLOBAL: [CommandLineOption; 15] = {
     use Fallback::{None as No, Number, Word};
     use GlobalRule::{AtLeast, Bool, Never, True};
     const fn option(name: &'static str, default: Fallback, rule: GlobalRule) -> CommandLineOption {
-        CommandLineOption {
-            name,
-            default,
-            rule,
-        }
+        CommandLineOption { name, default, rule }
     }
     [
         option("listen_addresses", No, Never),
         option("port", No, Never),
         option("cluster_name", No, Never),
-        option(
-            "wal_level",
-            Word("hot_standby"),
-            GlobalRule::Word(&["hot_standby", "replica", "logical"]),
-        ),
+        option("wal_level", Word("hot_standby"), GlobalRule::Word(&["hot_standby", "replica", "logical"])),
         option("hot_standby", Word("on"), True),
         option("max_connections", Number(100), AtLeast(25, None)),
         option("max_wal_senders", Number(10), AtLeast(3, None)),
@@ -87,13 +79,8 @@ pub const GLOBAL: [CommandLineOption; 15] = {
 
 /// The options for the start of PostgreSQL: `--max_connections=100` and so on, as many as are set.
 pub fn command_line(parameters: &Parameters) -> Vec<String> {
-    let names = GLOBAL
-        .iter()
-        .map(|option| option.name)
-        .filter(|name| !name.starts_with("wal_keep_"));
-    names
-        .filter_map(|name| Some(format!("--{name}={}", parameters.text(name)?)))
-        .collect()
+    let names = GLOBAL.iter().map(|option| option.name).filter(|name| !name.starts_with("wal_keep_"));
+    names.filter_map(|name| Some(format!("--{name}={}", parameters.text(name)?))).collect()
 }
 
 /// Checks a value from the store. Parameters that are not global pass.
@@ -101,18 +88,14 @@ pub fn command_line(parameters: &Parameters) -> Vec<String> {
 /// # Errors
 /// The value is not accepted, and the default takes its place; the text says so.
 pub fn check_global_parameter(name: &str, value: &Value) -> Result<Value, String> {
-    let Some(option) = GLOBAL
-        .iter()
-        .find(|option| option.name.eq_ignore_ascii_case(name))
-    else {
+    let Some(option) = GLOBAL.iter().find(|option| option.name.eq_ignore_ascii_case(name)) else {
         return Ok(value.clone());
     };
     let accepted = match option.rule {
         GlobalRule::Never => None,
-        GlobalRule::Word(words) => value
-            .as_str()
-            .filter(|w| words.contains(&w.to_lowercase().as_str()))
-            .map(|_| value.clone()),
+        GlobalRule::Word(words) => {
+            value.as_str().filter(|w| words.contains(&w.to_lowercase().as_str())).map(|_| value.clone())
+        }
         GlobalRule::Bool => parse_bool(value).map(|_| value.clone()),
         GlobalRule::True => parse_bool(value).filter(|on| *on).map(|_| value.clone()),
         GlobalRule::AtLeast(min, unit) => parse_int(value, unit)

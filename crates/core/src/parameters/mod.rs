@@ -17,8 +17,7 @@ use crate::python::PythonText;
 use crate::units::parse_int;
 
 pub use catalog::{
-    Checked, check_recovery_parameter, check_server_parameter, is_recovery_parameter,
-    recovery_parameters,
+    Checked, check_recovery_parameter, check_server_parameter, is_recovery_parameter, recovery_parameters,
 };
 pub use changes::{Changes, Setting, changes, parameter_difference, pending_restart};
 pub use global::{CommandLineOption, GLOBAL, GlobalRule, check_global_parameter, command_line};
@@ -46,8 +45,7 @@ impl Parameters {
 
     /// Sets a parameter.
     pub fn insert(&mut self, name: &str, value: impl Into<Value>) {
-        self.0
-            .insert(name.to_lowercase(), (name.to_owned(), value.into()));
+        self.0.insert(name.to_lowercase(), (name.to_owned(), value.into()));
     }
 
     /// Takes a parameter away.
@@ -62,11 +60,7 @@ impl Parameters {
 
     /// All of them in the order in which Patroni writes them: by name, upper case first.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
-        let mut all: Vec<_> = self
-            .0
-            .values()
-            .map(|(name, value)| (name.as_str(), value))
-            .collect();
+        let mut all: Vec<_> = self.0.values().map(|(name, value)| (name.as_str(), value)).collect();
         all.sort_by_key(|(name, _)| *name);
         all.into_iter()
     }
@@ -74,20 +68,13 @@ impl Parameters {
 
 impl From<&JsonMap> for Parameters {
     fn from(map: &JsonMap) -> Self {
-        map.iter()
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect()
+        map.iter().map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 }
 
 impl FromIterator<(String, Value)> for Parameters {
     fn from_iter<I: IntoIterator<Item = (String, Value)>>(pairs: I) -> Self {
-        Parameters(
-            pairs
-                .into_iter()
-                .map(|(name, value)| (name.to_lowercase(), (name, value)))
-                .collect(),
-        )
+        Parameters(pairs.into_iter().map(|(name, value)| (name.to_lowercase(), (name, value))).collect())
     }
 }
 
@@ -132,11 +119,7 @@ pub enum SynchronousStandbyNames {
 }
 
 /// The parameters of one server: those configured, with the names of the node, and in the words of its version.
-pub fn server_parameters(
-    configured: &JsonMap,
-    identity: &Identity<'_>,
-    names: &SynchronousStandbyNames,
-) -> Parameters {
+pub fn server_parameters(configured: &JsonMap, identity: &Identity<'_>, names: &SynchronousStandbyNames) -> Parameters {
     let mut parameters = Parameters::from(configured);
     parameters.insert("cluster_name", identity.scope);
     parameters.insert("listen_addresses", identity.listen_addresses);
@@ -165,15 +148,9 @@ pub fn server_parameters(
 /// `wal_keep_segments`, gone since PostgreSQL 13, as `wal_keep_size`, by segments of 16 MB.
 fn keep_size(parameters: &mut Parameters) {
     const DEFAULT_SEGMENTS: i64 = 8;
-    let segments = parameters
-        .remove("wal_keep_segments")
-        .and_then(|v| parse_int(&v, None))
-        .unwrap_or(DEFAULT_SEGMENTS);
+    let segments = parameters.remove("wal_keep_segments").and_then(|v| parse_int(&v, None)).unwrap_or(DEFAULT_SEGMENTS);
     if !parameters.contains("wal_keep_size") {
-        parameters.insert(
-            "wal_keep_size",
-            format!("{}MB", segments.saturating_mul(16)),
-        );
+        parameters.insert("wal_keep_size", format!("{}MB", segments.saturating_mul(16)));
     }
 }
 
@@ -189,12 +166,8 @@ mod tests {
         }
     }
 
-    const IDENTITY: Identity<'_> = Identity {
-        scope: "batman",
-        listen_addresses: "127.0.0.1",
-        port: 5433,
-        config_dir: "/conf",
-    };
+    const IDENTITY: Identity<'_> =
+        Identity { scope: "batman", listen_addresses: "127.0.0.1", port: 5433, config_dir: "/conf" };
 
     fn server(value: Value, names: &SynchronousStandbyNames) -> Parameters {
         server_parameters(&map(value), &IDENTITY, names)
@@ -205,45 +178,17 @@ mod tests {
         let names = SynchronousStandbyNames::Configured;
         let rows = [
             (json!({}), "wal_keep_size", Some("128MB")),
-            (
-                json!({"wal_keep_segments": 10}),
-                "wal_keep_size",
-                Some("160MB"),
-            ),
-            (
-                json!({"wal_keep_segments": "12", "wal_keep_size": "1GB"}),
-                "wal_keep_size",
-                Some("1GB"),
-            ),
+            (json!({"wal_keep_segments": 10}), "wal_keep_size", Some("160MB")),
+            (json!({"wal_keep_segments": "12", "wal_keep_size": "1GB"}), "wal_keep_size", Some("1GB")),
             (json!({"wal_keep_segments": 10}), "wal_keep_segments", None),
-            (
-                json!({"wal_level": "hot_standby"}),
-                "wal_level",
-                Some("replica"),
-            ),
-            (
-                json!({"wal_level": "logical"}),
-                "wal_level",
-                Some("logical"),
-            ),
-            (
-                json!({"port": 1, "cluster_name": "x"}),
-                "port",
-                Some("5433"),
-            ),
+            (json!({"wal_level": "hot_standby"}), "wal_level", Some("replica")),
+            (json!({"wal_level": "logical"}), "wal_level", Some("logical")),
+            (json!({"port": 1, "cluster_name": "x"}), "port", Some("5433")),
             (json!({"CLUSTER_NAME": "x"}), "cluster_name", Some("batman")),
             (json!({"hba_file": "hba"}), "hba_file", Some("/conf/hba")),
-            (
-                json!({"ident_file": "/etc/i"}),
-                "ident_file",
-                Some("/etc/i"),
-            ),
+            (json!({"ident_file": "/etc/i"}), "ident_file", Some("/etc/i")),
             (json!({"fsync": false}), "fsync", Some("False")),
-            (
-                json!({"synchronous_standby_names": "a"}),
-                "synchronous_standby_names",
-                Some("a"),
-            ),
+            (json!({"synchronous_standby_names": "a"}), "synchronous_standby_names", Some("a")),
         ];
         for (configured, name, expected) in rows {
             let text = server(configured.clone(), &names).text(name);
@@ -255,21 +200,14 @@ mod tests {
     fn the_leader_decides_about_synchronous_standbys_in_synchronous_mode() {
         let configured = json!({"synchronous_standby_names": "mine"});
         let managed = SynchronousStandbyNames::Managed(Some("\"b\"".into()));
-        assert_eq!(
-            server(configured.clone(), &managed)
-                .text("synchronous_standby_names")
-                .as_deref(),
-            Some("\"b\"")
-        );
+        assert_eq!(server(configured.clone(), &managed).text("synchronous_standby_names").as_deref(), Some("\"b\""));
         let none = SynchronousStandbyNames::Managed(None);
         assert!(!server(configured, &none).contains("synchronous_standby_names"));
     }
 
     #[test]
     fn names_keep_their_case_and_differ_in_more_than_case() {
-        let mut parameters = Parameters::from(&map(
-            json!({"work_mem": 1, "DateStyle": "iso", "archive_mode": "on"}),
-        ));
+        let mut parameters = Parameters::from(&map(json!({"work_mem": 1, "DateStyle": "iso", "archive_mode": "on"})));
         parameters.insert("datestyle", "german");
         parameters.insert("TimeZone", "UTC");
         let names: Vec<_> = parameters.iter().map(|(name, _)| name).collect();
@@ -277,3 +215,7 @@ mod tests {
         assert_eq!(parameters.text("DATESTYLE").as_deref(), Some("german"));
     }
 }
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod recorded_tests;

@@ -35,23 +35,13 @@ pub struct Raised {
 /// A standby refuses to start, or pauses, with fewer connections, workers, ... than the primary had when it wrote the
 /// WAL: it starts with the values of `pg_control` instead, and waits for a restart.
 pub fn raise_to_control_data(wanted: &Parameters, control: &ControlSettings) -> Raised {
-    let mut raised = Raised {
-        effective: wanted.clone(),
-        pending_restart: JsonMap::new(),
-        notes: Vec::new(),
-    };
+    let mut raised = Raised { effective: wanted.clone(), pending_restart: JsonMap::new(), notes: Vec::new() };
     for (name, label, setting) in control.labelled() {
         let Some(setting) = setting else {
-            raised.notes.push(Note::Warning(format!(
-                "{label} is missing from pg_controldata output"
-            )));
+            raised.notes.push(Note::Warning(format!("{label} is missing from pg_controldata output")));
             continue;
         };
-        let Some(value) = wanted
-            .get(name)
-            .and_then(|v| parse_int(v, None))
-            .filter(|value| setting > *value)
-        else {
+        let Some(value) = wanted.get(name).and_then(|v| parse_int(v, None)).filter(|value| setting > *value) else {
             continue;
         };
         raised.effective.insert(name, setting);
@@ -59,11 +49,8 @@ pub fn raise_to_control_data(wanted: &Parameters, control: &ControlSettings) -> 
             "{name} value in pg_controldata: {setting}, in the global configuration: {value}. pg_controldata value \
              will be used. Setting 'Pending restart' flag"
         )));
-        let difference =
-            parameter_difference(Some(&setting.to_string()), Some(&value.to_string()), None);
-        raised
-            .pending_restart
-            .insert(name.to_owned(), Value::Object(difference));
+        let difference = parameter_difference(Some(&setting.to_string()), Some(&value.to_string()), None);
+        raised.pending_restart.insert(name.to_owned(), Value::Object(difference));
     }
     raised
 }
@@ -71,31 +58,11 @@ pub fn raise_to_control_data(wanted: &Parameters, control: &ControlSettings) -> 
 impl ControlSettings {
     fn labelled(&self) -> [(&'static str, &'static str, Option<i64>); 5] {
         [
-            (
-                "max_connections",
-                "max_connections setting",
-                self.max_connections,
-            ),
-            (
-                "max_prepared_transactions",
-                "max_prepared_xacts setting",
-                self.max_prepared_transactions,
-            ),
-            (
-                "max_locks_per_transaction",
-                "max_locks_per_xact setting",
-                self.max_locks_per_transaction,
-            ),
-            (
-                "max_worker_processes",
-                "max_worker_processes setting",
-                self.max_worker_processes,
-            ),
-            (
-                "max_wal_senders",
-                "max_wal_senders setting",
-                self.max_wal_senders,
-            ),
+            ("max_connections", "max_connections setting", self.max_connections),
+            ("max_prepared_transactions", "max_prepared_xacts setting", self.max_prepared_transactions),
+            ("max_locks_per_transaction", "max_locks_per_xact setting", self.max_locks_per_transaction),
+            ("max_worker_processes", "max_worker_processes setting", self.max_worker_processes),
+            ("max_wal_senders", "max_wal_senders setting", self.max_wal_senders),
         ]
     }
 

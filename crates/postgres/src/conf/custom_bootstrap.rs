@@ -58,7 +58,8 @@ impl Conf {
     /// primary: no hot standby then. Without a custom bootstrap they stay as they are.
     pub fn for_custom_bootstrap(&self, mut parameters: Parameters) -> Parameters {
         let Some(custom) = &self.custom_bootstrap else { return parameters };
-        let promotes = self.recovery.as_ref().is_some_and(|recovery| recovery.text("recovery_target_action") == "promote");
+        let promotes =
+            self.recovery.as_ref().is_some_and(|recovery| recovery.text("recovery_target_action") == "promote");
         if custom.keep_existing_recovery_conf || promotes {
             parameters.insert("hot_standby", Value::from("off"));
         }

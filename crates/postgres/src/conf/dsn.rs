@@ -1,7 +1,7 @@
 //! Reading connection strings of libpq, both forms.
 
-use crate::sql::Conninfo;
 use super::recovery::TLS_DEFAULTS;
+use crate::sql::Conninfo;
 
 /// The parameters of a connection string, with libpq's defaults where it says nothing of TLS, so that two of them can be
 /// compared. `None` if it is not one.

@@ -34,8 +34,8 @@ pub use dsn::parse_dsn;
 pub use pgpass::{pgpass_content, write_pgpass};
 pub use recovery::RecoveryParameters;
 pub(crate) use recovery::member_address;
-pub(crate) use reload::guc_value;
 pub use reload::Reload;
+pub(crate) use reload::guc_value;
 pub use upstream::{RunningRecovery, WalReceiver};
 
 /// The part of the configuration that ends in PostgreSQL's files.

@@ -47,7 +47,10 @@ mod tests {
     fn each_host_has_its_line_and_separators_are_escaped() {
         let rows: [(&[(&str, &str)], Option<&str>); 6] = [
             (&[("host", "a"), ("port", "5432"), ("user", "r"), ("password", "p:w\\")], Some("a:5432:*:r:p\\:w\\\\\n")),
-            (&[("host", "a, b"), ("port", "5432"), ("user", "r"), ("password", "p")], Some("a:5432:*:r:p\nb:5432:*:r:p\n")),
+            (
+                &[("host", "a, b"), ("port", "5432"), ("user", "r"), ("password", "p")],
+                Some("a:5432:*:r:p\nb:5432:*:r:p\n"),
+            ),
             (&[("host", "a,b"), ("port", "1,2"), ("user", "r"), ("password", "p")], Some("a:*:*:r:p\nb:*:*:r:p\n")),
             (&[("host", "/tmp"), ("password", "p")], Some("/tmp:*:*:*:p\nlocalhost:*:*:*:p\n")),
             (&[("host", "::1"), ("port", "1"), ("user", "r"), ("password", "p")], Some("\\:\\:1:1:*:r:p\n")),

@@ -112,7 +112,9 @@ impl Conf {
         let mut lines: Vec<(String, Checked)> = recovery
             .others
             .iter()
-            .map(|(name, value)| (name.to_owned(), check_recovery_parameter(self.version, name, value, &self.available)))
+            .map(|(name, value)| {
+                (name.to_owned(), check_recovery_parameter(self.version, name, value, &self.available))
+            })
             .collect();
         if let Some(conninfo) = &recovery.primary_conninfo {
             let mut conninfo = conninfo.clone();

@@ -44,7 +44,10 @@ pub(super) fn build(
         others.insert(&format!("recovery_target{name}"), "");
     }
     let primary_conninfo = primary_conninfo(server, files, version, upstream);
-    if primary_conninfo.is_some() && files.use_slots && let Some(slot) = slot(files, upstream) {
+    if primary_conninfo.is_some()
+        && files.use_slots
+        && let Some(slot) = slot(files, upstream)
+    {
         others.insert("primary_slot_name", slot);
     }
     if let Some(standby_cluster) = &files.standby_cluster {
@@ -164,7 +167,8 @@ fn override_from(standby_cluster: &StandbyCluster, upstream: &Upstream, others: 
         }
     };
     let [restore, cleanup] = archive;
-    let values = [("restore_command", restore), ("archive_cleanup_command", cleanup), ("recovery_min_apply_delay", delay)];
+    let values =
+        [("restore_command", restore), ("archive_cleanup_command", cleanup), ("recovery_min_apply_delay", delay)];
     for (name, value) in values {
         if let Some(value) = value.filter(|value| !value.is_empty()) {
             others.insert(name, value);

@@ -31,7 +31,8 @@ pub struct Reload {
 
 /// The query for the rows of `pg_settings` that [`changes`] needs.
 fn settings_query(previous: &Parameters, wanted: &Parameters) -> String {
-    let mut names: BTreeSet<String> = previous.iter().chain(wanted.iter()).map(|(name, _)| name.to_lowercase()).collect();
+    let mut names: BTreeSet<String> =
+        previous.iter().chain(wanted.iter()).map(|(name, _)| name.to_lowercase()).collect();
     if names.contains("wal_buffers") {
         names.extend(["shared_buffers", "wal_segment_size", "wal_block_size"].map(str::to_owned));
     }

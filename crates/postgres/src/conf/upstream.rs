@@ -49,7 +49,8 @@ impl RunningRecovery {
     /// # Errors
     /// It does not answer within `limit`, or not as expected.
     pub async fn read(connection: &Connection, limit: Duration) -> Result<Self> {
-        let names: Vec<_> = recovery_parameters().filter(|name| !NOT_COMPARED.contains(name)).map(quote_literal).collect();
+        let names: Vec<_> =
+            recovery_parameters().filter(|name| !NOT_COMPARED.contains(name)).map(quote_literal).collect();
         let sql = format!(
             "SELECT name, setting, unit, vartype, context, sourcefile FROM pg_catalog.pg_settings WHERE name IN ({})",
             names.join(", ")
@@ -113,7 +114,8 @@ impl Conf {
 
     /// Takes the recovery settings of a running standby as those written last: of a server that an earlier agent started.
     pub fn adopt_recovery(&mut self, running: &RunningRecovery) {
-        let is_ours = |setting: &&Setting| setting.sourcefile.as_deref().is_some_and(|f| self.postgresql_conf().as_os_str() == f);
+        let is_ours =
+            |setting: &&Setting| setting.sourcefile.as_deref().is_some_and(|f| self.postgresql_conf().as_os_str() == f);
         let mut recovery = RecoveryParameters::default();
         for row in running.settings.iter().filter(is_ours) {
             let value = row.setting.clone().unwrap_or_default();
@@ -149,7 +151,9 @@ fn compare(
         }
         let same = match row.name.as_str() {
             "primary_conninfo" => same_conninfo(wanted.primary_conninfo.as_ref(), running, version, passwords),
-            "primary_slot_name" => wanted.primary_conninfo.is_none() || running.slot_name() == wanted.text("primary_slot_name"),
+            "primary_slot_name" => {
+                wanted.primary_conninfo.is_none() || running.slot_name() == wanted.text("primary_slot_name")
+            }
             name => same_value(row, wanted.others.get(name)),
         };
         if !same {
@@ -192,12 +196,7 @@ impl RunningRecovery {
     }
 }
 
-fn same_conninfo(
-    wanted: Option<&Conninfo>,
-    running: &RunningRecovery,
-    version: u32,
-    passwords: Option<&str>,
-) -> bool {
+fn same_conninfo(wanted: Option<&Conninfo>, running: &RunningRecovery, version: u32, passwords: Option<&str>) -> bool {
     let is_set = running.setting("primary_conninfo").is_some_and(|text| !text.is_empty());
     let Some(wanted) = wanted else { return !is_set };
     let Some(used) = running.conninfo() else { return false };

@@ -166,7 +166,8 @@ mod tests {
         let segment = "00000001000000000000000A";
         assert_eq!(ready_wal(&format!("{segment}.ready")), Some(segment));
         assert_eq!(ready_wal(&format!("{segment}.partial.ready")), Some(&*format!("{segment}.partial")));
-        for other in ["00000002.history.ready", &format!("{segment}.done"), "00000001000000000000000a.ready", ".ready"] {
+        for other in ["00000002.history.ready", &format!("{segment}.done"), "00000001000000000000000a.ready", ".ready"]
+        {
             assert_eq!(ready_wal(other), None, "{other}");
         }
     }

@@ -72,7 +72,8 @@ async fn command(context: &RewindContext, source: &UpstreamMember, fetches_itsel
 
 async fn restore_command(context: &RewindContext) -> Option<String> {
     let data_dir = &context.options.data_dir;
-    let value = guc_value(&context.programs, data_dir, &context.postgresql_conf, "restore_command", context.limit).await;
+    let value =
+        guc_value(&context.programs, data_dir, &context.postgresql_conf, "restore_command", context.limit).await;
     value.filter(|command| !command.is_empty())
 }
 

@@ -27,7 +27,8 @@ pub(super) struct PrimaryTimeline {
 
 /// How pg_rewind, and this module, connect to the primary.
 pub(super) fn conninfo(context: &RewindContext, source: &UpstreamMember) -> Result<Conninfo> {
-    let invalid = || Error::Configuration(format!("member {} has no usable conn_url: {:?}", source.name, source.conn_url));
+    let invalid =
+        || Error::Configuration(format!("member {} has no usable conn_url: {:?}", source.name, source.conn_url));
     let mut conninfo = member_address(&source.conn_url).ok_or_else(invalid)?;
     if conninfo.get("dbname").is_none() {
         conninfo.set("dbname", &context.options.database);
@@ -85,7 +86,10 @@ impl Source {
         let history = parse_history(&self.history_file(timeline).await?);
         // The last line tells where the present timeline began. Without it the file is not whole.
         if history.last().is_none_or(|switch| switch.timeline >= timeline) {
-            return Err(Error::Unexpected(format!("the history of timeline {timeline} on {} is not usable", self.name)));
+            return Err(Error::Unexpected(format!(
+                "the history of timeline {timeline} on {} is not usable",
+                self.name
+            )));
         }
         Ok(PrimaryTimeline { timeline, history })
     }
