@@ -1,7 +1,21 @@
 //! The agent: the loop that drives decisions, the jobs that carry them out, the REST API that shows them.
 
+pub mod agent;
 pub mod api;
+mod clock;
+pub mod configuration;
 pub mod driver;
+pub mod guard;
+pub mod jobs;
 mod json;
 pub mod log;
+pub mod maintenance;
+pub mod node;
+mod notes;
+pub mod options;
 pub mod peers;
+pub mod publisher;
+pub mod requests;
+pub mod rewind;
+pub mod store;
+pub mod watchdog;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use hyper::Method;
 use patroni_core::JsonMap;
 use patroni_core::lsn::{Lsn, Timeline};
 use patroni_core::name::MemberName;
@@ -11,7 +12,6 @@ use patroni_core::tags::{Tags, truthy};
 use patroni_core::units::parse_int;
 pub use patroni_http::HttpClient;
 use patroni_http::endpoint_url;
-use hyper::Method;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
@@ -22,7 +22,11 @@ pub const STATUS_LIMIT: Duration = Duration::from_secs(2);
 pub const LIVENESS_LIMIT: Duration = Duration::from_secs(3);
 
 /// Asks all these members at once for their status (`GET {api_url}`), each within `limit`.
-pub async fn poll(http: &HttpClient, members: &BTreeMap<MemberName, String>, limit: Duration) -> BTreeMap<MemberName, Peer> {
+pub async fn poll(
+    http: &HttpClient,
+    members: &BTreeMap<MemberName, String>,
+    limit: Duration,
+) -> BTreeMap<MemberName, Peer> {
     let mut asked = JoinSet::new();
     for (name, url) in members.clone() {
         let http = http.clone();

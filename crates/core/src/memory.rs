@@ -114,6 +114,8 @@ pub enum Rewind {
     Needed,
     /// pg_rewind was run; the server was not yet seen running since.
     Done,
+    /// pg_rewind was called off or put off at that time.
+    Postponed(Moment),
     /// pg_rewind failed at that time, and so often in a row.
     Failed(Moment, u32),
 }

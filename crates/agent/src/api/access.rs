@@ -72,10 +72,9 @@ impl Access {
         count_members: bool,
     ) -> Result<(), Reply> {
         let count_members = count_members && self.include_members;
-        if (!self.networks.is_empty() || count_members)
-            && !self.lists(client.address)
-            && !(count_members && is_member(members, client.address).await)
-        {
+        let limited = !self.networks.is_empty() || count_members;
+        let allowed = self.lists(client.address) || count_members && is_member(members, client.address).await;
+        if limited && !allowed {
             return Err(Reply::text(403, "Access is denied"));
         }
         if self.needs_certificate && !client.certified {

@@ -166,3 +166,42 @@ pub(crate) fn as_of_patroni_2(document: &mut Value) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use patroni_core::cluster::{FailoverRequest, Version};
+    use patroni_core::name::MemberName;
+    use patroni_core::time::WallTime;
+
+    use super::super::sample;
+    use super::*;
+
+    /// As Patroni 4.1.5 answered, with positions.
+    #[test]
+    fn topology_is_patronis() {
+        let mut cluster = sample::cluster();
+        cluster.failover = Some(FailoverRequest {
+            version: Version(1),
+            leader: Some(MemberName::from("postgresql0")),
+            candidate: None,
+            scheduled_at: Some(Schedule::At(WallTime(0), "2030-01-01T00:00:00+01:00".to_owned())),
+        });
+        let text = crate::json::dumps(&topology(&cluster, "batman"));
+        let expected = r#"{"members": [{"name": "postgresql0", "role": "leader", "state": "running", "api_url": "http://127.0.0.1:33400/patroni", "host": "127.0.0.1", "port": 33450, "timeline": 1, "tags": {"clonefrom": true, "datacenter": "eu 1", "rack": 7}}, {"name": "postgresql1", "role": "replica", "state": "streaming", "api_url": "http://127.0.0.1:33401/patroni", "host": "127.0.0.1", "port": 33451, "timeline": 1, "tags": {"clonefrom": true, "datacenter": "eu 1", "rack": 7}, "receive_lag": 10, "receive_lsn": "0/4000056", "replay_lsn": "unknown", "replay_lag": "unknown", "lag": 10, "lsn": "0/4000056"}], "scheduled_switchover": {"at": "2030-01-01T00:00:00+01:00", "from": "postgresql0"}, "scope": "batman"}"#;
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn addresses_in_connection_urls() {
+        let rows = [
+            ("postgres://Host:5433/db", Some(("host", 5433))),
+            ("postgres://user:pw@host/db", Some(("host", 5432))),
+            ("postgres://[::1]:5433/db", Some(("::1", 5433))),
+            ("nonsense", None),
+            ("postgres:///db", None),
+        ];
+        for (url, expected) in rows {
+            assert_eq!(host_and_port(url), expected.map(|(host, port)| (host.to_owned(), port)), "{url}");
+        }
+    }
+}

@@ -6,7 +6,7 @@ use patroni_core::JsonMap;
 use patroni_core::cluster::{Cluster, Version};
 use patroni_core::facts::Outcome;
 use patroni_core::python::PythonText;
-use patroni_dcs::{Expected, Key};
+use patroni_dcs::{Expected, Key, wire};
 use serde_json::Value;
 
 use super::reply::Reply;
@@ -47,11 +47,10 @@ pub(crate) async fn patch(state: &ApiState, changes: &JsonMap) -> Reply {
             state.signal(Signal::Wake);
             return Reply::json(200, &Value::Object(data));
         }
-        let value = Value::Object(data);
-        match state.dcs.write(Key::Config, &value.to_string(), Expected::Version(version)).await {
+        match state.dcs.write(Key::Config, &wire::config(&data), Expected::Version(version)).await {
             Outcome::Done(_) => {
                 state.signal(Signal::Wake);
-                return Reply::json(200, &value);
+                return Reply::json(200, &Value::Object(data));
             }
             Outcome::Refused => {}
             Outcome::Failed(reason) | Outcome::Unknown(reason) => return Reply::error_saying(409, &reason),
@@ -67,9 +66,8 @@ pub(crate) async fn put(state: &ApiState, wanted: JsonMap) -> Reply {
         Err(reply) => return reply,
     };
     let same = current(&cluster).is_some_and(|(_, data)| same_settings(&wanted, data));
-    let value = Value::Object(wanted);
     if !same {
-        match state.dcs.write(Key::Config, &value.to_string(), Expected::Anything).await {
+        match state.dcs.write(Key::Config, &wire::config(&wanted), Expected::Anything).await {
             Outcome::Done(_) => {
                 state.signal(Signal::Wake);
             }
@@ -77,7 +75,7 @@ pub(crate) async fn put(state: &ApiState, wanted: JsonMap) -> Reply {
             Outcome::Failed(reason) | Outcome::Unknown(reason) => return Reply::error_saying(502, &reason),
         }
     }
-    Reply::json(200, &value)
+    Reply::json(200, &Value::Object(wanted))
 }
 
 fn current(cluster: &Cluster) -> Option<(Version, &JsonMap)> {
@@ -134,7 +132,11 @@ mod tests {
         let start = json!({"ttl": 30, "postgresql": {"parameters": {"max_connections": "100", "a": 1}}, "pause": null});
         let rows = [
             (json!({"ttl": "30"}), start.clone(), false),
-            (json!({"ttl": 20}), json!({"ttl": 20, "postgresql": {"parameters": {"max_connections": "100", "a": 1}}, "pause": null}), true),
+            (
+                json!({"ttl": 20}),
+                json!({"ttl": 20, "postgresql": {"parameters": {"max_connections": "100", "a": 1}}, "pause": null}),
+                true,
+            ),
             (json!({"nothing": null}), start.clone(), false),
             (
                 json!({"postgresql": {"parameters": {"max_connections": null}, "use_slots": true}}),

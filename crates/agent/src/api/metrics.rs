@@ -59,17 +59,9 @@ impl Page {
 
     fn server(&mut self, status: &Status<'_>) {
         self.gauge("patroni_version", "Patroni semver without periods.", version());
-        self.flag(
-            "patroni_postgres_running",
-            "Value is 1 if Postgres is running, 0 otherwise.",
-            status.is_running(),
-        );
+        self.flag("patroni_postgres_running", "Value is 1 if Postgres is running, 0 otherwise.", status.is_running());
         let started = status.running.map(|running| running.start_time.as_str());
-        self.gauge(
-            "patroni_postmaster_start_time",
-            "Epoch seconds since Postgres started.",
-            epoch_seconds(started),
-        );
+        self.gauge("patroni_postmaster_start_time", "Epoch seconds since Postgres started.", epoch_seconds(started));
         let role = status.role();
         self.flag("patroni_primary", "Value is 1 if this node is the leader, 0 otherwise.", role == Role::Primary);
         let location = match status.running.map(|running| &running.wal) {
@@ -158,11 +150,7 @@ impl Page {
             status.is_failsafe_active(),
         );
         let timeline = status.running.and_then(|running| running.timeline).map_or(0, |timeline| timeline.0);
-        self.gauge(
-            "patroni_postgres_timeline",
-            "Postgres timeline of this node (if running), 0 otherwise.",
-            timeline,
-        );
+        self.gauge("patroni_postgres_timeline", "Postgres timeline of this node (if running), 0 otherwise.", timeline);
         self.gauge(
             "patroni_dcs_last_seen",
             "Epoch timestamp when DCS was last contacted successfully by Patroni.",
@@ -232,4 +220,42 @@ fn epoch_seconds(time: Option<&str>) -> String {
 /// A label's value by the rules of the Prometheus text format.
 fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use patroni_core::server::State;
+    use patroni_core::time::WallTime;
+
+    use super::super::sample;
+    use super::*;
+
+    /// The pages of Patroni 4.1.5, recorded, are how ours begin.
+    #[test]
+    fn patronis_metrics_come_first() {
+        let mut starting = sample::view("postgresql1", sample::standby());
+        starting.state = State::Starting;
+        let primary = sample::view("postgresql0", sample::primary());
+        let rows = [
+            (primary, sample::primary(), 1_795_398_573_999, include_str!("golden/metrics_primary.txt")),
+            (starting, sample::standby(), 1_795_398_574_000, include_str!("golden/metrics_standby.txt")),
+        ];
+        for (mut view, running, seen, golden) in rows {
+            view.dcs_last_seen = Some(WallTime(seen));
+            let page = page(&Status::new(&view, Some(&running), sample::NOW));
+            let ours: Vec<_> = page.lines().take(golden.lines().count()).collect();
+            assert_eq!(ours, golden.lines().collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_silent_server_has_no_numbers() {
+        let view = sample::view("postgresql0", sample::primary());
+        let page = page(&Status::new(&view, None, sample::NOW));
+        let value = |name: &str| page.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned();
+        let labels = "{scope=\"batman\",name=\"postgresql0\"}";
+        assert_eq!(value("patroni_postgres_state{"), format!("patroni_postgres_state{labels} -1"));
+        assert_eq!(value("patroni_postmaster_start_time{"), format!("patroni_postmaster_start_time{labels} 0"));
+        assert_eq!(value("patroni_postgres_streaming"), "");
+    }
 }

@@ -29,10 +29,14 @@ mod query;
 mod reply;
 mod restart;
 mod route;
+#[cfg(test)]
+mod sample;
 mod schedule;
 mod server;
 mod status;
 mod switchover;
+#[cfg(test)]
+mod tests;
 
 pub use options::{ApiOptions, Compatibility, ServerTokens};
 pub use probe::{PATIENCE, QUERY_LIMIT, StatusProbe};

@@ -123,10 +123,14 @@ mod tests {
     async fn a_burst_costs_one_query() {
         let counting = Arc::new(Counting(AtomicUsize::new(0)));
         let shared = Arc::new(SharedProbe::new(counting.clone()));
-        let asks: Vec<_> = (0..100).map(|_| tokio::spawn({
-            let shared = Arc::clone(&shared);
-            async move { shared.ask().await }
-        })).collect();
+        let asks: Vec<_> = (0..100)
+            .map(|_| {
+                tokio::spawn({
+                    let shared = Arc::clone(&shared);
+                    async move { shared.ask().await }
+                })
+            })
+            .collect();
         for ask in asks {
             assert_eq!(ask.await.unwrap(), Err("down".to_owned()));
         }

@@ -70,7 +70,11 @@ impl Reply {
     }
 
     /// For the wire, with the headers that every answer with a body gets.
-    pub(crate) fn into_response(self, server: &HeaderValue, extra: &[(HeaderName, HeaderValue)]) -> Response<Full<Bytes>> {
+    pub(crate) fn into_response(
+        self,
+        server: &HeaderValue,
+        extra: &[(HeaderName, HeaderValue)],
+    ) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::new(Bytes::from(self.body)));
         *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();

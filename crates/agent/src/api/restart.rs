@@ -122,7 +122,8 @@ fn read(body: &JsonMap, view: &View, now: WallTime) -> Result<Request, schedule:
 /// `15.4` is 150004 and `9.6.24` is 90624.
 fn version_number(text: &str) -> Result<u32, String> {
     let invalid = || format!("Invalid PostgreSQL version: {text}");
-    let parts: Vec<u32> = text.split('.').map(|part| part.trim().parse()).collect::<Result<_, _>>().map_err(|_| invalid())?;
+    let parts: Vec<u32> =
+        text.split('.').map(|part| part.trim().parse()).collect::<Result<_, _>>().map_err(|_| invalid())?;
     let number = match parts.as_slice() {
         [major, minor] if *major >= 10 => format!("{major:02}{:02}{minor:02}", 0),
         [first, second, minor] => format!("{first:02}{second:02}{minor:02}"),

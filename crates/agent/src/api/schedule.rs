@@ -131,9 +131,9 @@ fn pieces(text: &str) -> Option<Vec<Piece<'_>>> {
         let length = if first.is_ascii_digit() {
             let whole = span(|c| c.is_ascii_digit());
             let after = &rest[whole..];
-            let fraction = after.strip_prefix(['.', ',']).map_or("", |digits| {
-                &digits[..digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len())]
-            });
+            let fraction = after
+                .strip_prefix(['.', ','])
+                .map_or("", |digits| &digits[..digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len())]);
             // 24.12.2030 is a date: a fraction is only what follows seconds, or a whole time of day.
             let is_fraction = !fraction.is_empty() && matches!(found.last(), Some(Piece::Mark(':') | Piece::Word(_)));
             let length = if is_fraction { whole + 1 + fraction.len() } else { whole };
@@ -195,7 +195,8 @@ impl Reading {
             return self.clock(digits, minutes, *fraction, rest);
         }
         if self.date.is_empty()
-            && let [Piece::Mark(mark @ ('-' | '/' | '.')), second @ (Piece::Number(..) | Piece::Word(_)), rest @ ..] = after
+            && let [Piece::Mark(mark @ ('-' | '/' | '.')), second @ (Piece::Number(..) | Piece::Word(_)), rest @ ..] =
+                after
         {
             return self.date_group(digits, *mark, *second, rest);
         }
@@ -204,6 +205,16 @@ impl Reading {
             && matches!(word.to_lowercase().as_str(), "am" | "pm" | "a" | "p" | "h")
         {
             self.time = Some((digits.parse().ok()?, 0, 0, 0));
+            return Some(after);
+        }
+        if let (Some(Piece::Word(unit)), Some(time)) = (after.first(), &mut self.time)
+            && let Some(place) = match unit.to_lowercase().as_str() {
+                "m" | "min" | "minute" | "minutes" => Some(&mut time.1),
+                "s" | "sec" | "second" | "seconds" => Some(&mut time.2),
+                _ => None,
+            }
+        {
+            *place = digits.parse().ok()?;
             return Some(after);
         }
         match digits.len() {
@@ -295,6 +306,7 @@ impl Reading {
         match lower.as_str() {
             "am" | "a" => self.afternoon = Some(false),
             "pm" | "p" => self.afternoon = Some(true),
+            "utc" | "gmt" | "z" if self.time.is_none() => return None,
             "utc" | "gmt" | "z" => {
                 self.offset_s = Some(0);
                 if let [Piece::Mark(sign @ ('+' | '-')), rest @ ..] = after {
@@ -303,7 +315,8 @@ impl Reading {
                     return self.offset(turned, rest);
                 }
             }
-            "t" | "at" | "on" | "and" | "ad" | "of" | "st" | "nd" | "rd" | "th" | "h" | "m" | "s" => {}
+            "t" | "at" | "on" | "and" | "ad" | "of" | "st" | "nd" | "rd" | "th" => {}
+            "h" | "m" | "min" | "s" | "sec" if self.time.is_some() => {}
             day if is_weekday(day) => {}
             // The name of another time zone: names are ambiguous, and count as none.
             zone if self.time.is_some() && zone.len() >= 3 && zone.len() <= 5 && word == word.to_uppercase() => {}
@@ -393,10 +406,22 @@ fn micros(fraction: Option<&str>) -> u32 {
 
 fn month_of(word: &str) -> Option<u32> {
     const MONTHS: [&str; 12] = [
-        "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
+        "january",
+        "february",
+        "march",
+        "april",
+        "may",
+        "june",
+        "july",
+        "august",
+        "september",
+        "october",
+        "november",
         "december",
     ];
-    let index = MONTHS.iter().position(|month| *month == word || *word == month[..3] || (word == "sept" && *month == "september"))?;
+    let index = MONTHS
+        .iter()
+        .position(|month| *month == word || *word == month[..3] || (word == "sept" && *month == "september"))?;
     u32::try_from(index + 1).ok()
 }
 
@@ -435,6 +460,17 @@ mod tests {
             ("24.09.2030 12:00 +00", "2030-09-24T12:00:00+00:00"),
             ("12am +00 2030-09-24", "2030-09-24T00:00:00+00:00"),
             ("23:59+00", "2026-01-15T23:59:00+00:00"),
+            ("12:00+00 2030-09-24", "2030-09-24T12:00:00+00:00"),
+            ("24-Sep-2030 12:00Z", "2030-09-24T12:00:00+00:00"),
+            ("2030-09-24T12:00:00.123456789Z", "2030-09-24T12:00:00.123456+00:00"),
+            ("2030-09T12:00Z", "2030-09-15T12:00:00+00:00"),
+            ("2030-09-24T12:00:00 +02:00", "2030-09-24T12:00:00+02:00"),
+            ("2030-09-24 12h30m Z", "2030-09-24T12:30:00+00:00"),
+            ("2030-09-24 at 12:00 Z", "2030-09-24T12:00:00+00:00"),
+            ("2030.09.24 12:00Z", "2030-09-24T12:00:00+00:00"),
+            ("20300924 12:00Z", "2030-09-24T12:00:00+00:00"),
+            ("2030-09-24T12:00:00+2", "2030-09-24T12:00:00+02:00"),
+            ("2030-09-24T12:30.5Z", "2030-09-24T12:30:30+00:00"),
         ];
         for (text, iso) in rows {
             let scheduled = read(text, "restart", NOW).unwrap_or_else(|refusal| panic!("{text}: {refusal:?}"));
@@ -453,6 +489,16 @@ mod tests {
             ("2030-02-29T12:00+00", 422, "Unable to parse"),
             ("2030-09-24T24:61+00", 422, "Unable to parse"),
             ("tomorrow", 422, "Unable to parse"),
+            ("tomorrow 12:00Z", 422, "Unable to parse"),
+            ("2030-09-24", 400, "Timezone information is mandatory for the scheduled switchover"),
+            ("2030-09-24Z", 422, "Unable to parse"),
+            ("2030-09-24 24:00Z", 422, "Unable to parse"),
+            ("2030-09-24T12:00:60Z", 422, "Unable to parse"),
+            ("2030-W39-2T12:00Z", 422, "Unable to parse"),
+            ("2030-268T12:00Z", 422, "Unable to parse"),
+            ("1916474400", 422, "Unable to parse"),
+            ("2030-09-24T12:00:00+02:00:30", 422, "Unable to parse"),
+            ("30-09-24 12:00Z", 422, "Cannot schedule switchover in the past"),
             ("", 422, "Unable to parse"),
             ("{}", 422, "Unable to parse"),
             ("99999999999999999999", 422, "Unable to parse"),

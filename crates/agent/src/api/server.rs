@@ -153,7 +153,7 @@ impl Shared {
         let live = Live::new(options).await?;
         let old_listen = self.live.borrow().options.listen.clone();
         if listening.is_none() || live.options.listen != old_listen {
-            let listener = self.move_to(&live.options.listen, &old_listen, &mut listening).await?;
+            let listener = self.move_to(&live.options.listen, &mut listening).await?;
             warn_if_open(&live, &listener);
             if let Some(old) = listening.take() {
                 old.stop().await;
@@ -166,22 +166,21 @@ impl Shared {
 
     /// Listens on the new address; where it overlaps with the old one (`*:8008` and `127.0.0.1:8008`), that one is
     /// given up first, and taken again if the new one cannot be had.
-    async fn move_to(
-        self: &Arc<Self>,
-        new: &str,
-        old: &str,
-        listening: &mut Option<Listening>,
-    ) -> Result<TcpListener, ApiError> {
-        match bind(new).await {
-            Err(ApiError::Bind { source, .. }) if source.kind() == io::ErrorKind::AddrInUse && listening.is_some() => {}
-            other => return other,
-        }
-        if let Some(old) = listening.take() {
-            old.stop().await;
-        }
+    async fn move_to(self: &Arc<Self>, new: &str, listening: &mut Option<Listening>) -> Result<TcpListener, ApiError> {
+        let result = bind(new).await;
+        let port = split_listen(new).map(|(_, port)| port);
+        let old = match (&result, listening.take()) {
+            (Err(_), Some(old)) if port == Some(old.address.port()) => old,
+            (_, kept) => {
+                *listening = kept;
+                return result;
+            }
+        };
+        let address = old.address.to_string();
+        old.stop().await;
         let result = bind(new).await;
         if result.is_err() {
-            self.start_listening(bind(old).await?, listening)?;
+            self.start_listening(bind(&address).await?, listening)?;
         }
         result
     }
@@ -237,7 +236,9 @@ fn add_headers(extra: &mut Vec<(HeaderName, HeaderValue)>, wanted: &[(String, St
                 extra.retain(|(known, _)| *known != name);
                 extra.push((name, value));
             }
-            _ => tracing::error!(target: "patroni::api", "restapi: \"{name}: {value}\" is not an HTTP header; left out"),
+            _ => {
+                tracing::error!(target: "patroni::api", "restapi: \"{name}: {value}\" is not an HTTP header; left out")
+            }
         }
     }
 }
@@ -337,7 +338,7 @@ fn connection_limit() -> usize {
     if limit.current.is_some_and(|current| current < reachable) {
         let old = limit.current;
         limit.current = Some(reachable);
-        if setrlimit(Resource::Nofile, limit.clone()).is_err() {
+        if setrlimit(Resource::Nofile, limit).is_err() {
             limit.current = old;
         }
     }

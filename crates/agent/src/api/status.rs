@@ -246,7 +246,93 @@ fn replication_row(row: &Replication) -> Value {
 /// The request as it was made, with its time as it was understood.
 fn scheduled_restart(restart: &ScheduledRestart) -> Value {
     let mut shown = restart.raw.clone();
-    shown.remove("postmaster_start_time");
+    shown.shift_remove("postmaster_start_time");
     shown.insert("schedule".to_owned(), restart.at_text.as_str().into());
     Value::Object(shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use patroni_core::cluster::SyncState;
+    use patroni_core::name::MemberName;
+    use patroni_core::request::RestartConditions;
+    use patroni_core::time::{Moment, WallTime};
+
+    use super::super::sample;
+    use super::*;
+
+    fn text(view: &View, running: Option<&Running>) -> String {
+        crate::json::dumps(&Status::new(view, running, sample::NOW).document(QueueState::default()))
+    }
+
+    /// Bodies of Patroni 4.1.5 as recorded, for the same nodes.
+    #[test]
+    fn documents_are_patronis() {
+        let tail = r#""dcs_last_seen": 1795398572, "tags": {"clonefrom": true, "datacenter": "eu 1", "rack": 7}, "database_system_identifier": "7711177507295976209", "patroni": {"version": "4.1.5", "scope": "batman", "name": "postgresql"#;
+        let primary = sample::view("postgresql0", sample::primary());
+        let head = r#"{"state": "running", "postmaster_start_time": "2026-11-23 01:48:43.649964+00:00", "role": "primary", "server_version": 150018, "xlog": {"location": 67108960}, "timeline": 1, "replication": [{"usename": "replicator", "application_name": "postgresql1", "client_addr": "127.0.0.1", "state": "streaming", "sync_state": "async", "sync_priority": 0}], "#;
+        assert_eq!(text(&primary, Some(&sample::primary())), format!("{head}{tail}0\"}}}}"));
+
+        let mut standby = sample::view("postgresql1", sample::standby());
+        standby.state = State::Starting;
+        let head = r#"{"state": "starting", "postmaster_start_time": "2026-11-23 01:49:27.907407+00:00", "role": "replica", "server_version": 150018, "xlog": {"received_location": 67108960, "replayed_location": 67108960, "replayed_timestamp": null, "paused": false}, "timeline": 1, "replication_state": "streaming", "#;
+        assert_eq!(text(&standby, Some(&sample::standby())), format!("{head}{tail}1\"}}}}"));
+
+        let mut scheduled = primary.clone();
+        scheduled.scheduled_restart = Some(ScheduledRestart {
+            at: WallTime(0),
+            at_text: "2030-01-01T00:00:00+00:00".to_owned(),
+            conditions: RestartConditions::default(),
+            raw: sample::map(
+                json!({"postmaster_start_time": "x", "schedule": "2030-01-01T00:00Z", "restart_pending": true}),
+            ),
+            postmaster_start_time: None,
+        });
+        let head = r#"{"state": "unknown", "role": "primary", "#;
+        let schedule = r#""scheduled_restart": {"schedule": "2030-01-01T00:00:00+00:00", "restart_pending": true}"#;
+        assert_eq!(text(&scheduled, None), format!("{head}{tail}0\"}}, {schedule}}}"));
+    }
+
+    #[test]
+    fn what_is_unusual_is_told() {
+        let mut view = sample::view("postgresql1", sample::standby());
+        let mut settings = (*view.settings).clone();
+        settings.paused = true;
+        settings.synchronous.mode = SynchronousMode::Quorum;
+        view.settings = Arc::new(settings);
+        view.failsafe_until = Some(Moment(sample::NOW.boot.0 * 2));
+        view.watchdog_failed = true;
+        let mut cluster = sample::cluster();
+        cluster.leader = None;
+        cluster.sync = SyncState {
+            leader: Some(MemberName::from("postgresql0")),
+            standbys: vec![MemberName::from("PostgreSQL1")],
+            ..SyncState::default()
+        };
+        view.cluster = Some(Arc::new(cluster));
+        let mut running = sample::standby();
+        running.timeline = None;
+        running.pending_restart = sample::map(json!({"max_connections": {"old_value": "100", "new_value": "101"}}));
+        let status = Status::new(&view, Some(&running), sample::NOW);
+        let document = status.document(QueueState { queued: 3, expected: 2, lost: 1 });
+        for (key, value) in [
+            ("pause", json!(true)),
+            ("cluster_unlocked", json!(true)),
+            ("failsafe_mode_is_active", json!(true)),
+            ("watchdog_failed", json!(true)),
+            ("quorum_standby", json!(true)),
+            ("timeline", Value::Null),
+            ("pending_restart", json!(true)),
+            ("pending_restart_reason", json!({"max_connections": {"old_value": "100", "new_value": "101"}})),
+            ("logger_queue_size", json!(3)),
+            ("logger_records_lost", json!(1)),
+        ] {
+            assert_eq!(document.get(key), Some(&value), "{key}");
+        }
+        // A snapshot that is too old is none.
+        view.dcs_last_seen = Some(WallTime(sample::NOW.wall.0 - 30_000));
+        assert!(Status::new(&view, Some(&running), sample::NOW).cluster().is_none());
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use patroni_core::JsonMap;
-use patroni_core::cluster::Cluster;
+use patroni_core::cluster::{Cluster, FailoverRequest, Schedule, Version};
 use patroni_core::facts::Outcome;
 use patroni_core::name::MemberName;
 use patroni_core::peer::Peer;
@@ -12,8 +12,7 @@ use patroni_core::python::PythonText;
 use patroni_core::settings::SynchronousMode;
 use patroni_core::tags::truthy;
 use patroni_core::time::WallTime;
-use patroni_dcs::{Expected, Key};
-use serde_json::{Value, json};
+use patroni_dcs::{Expected, Key, wire};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::cluster::Flags;
@@ -76,8 +75,9 @@ pub(crate) async fn post(state: &ApiState, action: Action, body: &JsonMap) -> Re
         {
             return Reply::text(412, reason);
         }
-        let expected = cluster.failover.as_ref().map_or(Expected::Absent, |old| Expected::Version(old.version));
-        match state.dcs.write(Key::Failover, &order.value(), expected).await {
+        // Patroni leaves an empty object where there was a request: that key is no request, but it is not absent.
+        let expected = cluster.failover.as_ref().map_or(Expected::Anything, |old| Expected::Version(old.version));
+        match state.dcs.write(Key::Failover, &wire::failover(&order.request()), expected).await {
             Outcome::Refused => continue,
             Outcome::Done(_) => {}
             Outcome::Failed(_) | Outcome::Unknown(_) => break,
@@ -101,9 +101,8 @@ pub(crate) async fn delete(state: &ApiState) -> Reply {
     let Some(version) = scheduled.map(|request| request.version) else {
         return Reply::text(404, "no switchover is scheduled");
     };
-    // Patroni empties the key and leaves its removal to the leader; so do we, for leaders of either kind.
-    match state.dcs.write(Key::Failover, "{}", Expected::Version(version)).await {
-        Outcome::Done(_) => {
+    match state.dcs.delete(Key::Failover, Expected::Version(version)).await {
+        Outcome::Done(()) => {
             state.signal(Signal::Wake);
             Reply::text(200, "scheduled switchover deleted")
         }
@@ -123,7 +122,8 @@ struct Order {
 
 impl Order {
     fn read(action: Action, body: &JsonMap, cluster: &Cluster, now: WallTime) -> Result<Self, (u16, String)> {
-        let text = |key: &str| body.get(key).filter(|value| truthy(value)).map(|value| value.python_text().into_owned());
+        let text =
+            |key: &str| body.get(key).filter(|value| truthy(value)).map(|value| value.python_text().into_owned());
         let leader = text("leader").map(MemberName::new);
         let candidate = text("candidate").or_else(|| text("member")).map(MemberName::new);
         let schedule = text("scheduled_at");
@@ -170,19 +170,14 @@ impl Order {
         Ok(Order { action, leader, candidate, scheduled })
     }
 
-    /// The value of the key `/failover`.
-    fn value(&self) -> String {
-        let mut value = JsonMap::new();
-        if let Some(leader) = &self.leader {
-            value.insert("leader".to_owned(), leader.as_str().into());
+    /// The request as the store keeps it. Its version plays no part in writing it.
+    fn request(&self) -> FailoverRequest {
+        FailoverRequest {
+            version: Version(0),
+            leader: self.leader.clone(),
+            candidate: self.candidate.clone(),
+            scheduled_at: self.scheduled.clone().map(|time| Schedule::At(time.at, time.text)),
         }
-        if let Some(candidate) = &self.candidate {
-            value.insert("member".to_owned(), candidate.as_str().into());
-        }
-        if let Some(scheduled) = &self.scheduled {
-            value.insert("scheduled_at".to_owned(), json!(scheduled.text));
-        }
-        Value::Object(value).to_string()
     }
 }
 
@@ -191,7 +186,7 @@ async fn is_possible(state: &ApiState, cluster: &Cluster, order: &Order) -> Resu
     let members = candidates(cluster, order)?;
     let http = state.http.borrow().clone();
     let answers = peers::poll(&http, &members, peers::STATUS_LIMIT).await;
-    if answers.values().any(|peer| may_take_over(peer)) {
+    if answers.values().any(may_take_over) {
         return Ok(());
     }
     Err(format!("{} is not possible: no good candidates have been found", order.action.name()))

@@ -1,0 +1,270 @@
+//! The configuration in force, where it comes from, and whom it has to be told.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use patroni_config::{Config, ConfigError, Loaded, Purpose, Source, cache};
+use patroni_core::JsonMap;
+use patroni_core::cluster::{ClusterConfig, Version};
+use patroni_core::facts::Facts;
+use patroni_core::server::{Role, Running};
+use patroni_core::settings::Settings;
+use patroni_core::view::{Addresses, View};
+use patroni_http::HttpClient;
+use patroni_postgres::conf::FileOptions;
+use patroni_postgres::control::Control;
+use patroni_postgres::options::ServerOptions;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::api::Api;
+use crate::log::Log;
+use crate::maintenance::Maintenance;
+use crate::node::running;
+use crate::options;
+
+/// How long PostgreSQL may take to compare its settings with new ones.
+const COMPARE_LIMIT: Duration = Duration::from_secs(3);
+
+/// How long settings take effect after a reload, before it is asked which wait for a restart.
+const RELOAD_TAKES_EFFECT: Duration = Duration::from_millis(300);
+
+/// The configuration of this agent.
+pub struct Configuration {
+    config: Arc<Config>,
+    settings: Arc<Settings>,
+    server: watch::Sender<Arc<ServerOptions>>,
+    addresses: Addresses,
+    /// The version of `/config` that was looked at last.
+    seen: Option<Version>,
+    /// PostgreSQL has not been told of the configuration in force.
+    untold: Option<Untold>,
+    http: HttpClient,
+    /// The API and the log take new settings by themselves; they are there once the agent is up.
+    api: Option<Arc<Api>>,
+    log: Arc<Log>,
+    saved: JsonMap,
+}
+
+/// What PostgreSQL has to be told, and how thoroughly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Untold {
+    /// The agent has just started: a running server was started by another one.
+    Adopted,
+    /// Settings changed.
+    Changed,
+    /// An operator asked for a reload: everything is written again.
+    Asked,
+}
+
+impl Configuration {
+    /// Takes over the configuration read at start, with the content of `/config` if that could be read.
+    ///
+    /// # Errors
+    /// A certificate cannot be used.
+    pub fn new(config: Arc<Config>, log: Arc<Log>) -> Result<Self, patroni_http::TlsError> {
+        let config = with_bootstrap_defaults(config);
+        let server = Arc::new(options::server_options(&config));
+        let http = HttpClient::new(options::client_options(&config))?;
+        Ok(Configuration {
+            settings: Arc::new(config.settings().clone()),
+            addresses: options::addresses(&config, &server, &options::file_options(&config)),
+            server: watch::Sender::new(server),
+            seen: None,
+            untold: Some(Untold::Adopted),
+            http,
+            api: None,
+            log,
+            saved: JsonMap::new(),
+            config,
+        })
+    }
+
+    /// The API is there: it learns of reloads from now on.
+    pub fn serve(&mut self, api: Arc<Api>) {
+        self.api = Some(api);
+    }
+
+    /// What decisions depend on.
+    pub fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings)
+    }
+
+    /// Everything.
+    pub fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    /// Where others reach this node.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// How the local server is started and reached, and its changes.
+    pub fn server_options(&self) -> watch::Receiver<Arc<ServerOptions>> {
+        self.server.subscribe()
+    }
+
+    /// What PostgreSQL's files should say.
+    pub fn file_options(&self) -> Arc<FileOptions> {
+        Arc::new(options::file_options(&self.config))
+    }
+
+    /// How peers are asked.
+    pub fn http_client(&self) -> HttpClient {
+        self.http.clone()
+    }
+
+    /// Takes over what the store says. Garbage, or nothing, leaves the configuration in force.
+    pub fn take_dynamic(&mut self, stored: Option<&ClusterConfig>) {
+        let Some(stored) = stored.filter(|stored| self.seen != Some(stored.version)) else { return };
+        self.seen = Some(stored.version);
+        let Some(data) = stored.data.as_ref().filter(|data| !data.is_empty()) else {
+            tracing::warn!("the key /config holds no configuration; the one before stays in force");
+            return;
+        };
+        self.take(self.config.with_dynamic(stored.version, data.clone()), Untold::Changed);
+    }
+
+    /// The dynamic configuration for a store that has none.
+    pub fn dynamic_to_store(&self) -> JsonMap {
+        self.config.dynamic().clone()
+    }
+
+    /// Reads files and environment again, as SIGHUP and POST `/reload` ask. On an error the old settings stay.
+    pub async fn reload(&mut self) {
+        let config = Arc::clone(&self.config);
+        match tokio::task::spawn_blocking(move || config.reload()).await {
+            Ok(Ok(loaded)) => {
+                if !loaded.changed {
+                    tracing::info!("No local configuration items changed.");
+                }
+                self.take(loaded, Untold::Asked);
+            }
+            Ok(Err(error)) => tracing::error!("{}", kept(&self.config, &error)),
+            Err(error) => tracing::error!("the configuration could not be read: {error}"),
+        }
+        self.reload_parts().await;
+    }
+
+    async fn reload_parts(&mut self) {
+        match HttpClient::new(options::client_options(&self.config)) {
+            Ok(http) => self.http = http,
+            Err(error) => tracing::error!("ctl: {error}; the settings before stay in force"),
+        }
+        if let Err(error) = self.log.reconfigure(&options::log_options(&self.config.log)) {
+            tracing::error!("log: {error}; the settings before stay in force");
+        }
+        if let Some(api) = &self.api
+            && let Err(error) = api.reload(options::api_options(&self.config)).await
+        {
+            tracing::error!("{error}; the settings before stay in force");
+        }
+    }
+
+    fn take(&mut self, loaded: Loaded, untold: Untold) {
+        for warning in &loaded.warnings {
+            tracing::warn!("{warning}");
+        }
+        self.config = loaded.config;
+        self.settings = Arc::new(self.config.settings().clone());
+        if !loaded.changed && untold != Untold::Asked {
+            return;
+        }
+        let server = Arc::new(options::server_options(&self.config));
+        self.addresses = options::addresses(&self.config, &server, &options::file_options(&self.config));
+        if self.untold.is_none_or(|before| before != Untold::Adopted) {
+            self.untold = Some(untold);
+        }
+    }
+
+    /// Tells PostgreSQL what it has not been told yet. Needs the handle, so it waits for a job to end.
+    pub async fn apply(&mut self, control: &mut Control, maintenance: &mut Maintenance, facts: &Facts) {
+        let Some(untold) = self.untold else { return };
+        let server = Arc::new(options::server_options(&self.config));
+        let Some(running) = running(&facts.server) else {
+            if untold == Untold::Adopted && !matches!(facts.server.postmaster, patroni_core::server::Postmaster::Stopped(_)) {
+                return;
+            }
+            control.conf().set_options(Arc::clone(&server), self.file_options());
+            self.server.send_replace(server);
+            self.untold = None;
+            return;
+        };
+        match timeout(COMPARE_LIMIT * 2, self.tell(control, running, server, untold)).await {
+            Ok(Ok(pending)) => {
+                maintenance.set_pending_restart(running, pending);
+                self.untold = None;
+            }
+            Ok(Err(error)) => tracing::warn!("PostgreSQL could not be told the new configuration: {error}"),
+            Err(_) => tracing::warn!("PostgreSQL could not be told the new configuration in time; will try again"),
+        }
+    }
+
+    async fn tell(
+        &mut self,
+        control: &mut Control,
+        running: &Running,
+        server: Arc<ServerOptions>,
+        untold: Untold,
+    ) -> patroni_postgres::Result<JsonMap> {
+        let connection = control.monitor().connect("configuration").await?;
+        if untold == Untold::Adopted {
+            control.adopt(if running.wal.is_standby() { Role::Replica } else { Role::Primary }).await?;
+        }
+        let force = untold != Untold::Changed;
+        let files = self.file_options();
+        let reload = control.conf().reload(Arc::clone(&server), files, &connection, force, COMPARE_LIMIT).await?;
+        if !reload.address_changed {
+            self.server.send_replace(server);
+        }
+        if reload.written {
+            control.reload(untold != Untold::Adopted).await?;
+            tokio::time::sleep(RELOAD_TAKES_EFFECT).await;
+        }
+        let programs = control.options().programs();
+        control.conf().pending_restart(&connection, &programs, &reload.pending_restart, COMPARE_LIMIT).await
+    }
+
+    /// Keeps a copy of the dynamic configuration in the data directory, from which a wiped store is restored.
+    pub fn save_dynamic(&mut self, view: &View) {
+        let known = view.cluster.as_ref().is_some_and(|cluster| cluster.config.is_some());
+        if view.role == Role::Uninitialized || !known || self.saved == *self.config.dynamic() {
+            return;
+        }
+        self.saved = self.config.dynamic().clone();
+        let (data_dir, dynamic) = (self.config.postgresql.data_dir.clone(), self.saved.clone());
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = cache::save(&data_dir, &dynamic) {
+                tracing::error!("failed to save {}: {error}", cache::path(&data_dir).display());
+            }
+        });
+    }
+}
+
+/// Reads the configuration at start.
+///
+/// # Errors
+/// It cannot be read, or cannot be used.
+pub fn load(source: Source) -> Result<Loaded, ConfigError> {
+    Config::load(source, Purpose::Agent)
+}
+
+/// Until the store says otherwise, a node that has no copy of the dynamic configuration goes by `bootstrap.dcs`.
+fn with_bootstrap_defaults(config: Arc<Config>) -> Arc<Config> {
+    match &config.bootstrap {
+        Some(bootstrap) if config.dynamic().is_empty() && !bootstrap.dcs.is_empty() => {
+            let loaded = config.with_dynamic(Version(0), bootstrap.dcs.clone());
+            for warning in &loaded.warnings {
+                tracing::warn!("bootstrap.dcs: {warning}");
+            }
+            loaded.config
+        }
+        Some(_) | None => config,
+    }
+}
+
+fn kept(config: &Config, error: &ConfigError) -> String {
+    let path = config.path().map_or_else(|| "the environment".to_owned(), |path| path.display().to_string());
+    format!("Failed to reload {path}: {error}. The settings before stay in force")
+}

@@ -1,0 +1,262 @@
+//! Long actions: one at a time, each owning [`Control`] while it works.
+//!
+//! The loop starts a job, looks at its stage, and takes note of its end; it never waits for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use patroni_core::decide::title;
+use patroni_core::facts::JobFact;
+use patroni_core::job::{DemoteMode, Job, JobOutcome, JobView, Stage, Upstream};
+use patroni_core::plan::JobOrder;
+use patroni_core::server::Role;
+use patroni_core::settings::{Settings, SynchronousMode};
+use patroni_core::time::Moment;
+use patroni_postgres::Error;
+use patroni_postgres::callbacks::CallbackAction;
+use patroni_postgres::cancel::{Cancel, Progress};
+use patroni_postgres::control::{Control, Mode, Promoted, StartOptions, Started, StopOptions};
+use tokio::sync::oneshot::error::TryRecvError;
+use tokio::sync::{Notify, oneshot, watch};
+
+use crate::rewind;
+
+/// How long a promotion is waited for. It goes on beyond; the ticks then see what became of it.
+const PROMOTION_LIMIT: Duration = Duration::from_secs(60);
+
+/// The job that runs, or the handle it would need.
+pub struct Jobs {
+    /// Here while no job has it.
+    control: Option<Box<Control>>,
+    running: Option<RunningJob>,
+    /// To be started when the running one, which was cancelled for it, is gone.
+    next: Option<Job>,
+    ended: Option<(Job, JobOutcome)>,
+    /// Makes a new handle, should a job die with the old one.
+    make_control: Box<dyn Fn() -> Control + Send + Sync>,
+    woken: Arc<Notify>,
+}
+
+struct RunningJob {
+    job: Job,
+    since: Moment,
+    cancel: Cancel,
+    stage: watch::Receiver<Stage>,
+    end: oneshot::Receiver<(Box<Control>, JobOutcome)>,
+}
+
+impl Jobs {
+    /// No job yet. `woken` is notified when a job ends, or reaches a stage that the loop waits for.
+    pub fn new(make_control: impl Fn() -> Control + Send + Sync + 'static, woken: Arc<Notify>) -> Self {
+        let control = Some(Box::new(make_control()));
+        Jobs { control, running: None, next: None, ended: None, make_control: Box::new(make_control), woken }
+    }
+
+    /// The handle of the server, while no job has it.
+    pub fn control(&mut self) -> Option<&mut Control> {
+        self.control.as_deref_mut()
+    }
+
+    /// What a tick should know. The end of a job is told once.
+    pub fn fact(&mut self, settings: &Arc<Settings>, now: Moment) -> JobFact {
+        self.collect(settings, now);
+        match (&self.running, self.ended.take()) {
+            (Some(running), _) => JobFact::Running(running.view()),
+            (None, Some((job, outcome))) => JobFact::Ended(job, outcome),
+            (None, None) => JobFact::Idle,
+        }
+    }
+
+    /// The job that runs.
+    pub fn view(&self) -> Option<JobView> {
+        self.running.as_ref().map(RunningJob::view)
+    }
+
+    /// Carries out what a tick decided about jobs.
+    pub fn apply(&mut self, order: JobOrder, settings: &Arc<Settings>, now: Moment) {
+        match order {
+            JobOrder::Keep => {}
+            JobOrder::Cancel => self.cancel(),
+            JobOrder::Start(job) => self.start(job, settings, now),
+            JobOrder::Replace(job) => {
+                self.cancel();
+                self.next = Some(job);
+                self.collect(settings, now);
+            }
+        }
+    }
+
+    fn cancel(&mut self) {
+        if let Some(running) = &self.running {
+            tracing::info!("cancelling {}", title(&running.job));
+            running.cancel.cancel();
+        }
+    }
+
+    /// Takes the handle back from a job that has ended, and starts the one that waits for it.
+    fn collect(&mut self, settings: &Arc<Settings>, now: Moment) {
+        if let Some(running) = &mut self.running {
+            let (control, outcome) = match running.end.try_recv() {
+                Ok(end) => end,
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Closed) => {
+                    let why = "internal error, see the log".to_owned();
+                    (Box::new((self.make_control)()), JobOutcome::Failed(why))
+                }
+            };
+            self.ended = Some((running.job.clone(), outcome));
+            self.control = Some(control);
+            self.running = None;
+        }
+        if let Some(job) = self.next.take() {
+            self.ended = None;
+            self.start(job, settings, now);
+        }
+    }
+
+    fn start(&mut self, job: Job, settings: &Arc<Settings>, now: Moment) {
+        let Some(control) = self.control.take() else {
+            tracing::error!("{} was ordered while another action runs; please report it as a BUG", title(&job));
+            return;
+        };
+        let cancel = Cancel::new();
+        let (progress, stage) = Progress::new();
+        watch_stage(stage.clone(), Arc::clone(&self.woken));
+        let end = spawn(control, job.clone(), Arc::clone(settings), cancel.clone(), progress, Arc::clone(&self.woken));
+        self.running = Some(RunningJob { job, since: now, cancel, stage, end });
+    }
+}
+
+impl RunningJob {
+    fn view(&self) -> JobView {
+        JobView {
+            job: self.job.clone(),
+            title: title(&self.job),
+            since: self.since,
+            stage: self.stage.borrow().clone(),
+        }
+    }
+}
+
+/// Wakes the loop when PostgreSQL has reached a point that a decision waits for.
+fn watch_stage(mut stage: watch::Receiver<Stage>, woken: Arc<Notify>) {
+    tokio::spawn(async move {
+        while stage.changed().await.is_ok() {
+            if matches!(*stage.borrow_and_update(), Stage::ShutDown { .. }) {
+                woken.notify_one();
+            }
+        }
+    });
+}
+
+fn spawn(
+    mut control: Box<Control>,
+    job: Job,
+    settings: Arc<Settings>,
+    cancel: Cancel,
+    progress: Progress,
+    woken: Arc<Notify>,
+) -> oneshot::Receiver<(Box<Control>, JobOutcome)> {
+    let (sender, receiver) = oneshot::channel();
+    tokio::spawn(async move {
+        // Dropped last, however this ends: the loop then finds the outcome, or that there will be none.
+        let _wake = WakeOnDrop(woken);
+        let outcome = match run(&mut control, &job, &settings, &cancel, &progress).await {
+            Ok(outcome) => outcome,
+            Err(Error::Cancelled) => JobOutcome::Cancelled,
+            Err(error) => JobOutcome::Failed(error.to_string()),
+        };
+        let _ = sender.send((control, outcome));
+    });
+    receiver
+}
+
+struct WakeOnDrop(Arc<Notify>);
+
+impl Drop for WakeOnDrop {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+async fn run(
+    control: &mut Control,
+    job: &Job,
+    settings: &Settings,
+    cancel: &Cancel,
+    progress: &Progress,
+) -> Result<JobOutcome, Error> {
+    match job {
+        Job::Bootstrap => control.bootstrap(cancel, progress).await.map(|()| JobOutcome::Done),
+        Job::Clone { source, follow } => {
+            control.clone_member(source.as_ref(), cancel, progress).await?;
+            start_standby(control, follow, Role::Replica, cancel, progress).await
+        }
+        Job::Reinitialize { source, follow } => {
+            control.stop(StopOptions::immediate(), cancel, progress).await?;
+            control.clone_member(Some(source), cancel, progress).await?;
+            start_standby(control, follow, Role::Replica, cancel, progress).await
+        }
+        Job::Start { role: Role::Primary, .. } => {
+            let timeout = Some(settings.primary_start_timeout).filter(|timeout| !timeout.is_zero());
+            let start = StartOptions { role: Role::Primary, follow: None, timeout, callback: Some(CallbackAction::OnStart) };
+            control.start(start, cancel, progress).await.map(started)
+        }
+        Job::Start { role, follow, .. } => start_standby(control, follow, *role, cancel, progress).await,
+        Job::Restart => control.restart(None, Some(CallbackAction::OnRestart), cancel, progress).await.map(started),
+        Job::Follow { upstream, restart } => {
+            let role = control.role();
+            control.follow(upstream.clone(), role, *restart, cancel, progress).await.map(started)
+        }
+        Job::Promote => control.promote(PROMOTION_LIMIT, cancel, progress).await.map(|promoted| match promoted {
+            Promoted::Done => JobOutcome::Done,
+            Promoted::PrePromoteFailed => JobOutcome::PrePromoteFailed,
+            Promoted::StillInRecovery => JobOutcome::StillStarting,
+        }),
+        Job::Demote(mode) => control.stop(demotion(*mode, settings), cancel, progress).await.map(|_| JobOutcome::Done),
+        Job::CrashRecovery => control.crash_recovery(cancel, progress).await.map(|()| JobOutcome::Done),
+        Job::Rewind { source } => rewind::run(control, source, settings, cancel, progress).await,
+        Job::Shutdown => {
+            let stop = StopOptions { report_shutdown: true, ..StopOptions::planned() };
+            control.stop(stop, cancel, progress).await.map(|_| JobOutcome::Done)
+        }
+        Job::StopImmediate => control.stop(StopOptions::immediate(), cancel, progress).await.map(|_| JobOutcome::Done),
+    }
+}
+
+async fn start_standby(
+    control: &mut Control,
+    follow: &Upstream,
+    role: Role,
+    cancel: &Cancel,
+    progress: &Progress,
+) -> Result<JobOutcome, Error> {
+    control.follow(follow.clone(), role, false, cancel, progress).await.map(started)
+}
+
+fn started(started: Started) -> JobOutcome {
+    match started {
+        Started::Running => JobOutcome::Done,
+        Started::StillStarting => JobOutcome::StillStarting,
+    }
+}
+
+fn demotion(mode: DemoteMode, settings: &Settings) -> StopOptions {
+    let synchronous = settings.synchronous.mode != SynchronousMode::Off && !settings.primary_stop_timeout.is_zero();
+    match mode {
+        DemoteMode::Graceful => StopOptions {
+            report_shutdown: true,
+            timeout: synchronous.then_some(settings.primary_stop_timeout),
+            ..StopOptions::planned()
+        },
+        // What is left of the lease is short: a shutdown that takes longer becomes immediate.
+        DemoteMode::Offline => StopOptions {
+            mode: Mode::Fast,
+            checkpoint: false,
+            report_shutdown: false,
+            timeout: Some(settings.ttl / 12),
+            callback: true,
+        },
+        DemoteMode::Immediate | DemoteMode::ImmediateNolock => StopOptions::immediate(),
+    }
+}

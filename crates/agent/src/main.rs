@@ -1,0 +1,83 @@
+//! `patroni`: the agent beside a PostgreSQL server.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use patroni_agent::log::Log;
+use patroni_agent::{agent, configuration, guard, options};
+use patroni_config::{Environment, Source};
+use patroni_core::COMPATIBLE_VERSION;
+use patroni_core::plan::Exit;
+
+/// PostgreSQL high availability: one agent beside each server.
+#[derive(Parser)]
+#[command(name = "patroni", disable_version_flag = true)]
+struct Arguments {
+    /// Show the version and exit
+    #[arg(long)]
+    version: bool,
+    /// Run config validator and exit
+    #[arg(long)]
+    validate_config: bool,
+    /// Ignore `listen` ports already in use. Can only be used with --validate-config
+    #[arg(long, short, requires = "validate_config")]
+    ignore_listen_port: bool,
+    /// Print out local configuration (incl. environment configuration overrides). Can only be used with --validate-config
+    #[arg(long, short, requires = "validate_config")]
+    print: bool,
+    /// Hold the end of the lease for this data directory (started by the agent itself)
+    #[arg(long, hide = true, value_name = "DATA_DIR")]
+    guard: Option<PathBuf>,
+    /// Patroni may also read the configuration from the PATRONI_CONFIGURATION environment variable
+    configfile: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if arguments.guard.is_some() {
+        return exit_of(guard::process::run().map_err(Into::into).map(|()| Exit::Clean));
+    }
+    if arguments.version {
+        println!("patroni {COMPATIBLE_VERSION} (patroni-rs {})", env!("CARGO_PKG_VERSION"));
+        return ExitCode::SUCCESS;
+    }
+    exit_of(run(&arguments))
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
+    let source = Source::new(arguments.configfile.as_deref(), Environment::of_process());
+    let loaded = configuration::load(source)?;
+    if rustix::process::geteuid().is_root() {
+        anyhow::bail!(
+            "PostgreSQL refuses to run as root, so patroni does too: start it as the user that owns the data \
+             directory, such as postgres"
+        );
+    }
+    let log = Arc::new(Log::start(&options::log_options(&loaded.config.log))?);
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let exit = runtime.block_on(agent::run(loaded, Arc::clone(&log)));
+    if let Err(error) = &exit {
+        tracing::error!(critical = true, "{error:#}");
+    }
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    if let Ok(log) = Arc::try_unwrap(log) {
+        log.shutdown();
+    }
+    exit
+}
+
+fn exit_of(result: anyhow::Result<Exit>) -> ExitCode {
+    match result {
+        Ok(Exit::Clean) => ExitCode::SUCCESS,
+        Ok(Exit::Fatal) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("patroni: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

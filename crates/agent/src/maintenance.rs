@@ -1,0 +1,242 @@
+//! What a running server needs beside decisions: replication slots, the first checkpoint of a new primary, what waits for
+//! a restart. None of it holds up a tick: it runs in the background, each under a limit, one of a kind at a time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use patroni_core::JsonMap;
+use patroni_core::cluster::Cluster;
+use patroni_core::facts::{Facts, RewindCheck, UpstreamCheck};
+use patroni_core::history::{NewTimeline, cluster_history, parse_history};
+use patroni_core::job::{Upstream, UpstreamMember};
+use patroni_core::lsn::Timeline;
+use patroni_core::plan::Plan;
+use patroni_core::server::{DataDir, Postmaster, Role, Running, Server};
+use patroni_core::settings::Settings;
+use patroni_core::slots::{self, Node as SlotNode, Retained, Situation, published_slots, wanted_slots};
+use patroni_dcs::LeaderUpdate;
+use patroni_postgres::conf::RunningRecovery;
+use patroni_postgres::monitor::Monitor;
+use patroni_postgres::sql::{Connection, UNLIMITED};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::jobs::Jobs;
+use crate::notes;
+use crate::rewind;
+use crate::node::running;
+
+/// How long the changes of slots of one tick may take.
+const SLOTS_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long the change of one slot may take.
+const SLOT_LIMIT: Duration = Duration::from_secs(3);
+
+/// How long the checkpoint of a new primary may take.
+const CHECKPOINT_LIMIT: Duration = Duration::from_secs(3600);
+
+/// The background work of one node.
+pub struct Maintenance {
+    monitor: Monitor,
+    /// When members were last seen, while this node leads.
+    retained: Option<Retained>,
+    slots: Option<JoinHandle<()>>,
+    checkpoint: Option<JoinHandle<()>>,
+    /// What waits for a restart of the server that was started at this time.
+    pending: Option<(String, JsonMap)>,
+    /// For questions to the server that are asked in a tick.
+    connection: Option<Connection>,
+}
+
+impl Maintenance {
+    /// Nothing is under way.
+    pub fn new(monitor: Monitor) -> Self {
+        Maintenance { monitor, retained: None, slots: None, checkpoint: None, pending: None, connection: None }
+    }
+
+    /// Remembers what waits for a restart of this server.
+    pub fn set_pending_restart(&mut self, running: &Running, pending: JsonMap) {
+        self.pending = Some((running.start_time.clone(), pending));
+    }
+
+    /// The server as inspected, with what is known to wait for its restart.
+    pub fn with_pending_restart(&self, mut server: Server) -> Server {
+        if let Postmaster::Running(running) = &mut server.postmaster
+            && let Some((start_time, pending)) = &self.pending
+            && *start_time == running.start_time
+        {
+            running.pending_restart = pending.clone();
+        }
+        server
+    }
+
+    /// What the leader tells with a renewal of its lease.
+    pub fn leader_update(&mut self, facts: &Facts, running: Option<&Running>) -> LeaderUpdate {
+        let (Ok(cluster), Some(running)) = (&facts.cluster, running) else { return LeaderUpdate::default() };
+        let settings = &facts.settings;
+        let position = running.wal.position();
+        let now = facts.now.boot;
+        let role = if running.wal.is_standby() { Role::StandbyLeader } else { Role::Primary };
+        let node = SlotNode { name: &settings.name, role, tags: &settings.tags };
+        let (wanted, _) = wanted_slots(settings, cluster, &node);
+        let slots = published_slots(settings, cluster, &settings.name, position, &wanted, &running.slots);
+        let retained = self.retained.get_or_insert_with(|| Retained::since_promotion(cluster, now));
+        for note in retained.update(settings, cluster, &settings.name, &slots, now) {
+            notes::of_planner(&note);
+        }
+        LeaderUpdate {
+            last_lsn: Some(position),
+            slots,
+            retain_slots: retained.names(),
+            failsafe: settings.failsafe_mode.then(|| failsafe_members(cluster, facts)),
+        }
+    }
+
+    /// The value `/history` should have; `None`: it has it.
+    ///
+    /// # Errors
+    /// The history file cannot be read.
+    pub async fn history(&self, timeline: Timeline, cluster: &Cluster, settings: &Settings) -> Result<Option<String>, String> {
+        let stored = cluster.history.as_ref().map_or(&[][..], |history| &history.lines);
+        let path = self.monitor.options().data_dir.join(format!("pg_wal/{:08X}.history", timeline.0));
+        let (text, time) = if timeline == Timeline(1) {
+            (String::new(), String::new())
+        } else {
+            let error = |error: std::io::Error| format!("{}: {error}", path.display());
+            let text = tokio::fs::read_to_string(&path).await.map_err(error)?;
+            let modified = tokio::fs::metadata(&path).await.and_then(|file| file.modified()).map_err(error)?;
+            (text, iso_time(modified))
+        };
+        let new = NewTimeline { time: &time, leader: settings.name.as_str() };
+        Ok(cluster_history(stored, timeline, &parse_history(&text), &new, settings.max_timelines_history))
+    }
+
+    /// Compares timeline and position with those of a primary.
+    pub async fn check_rewind(
+        &self,
+        jobs: &mut Jobs,
+        source: &UpstreamMember,
+        facts: &Facts,
+        limit: Duration,
+    ) -> RewindCheck {
+        let Some(control) = jobs.control() else { return RewindCheck::Unclear("an action is in progress".to_owned()) };
+        let system_id = match &facts.server.data_dir {
+            DataDir::Present(id) => Some(*id),
+            DataDir::Empty | DataDir::Inaccessible(_) | DataDir::Invalid(_) => None,
+        };
+        match timeout(limit, rewind::check(control, source, &facts.settings, system_id)).await {
+            Ok(check) => check,
+            Err(_) => RewindCheck::Unclear(format!("no answer within {limit:?}")),
+        }
+    }
+
+    /// Compares what the standby follows with what it should follow.
+    ///
+    /// # Errors
+    /// The server does not tell, or an action is in progress.
+    pub async fn check_upstream(
+        &mut self,
+        jobs: &mut Jobs,
+        upstream: &Upstream,
+        limit: Duration,
+    ) -> Result<UpstreamCheck, String> {
+        let connection = match self.connection.take().filter(|connection| !connection.is_closed()) {
+            Some(connection) => connection,
+            None => self.monitor.connect("restapi").await.map_err(|error| error.to_string())?,
+        };
+        let recovery = RunningRecovery::read(&connection, limit).await.map_err(|error| error.to_string())?;
+        self.connection = Some(connection);
+        let Some(control) = jobs.control() else { return Err("an action is in progress".to_owned()) };
+        control.conf().check_upstream(upstream, &recovery).await.map_err(|error| error.to_string())
+    }
+
+    /// Starts what the tick calls for.
+    pub fn after_tick(&mut self, plan: &Plan, facts: &Facts, woken: &Arc<Notify>) {
+        if plan.memory.lease_until.is_none() {
+            self.retained = None;
+        }
+        let Some(running) = running(&facts.server) else {
+            self.connection = None;
+            return;
+        };
+        if plan.sync_slots {
+            self.sync_slots(plan, facts, running);
+        }
+        let leads = plan.memory.lease_until.is_some() && !running.wal.is_standby();
+        if leads && plan.memory.checkpoint_pending && !is_running(self.checkpoint.as_ref()) {
+            self.checkpoint = Some(tokio::spawn(checkpoint(self.monitor.clone(), Arc::clone(woken))));
+        }
+    }
+
+    fn sync_slots(&mut self, plan: &Plan, facts: &Facts, running: &Running) {
+        let (Ok(cluster), settings) = (&facts.cluster, &facts.settings) else { return };
+        if is_running(self.slots.as_ref()) {
+            return;
+        }
+        let role = if running.wal.is_standby() { plan.memory.role } else { Role::Primary };
+        let node = SlotNode { name: &settings.name, role, tags: &settings.tags };
+        let (wanted, told) = wanted_slots(settings, cluster, &node);
+        told.iter().for_each(notes::of_planner);
+        let leads = cluster.leader_name() == Some(&settings.name);
+        let situation = Situation {
+            paused: settings.paused,
+            clean_inactive: !cluster.is_unlocked() && (!leads || !running.wal.is_standby()),
+        };
+        let changes = slots::plan(&wanted, &running.slots, &settings.slots.ignore, situation);
+        if changes.is_empty() {
+            return;
+        }
+        let monitor = self.monitor.clone();
+        self.slots = Some(tokio::spawn(async move {
+            let work = async {
+                let connection = monitor.connect("slots").await?;
+                patroni_postgres::slots::apply(&connection, &changes, SLOT_LIMIT).await;
+                Ok::<(), patroni_postgres::Error>(())
+            };
+            match timeout(SLOTS_LIMIT, work).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!("replication slots could not be changed: {error}"),
+                Err(_) => tracing::error!("replication slots could not be changed within {SLOTS_LIMIT:?}"),
+            }
+        }));
+    }
+}
+
+/// Writes the first checkpoint of a new primary: until then pg_rewind takes it for what it was before.
+async fn checkpoint(monitor: Monitor, woken: Arc<Notify>) {
+    let work = async {
+        let connection = Connection::open(&monitor.options().local_superuser(), "Patroni checkpoint", UNLIMITED).await?;
+        connection.query_within("CHECKPOINT", CHECKPOINT_LIMIT).await?;
+        Ok::<(), patroni_postgres::Error>(())
+    };
+    match work.await {
+        Ok(()) => woken.notify_one(),
+        Err(error) => {
+            tracing::warn!("CHECKPOINT after the promotion failed: {error}");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+fn is_running(task: Option<&JoinHandle<()>>) -> bool {
+    task.is_some_and(|task| !task.is_finished())
+}
+
+fn failsafe_members(
+    cluster: &Cluster,
+    facts: &Facts,
+) -> std::collections::BTreeMap<patroni_core::name::MemberName, String> {
+    let others = cluster.members.values().filter_map(|m| Some((m.name.clone(), m.data.api_url.clone()?)));
+    let own = (facts.settings.name.clone(), facts.api_url.clone());
+    std::iter::once(own).chain(others).collect()
+}
+
+/// ISO 8601 with the offset of this machine, as Python's `isoformat` prints it.
+fn iso_time(time: std::time::SystemTime) -> String {
+    let Ok(timestamp) = Timestamp::try_from(time) else { return String::new() };
+    timestamp.to_zoned(TimeZone::system()).strftime("%Y-%m-%dT%H:%M:%S.%6f%:z").to_string()
+}
+

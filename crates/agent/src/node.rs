@@ -1,0 +1,256 @@
+//! The world of production: a store, a PostgreSQL server, peers, and people who ask.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use patroni_core::cluster::Initialize;
+use patroni_core::facts::{Answer, Facts, Op, Outcome};
+use patroni_core::job::JobView;
+use patroni_core::plan::{Callback, Plan};
+use patroni_core::server::{Postmaster, Role, Running, Server};
+use patroni_core::settings::Settings;
+use patroni_core::time::Now;
+use patroni_core::view::{View, paused_prefix};
+use patroni_postgres::callbacks::CallbackAction;
+use patroni_postgres::monitor::Monitor;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{Instant, timeout};
+
+use crate::api::Signal;
+use crate::clock;
+use crate::configuration::Configuration;
+use crate::driver::{Limit, Observation, World};
+use crate::guard::Guard;
+use crate::jobs::Jobs;
+use crate::maintenance::Maintenance;
+use crate::notes;
+use crate::publisher::Publisher;
+use crate::requests::Requests;
+use crate::store::Store;
+use crate::watchdog::WatchdogDevice;
+
+/// How long the local server may take to answer when it is looked at.
+const INSPECT_LIMIT: Duration = Duration::from_secs(3);
+
+/// This node, as the loop needs it.
+pub struct Node {
+    pub(crate) store: Store,
+    pub(crate) monitor: Monitor,
+    pub(crate) jobs: Jobs,
+    pub(crate) configuration: Configuration,
+    pub(crate) maintenance: Maintenance,
+    pub(crate) watchdog: WatchdogDevice,
+    pub(crate) guard: Guard,
+    pub(crate) publisher: Publisher,
+    pub(crate) requests: Requests,
+    pub(crate) signals: mpsc::Receiver<Signal>,
+    pub(crate) shutdown: watch::Receiver<bool>,
+    pub(crate) woken: Arc<Notify>,
+    pub(crate) view: watch::Sender<Arc<View>>,
+    /// The last tick found a postmaster, so its exit can be waited for.
+    pub(crate) postmaster_seen: bool,
+    /// The last sleep ended by its timer.
+    pub(crate) timer: bool,
+    /// Operators see each tick's line once, unless they want heartbeats too.
+    pub(crate) last_verdict: String,
+}
+
+impl World for Node {
+    fn now(&self) -> Now {
+        clock::now()
+    }
+
+    async fn observe(&mut self, limit: Limit) -> Observation {
+        let settings = self.configuration.settings();
+        let budget = limit.within(settings.retry_timeout, clock::boot());
+        let inspect_until = Instant::now() + budget.min(INSPECT_LIMIT);
+        let (cluster, server) = tokio::join!(self.store.load(budget), self.monitor.inspect(inspect_until));
+        if let Ok(cluster) = &cluster {
+            self.configuration.take_dynamic(cluster.config.as_ref());
+        }
+        let settings = self.configuration.settings();
+        self.store.configure(&settings);
+        let server = self.maintenance.with_pending_restart(server);
+        self.postmaster_seen = !matches!(server.postmaster, Postmaster::Stopped(_));
+        Observation {
+            cluster,
+            server: Arc::new(server),
+            job: self.jobs.fact(&settings, clock::boot()),
+            requests: self.requests.facts(),
+            shutdown: *self.shutdown.borrow(),
+            watchdog: self.watchdog.fact(&settings),
+            api_url: self.configuration.addresses().api_url.clone(),
+            settings,
+        }
+    }
+
+    async fn execute(&mut self, op: Op, facts: &Facts, limit: Limit) -> Answer {
+        let budget = limit.within(facts.settings.retry_timeout, clock::boot());
+        let running = running(&facts.server);
+        match op {
+            Op::RenewLease => {
+                let update = self.maintenance.leader_update(facts, running);
+                let outcome = self.store.renew(&update, budget).await;
+                if outcome.is_done() {
+                    self.watchdog.keepalive();
+                }
+                Answer::Renew(outcome)
+            }
+            Op::AcquireLease => Answer::Acquire(self.store.acquire(budget).await),
+            Op::ReleaseLease(last_lsn) => Answer::Release(self.store.release(last_lsn, budget).await),
+            Op::PollPeers(members) => Answer::Peers(self.store.poll_peers(&members, budget).await),
+            Op::Initialize(write) => {
+                let absent = Initialize::Absent;
+                let present = facts.cluster.as_ref().map_or(&absent, |cluster| &cluster.initialize);
+                Answer::Initialize(self.store.initialize(write, present, budget).await)
+            }
+            Op::WriteConfig(version) => {
+                let config = self.configuration.dynamic_to_store();
+                Answer::Config(self.store.write_config(version, &config, budget).await)
+            }
+            Op::WriteFailover(version, request) => {
+                Answer::Failover(self.store.write_failover(version, request.as_ref(), budget).await)
+            }
+            Op::WriteHistory => Answer::History(self.write_history(facts, budget).await),
+            Op::CheckRewind(source) => {
+                Answer::Rewind(self.maintenance.check_rewind(&mut self.jobs, &source, facts, budget).await)
+            }
+            Op::CheckUpstream(upstream) => {
+                Answer::Upstream(self.maintenance.check_upstream(&mut self.jobs, &upstream, budget).await)
+            }
+            Op::ActivateWatchdog => Answer::Watchdog(self.watchdog.activate(&facts.settings)),
+        }
+    }
+
+    async fn carry_out(&mut self, plan: &Plan, facts: &Facts) {
+        self.write_log(plan, &facts.settings);
+        if plan.disable_watchdog {
+            self.watchdog.disable();
+        }
+        self.call_back(plan);
+        self.jobs.apply(plan.job.clone(), &facts.settings, clock::boot());
+        self.guard.update(plan, facts).await;
+        self.requests.answer(&plan.replies);
+        self.publish(plan, facts, self.jobs.view());
+        self.maintenance.after_tick(plan, facts, &self.woken);
+        if let Some(control) = self.jobs.control() {
+            if running(&facts.server).is_some() {
+                control.seen_running().await;
+            }
+            self.configuration.apply(control, &mut self.maintenance, facts).await;
+        }
+    }
+
+    async fn sleep(&mut self, limit: Duration) {
+        self.timer = false;
+        let exit_of_postmaster = async {
+            match self.postmaster_seen {
+                true => self.monitor.exit_of_postmaster().await,
+                false => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = shutdown_asked(&mut self.shutdown) => {}
+            () = exit_of_postmaster => {}
+            () = self.woken.notified() => {}
+            () = self.requests.arrived() => {}
+            Some(signal) = self.signals.recv() => self.take_signal(signal).await,
+            () = self.store.changed() => {}
+            () = tokio::time::sleep(limit) => self.timer = true,
+        }
+    }
+}
+
+impl Node {
+    /// Ends what the loop leaves behind: the last state of this member is written, the guard is let go.
+    pub async fn finish(self, limit: Duration) {
+        let Node { publisher, mut guard, mut watchdog, .. } = self;
+        publisher.finish(limit).await;
+        guard.disarm().await;
+        watchdog.disable();
+    }
+
+    async fn take_signal(&mut self, signal: Signal) {
+        match signal {
+            Signal::Wake => {}
+            Signal::Reload => {
+                self.configuration.reload().await;
+                self.store.set_http(self.configuration.http_client());
+            }
+            // Failsafe mode is decided upon by an issue of its own; who asks is told that this node has not accepted.
+            Signal::Failsafe(_) => {}
+        }
+    }
+
+    fn publish(&mut self, plan: &Plan, facts: &Facts, job: Option<JobView>) {
+        let now = clock::boot();
+        let view = Arc::new(self.view.borrow().after(plan, facts, job, now));
+        self.configuration.save_dynamic(&view);
+        if facts.cluster.is_ok() {
+            self.publisher.publish(view.member_data(self.configuration.addresses(), now), self.timer);
+        }
+        self.view.send_replace(view);
+    }
+
+    fn write_log(&mut self, plan: &Plan, settings: &Settings) {
+        for note in &plan.notes {
+            notes::of_decision(note);
+        }
+        let verdict = paused_prefix(settings.paused) + &plan.verdict.to_string();
+        tracing::info!(target: "patroni", "{verdict}");
+        self.last_verdict = verdict;
+    }
+
+    /// Callbacks need the handle; while a job has it they belong to the job.
+    fn call_back(&mut self, plan: &Plan) {
+        let role = plan.memory.role;
+        let Some(control) = self.jobs.control() else { return };
+        if role != Role::Uninitialized {
+            control.set_role(role);
+        }
+        for callback in &plan.callbacks {
+            control.call_back(match callback {
+                Callback::OnStart => CallbackAction::OnStart,
+                Callback::OnRoleChange => CallbackAction::OnRoleChange,
+            });
+        }
+    }
+
+    async fn write_history(&mut self, facts: &Facts, budget: Duration) -> Outcome<()> {
+        let Ok(cluster) = &facts.cluster else { return Outcome::Failed("the store was not read".to_owned()) };
+        let Some(timeline) = running(&facts.server).and_then(|running| running.timeline) else {
+            return Outcome::Failed("the timeline is not known".to_owned());
+        };
+        match timeout(budget, self.maintenance.history(timeline, cluster, &facts.settings)).await {
+            Ok(Ok(Some(value))) => self.store.write_history(&value, budget).await,
+            Ok(Ok(None)) => Outcome::Done(()),
+            Ok(Err(why)) => Outcome::Failed(why),
+            Err(_) => Outcome::Failed("the history file could not be read in time".to_owned()),
+        }
+    }
+}
+
+/// The server, if it answers.
+pub(crate) fn running(server: &Server) -> Option<&Running> {
+    match &server.postmaster {
+        Postmaster::Running(running) => Some(running),
+        Postmaster::Stopped(_) | Postmaster::Starting | Postmaster::Stopping | Postmaster::Unreachable(_) => None,
+    }
+}
+
+/// Completes once, when the agent is told to stop; the ticks of a shutdown wake by other means.
+async fn shutdown_asked(shutdown: &mut watch::Receiver<bool>) {
+    if *shutdown.borrow_and_update() {
+        return std::future::pending().await;
+    }
+    match shutdown.changed().await {
+        Ok(()) => {}
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// The server is surely a standby.
+pub(crate) fn is_standby(server: &Server) -> bool {
+    running(server).is_some_and(|running| running.wal.is_standby())
+}

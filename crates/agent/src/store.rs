@@ -1,0 +1,144 @@
+//! The loop's operations on the store and on peers: each with a deadline, each with an outcome.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use patroni_core::JsonMap;
+use patroni_core::cluster::{Cluster, FailoverRequest, Initialize, Version};
+use patroni_core::facts::{InitializeWrite, Outcome};
+use patroni_core::lsn::Lsn;
+use patroni_core::name::MemberName;
+use patroni_core::peer::Peer;
+use patroni_core::settings::Settings;
+use patroni_core::time::Moment;
+use patroni_dcs::{Dcs, Expected, Key, LeaderUpdate, Timing, wire};
+use patroni_http::HttpClient;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::peers;
+
+/// The store and the peers.
+pub struct Store {
+    dcs: Arc<dyn Dcs>,
+    changes: watch::Receiver<u64>,
+    http: watch::Sender<HttpClient>,
+    timing: Option<Timing>,
+}
+
+impl Store {
+    /// Over this store; peers are asked with the client that `http` holds.
+    pub fn new(dcs: Arc<dyn Dcs>, http: watch::Sender<HttpClient>) -> Self {
+        let changes = dcs.changes();
+        Store { dcs, changes, http, timing: None }
+    }
+
+    /// Another client for peers, after a reload.
+    pub fn set_http(&self, http: HttpClient) {
+        self.http.send_replace(http);
+    }
+
+    /// Completes when something in the store changed since the last load.
+    pub async fn changed(&mut self) {
+        if self.changes.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Takes over `ttl`, `loop_wait` and `retry_timeout`.
+    pub fn configure(&mut self, settings: &Settings) {
+        let timing =
+            Timing { ttl: settings.ttl, loop_wait: settings.loop_wait, retry_timeout: settings.retry_timeout };
+        if self.timing != Some(timing) {
+            self.dcs.configure(timing);
+            self.timing = Some(timing);
+        }
+    }
+
+    /// Reads the cluster. Changes from here on wake the loop again.
+    pub async fn load(&mut self, limit: Duration) -> Result<Arc<Cluster>, String> {
+        self.changes.mark_unchanged();
+        match timeout(limit, self.dcs.load()).await {
+            Ok(Outcome::Done(cluster)) => Ok(Arc::new(cluster)),
+            Ok(Outcome::Refused) => Err("the store refused to be read".to_owned()),
+            Ok(Outcome::Failed(why) | Outcome::Unknown(why)) => Err(why),
+            Err(_) => Err(format!("no answer within {limit:?}")),
+        }
+    }
+
+    /// See [`Dcs::renew`].
+    pub async fn renew(&self, update: &LeaderUpdate, limit: Duration) -> Outcome<Moment> {
+        within(limit, self.dcs.renew(update)).await
+    }
+
+    /// See [`Dcs::acquire`].
+    pub async fn acquire(&self, limit: Duration) -> Outcome<Moment> {
+        within(limit, self.dcs.acquire()).await
+    }
+
+    /// See [`Dcs::release`].
+    pub async fn release(&self, last_lsn: Option<Lsn>, limit: Duration) -> Outcome<()> {
+        within(limit, self.dcs.release(last_lsn)).await
+    }
+
+    /// Asks peers for their status.
+    pub async fn poll_peers(&self, members: &BTreeMap<MemberName, String>, limit: Duration) -> BTreeMap<MemberName, Peer> {
+        let http = self.http.borrow().clone();
+        peers::poll(&http, members, limit.min(peers::STATUS_LIMIT)).await
+    }
+
+    /// Writes `/initialize`, which was found like `present`: an absent key is raced for, anything else is replaced by
+    /// whoever has the right to.
+    pub async fn initialize(&self, write: InitializeWrite, present: &Initialize, limit: Duration) -> Outcome<()> {
+        match write {
+            InitializeWrite::Begin => self.write(Key::Initialize, "", Expected::Absent, limit).await,
+            InitializeWrite::Finish(id) => {
+                let raced_for = *present == Initialize::Absent;
+                let expected = if raced_for { Expected::Absent } else { Expected::Anything };
+                self.write(Key::Initialize, &id.to_string(), expected, limit).await
+            }
+            InitializeWrite::Cancel => within(limit, self.dcs.delete(Key::Initialize, Expected::Anything)).await,
+        }
+    }
+
+    /// Writes `/config`, if it still has the version it was found with.
+    pub async fn write_config(&self, found: Option<Version>, config: &JsonMap, limit: Duration) -> Outcome<()> {
+        let expected = found.map_or(Expected::Absent, Expected::Version);
+        self.write(Key::Config, &wire::config(config), expected, limit).await
+    }
+
+    /// Replaces or deletes `/failover`.
+    pub async fn write_failover(
+        &self,
+        found: Version,
+        request: Option<&FailoverRequest>,
+        limit: Duration,
+    ) -> Outcome<()> {
+        // Patroni deletes by writing an empty object; its members read that as no request.
+        let value = request.map_or_else(|| "{}".to_owned(), wire::failover);
+        self.write(Key::Failover, &value, Expected::Version(found), limit).await
+    }
+
+    /// Writes `/history`.
+    pub async fn write_history(&self, value: &str, limit: Duration) -> Outcome<()> {
+        self.write(Key::History, value, Expected::Anything, limit).await
+    }
+
+    async fn write(&self, key: Key, value: &str, expected: Expected, limit: Duration) -> Outcome<()> {
+        match within(limit, self.dcs.write(key, value, expected)).await {
+            Outcome::Done(_) => Outcome::Done(()),
+            Outcome::Refused => Outcome::Refused,
+            Outcome::Failed(why) => Outcome::Failed(why),
+            Outcome::Unknown(why) => Outcome::Unknown(why),
+        }
+    }
+}
+
+/// A write that has no answer by its deadline may have happened.
+async fn within<T>(limit: Duration, write: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+    match timeout(limit, write).await {
+        Ok(outcome) => outcome,
+        Err(_) => Outcome::Unknown(format!("no answer within {limit:?}")),
+    }
+}
