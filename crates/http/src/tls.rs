@@ -432,10 +432,7 @@ mod tests {
             names("ECDHE-RSA-AES256-GCM-SHA384:AES256-SHA:ECDHE-RSA-CHACHA20-POLY1305"),
             ["ECDHE-RSA-AES256-GCM-SHA384", "ECDHE-RSA-CHACHA20-POLY1305"]
         );
-        assert_eq!(
-            names("HIGH:!CHACHA20:!aECDSA:!AES128"),
-            ["ECDHE-RSA-AES256-GCM-SHA384"]
-        );
+        assert_eq!(names("HIGH:!CHACHA20:!aECDSA:!AES128"), ["ECDHE-RSA-AES256-GCM-SHA384"]);
         assert!(matches!(chosen_ciphers("RC4-MD5:!aNULL", &known), Err(TlsError::Ciphers(_))));
     }
 }
