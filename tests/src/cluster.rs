@@ -132,7 +132,7 @@ impl Cluster {
             let leader = self.etcd.get("leader");
             let found = candidates.iter().find(|index| leader.as_deref() == Some(self.nodes[**index].name.as_str()));
             match found {
-                Some(index) if self.nodes[*index].status_of("/primary") == 200 => Ok(*index),
+                Some(index) if self.nodes[*index].is_writable_primary() => Ok(*index),
                 _ => Err(leader),
             }
         })

@@ -105,7 +105,6 @@ impl Etcd {
             if value.as_deref() == expected { Ok(()) } else { Err(value) }
         });
     }
-
 }
 
 fn path(key: &str) -> String {

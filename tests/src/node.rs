@@ -218,10 +218,18 @@ impl Node {
         })
     }
 
-    /// Waits until it is a running primary.
+    /// Whether it leads and takes writes. (The reference's /primary is 200 as soon as it has the lease, before the end of recovery.)
+    pub fn is_writable_primary(&self) -> bool {
+        let in_recovery = || self.query("SELECT pg_is_in_recovery()").ok().flatten();
+        self.status_of("/primary") == 200 && in_recovery().as_deref() == Some("f")
+    }
+
+    /// Waits until it leads and takes writes.
     #[track_caller]
     pub fn wait_primary(&self, limit: Limit) {
-        self.wait_status_of("/primary", 200, limit);
+        wait_for(&format!("{} is a primary that takes writes", self.name), limit, || {
+            if self.is_writable_primary() { Ok(()) } else { Err(self.status().to_string()) }
+        });
     }
 
     /// Waits until it is a replica that streams.
@@ -266,7 +274,8 @@ impl Node {
 
 /// Kills a postmaster and its children, which would otherwise linger for a moment and hold the shared memory.
 fn kill_server(postmaster: u32) {
-    let children = std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).unwrap_or_default();
+    let children =
+        std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).unwrap_or_default();
     signal(postmaster, Signal::KILL);
     let children: Vec<u32> = children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
     for pid in &children {

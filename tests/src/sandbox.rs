@@ -1,10 +1,11 @@
 //! A temporary directory and everything that runs in it: owned by the user of PostgreSQL, swept on drop.
 
 use std::fs::Permissions;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use rustix::process::{Pid, Signal, geteuid, kill_process};
@@ -145,16 +146,19 @@ pub fn process_exists(pid: u32) -> bool {
     path.exists() && !is_zombie(&path)
 }
 
-/// A TCP port on loopback that nobody listens on. Below the range from which the kernel takes ports for connections, and
-/// from a block of this process, so that test processes which run side by side do not get the same one.
+/// A TCP port on loopback that nobody listens on, below the range from which the kernel takes ports for connections.
+/// A UDP socket on the same number, held until this process ends, keeps other test processes from choosing it too.
 pub fn free_port() -> u16 {
+    static RESERVED: Mutex<Vec<UdpSocket>> = Mutex::new(Vec::new());
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let block = 10_000 + u16::try_from(std::process::id() % 220).unwrap() * 100;
-    for _ in 0..100 {
-        let port = block + NEXT.fetch_add(1, Ordering::Relaxed) % 100;
+    let first = u16::try_from(std::process::id() % 200).unwrap() * 100;
+    for _ in 0..20_000 {
+        let port = 10_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        let Ok(reservation) = UdpSocket::bind(("127.0.0.1", port)) else { continue };
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            RESERVED.lock().unwrap().push(reservation);
             return port;
         }
     }
-    panic!("no free port in {block}..{}", block + 100)
+    panic!("no free port between 10000 and 30000")
 }

@@ -164,7 +164,9 @@ fn a_second_agent_with_a_running_members_name_ends() {
 #[test]
 fn versions_and_help_are_printed() {
     let cluster = Cluster::mixed(&[Kind::Ours]).prepare();
-    for (program, word) in [(&cluster.programs.patroni, "patroni "), (&cluster.programs.patronictl, "patronictl version ")] {
+    for (program, word) in
+        [(&cluster.programs.patroni, "patroni "), (&cluster.programs.patronictl, "patronictl version ")]
+    {
         let argument = if program == &cluster.programs.patroni { "--version" } else { "version" };
         let output = cluster.sandbox.command(program).arg(argument).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();

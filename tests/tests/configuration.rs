@@ -1,0 +1,149 @@
+//! Settings that change while the cluster runs.
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
+
+use patroni_tests::{Cluster, Limit, Signal, Value, json, wait_for};
+
+fn patch(parameters: &Value) -> Value {
+    json!({"postgresql": {"parameters": parameters}})
+}
+
+#[test]
+fn a_reload_where_it_suffices_and_pending_restart_where_not() {
+    let cluster = Cluster::of(2).start();
+    cluster.nodes[0].patch_config(&patch(&json!({"work_mem": "5MB"})));
+    for node in &cluster.nodes {
+        node.wait_sql("SHOW work_mem", "5MB", Limit(20));
+        assert_eq!(node.status()["pending_restart"], Value::Null);
+    }
+    let text = cluster.ctl_ok(&["edit-config", "batman", "-p", "shared_buffers=16MB", "--force"]);
+    assert!(text.contains("+    shared_buffers: 16MB") && text.contains("Configuration changed"), "{text}");
+    for node in &cluster.nodes {
+        let state = node.wait_state("a restart is pending", Limit(20), |state| state["pending_restart"] == true);
+        let reason = &state["pending_restart_reason"]["shared_buffers"];
+        assert_eq!((&reason["old_value"], &reason["new_value"]), (&json!("8MB"), &json!("16MB")), "{state}");
+        assert_eq!(node.sql("SHOW shared_buffers"), "8MB");
+    }
+    let text = cluster.ctl_ok(&["restart", "batman", "--pending", "--force"]);
+    assert!(text.contains("Success: restart on member n0") && text.contains("Success: restart on member n1"), "{text}");
+    for node in &cluster.nodes {
+        node.wait_sql("SHOW shared_buffers", "16MB", Limit(20));
+        node.wait_state("no restart is pending", Limit(20), |state| state["pending_restart"] == Value::Null);
+    }
+}
+
+#[test]
+fn max_connections_is_raised_on_standbys_first_and_lowered_on_them_last() {
+    let cluster = Cluster::of(2).start();
+    let restart = |index: usize| {
+        let answer = cluster.nodes[index].post("/restart", &json!({}));
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    };
+    cluster.nodes[0].patch_config(&patch(&json!({"max_connections": 60})));
+    cluster.nodes[1].wait_state("a restart is pending", Limit(20), |state| state["pending_restart"] == true);
+    // A primary restarted first would leave standbys behind which stop at its new, larger value.
+    restart(1);
+    cluster.nodes[1].wait_streaming(Limit(30));
+    assert_eq!(cluster.nodes[1].sql("SHOW max_connections"), "60");
+    restart(0);
+    assert_eq!(cluster.nodes[0].sql("SHOW max_connections"), "60");
+
+    cluster.nodes[1].wait_streaming(Limit(30));
+    cluster.nodes[0].patch_config(&patch(&json!({"max_connections": 40})));
+    cluster.nodes[1].wait_state("a restart is pending", Limit(20), |state| state["pending_restart"] == true);
+    // With 40 a standby of a primary with 60 cannot start: it keeps 60.
+    restart(1);
+    cluster.nodes[1].wait_streaming(Limit(30));
+    assert_eq!(cluster.nodes[1].sql("SHOW max_connections"), "60");
+    restart(0);
+    cluster.nodes[1].wait_streaming(Limit(30));
+    wait_for("the standby has replayed the lower value", Limit(30), || {
+        restart(1);
+        let value = cluster.nodes[1].query("SHOW max_connections");
+        if value.as_ref().is_ok_and(|value| value.as_deref() == Some("40")) {
+            Ok(())
+        } else {
+            Err(format!("{value:?}"))
+        }
+    });
+}
+
+#[test]
+fn sighup_reloads_the_file_and_a_broken_one_keeps_the_old() {
+    let mut cluster = Cluster::of(1).start();
+    let node = &mut cluster.nodes[0];
+    node.config["postgresql"]["parameters"]["work_mem"] = json!("6MB");
+    node.config["tags"] = json!({"color": "blue"});
+    node.config["postgresql"]["pg_hba"].as_array_mut().unwrap().push(json!("host all nobody 127.0.0.1/32 reject"));
+    node.write_config(&cluster.sandbox);
+    let node = &cluster.nodes[0];
+    node.signal(Signal::HUP);
+    node.wait_sql("SHOW work_mem", "6MB", Limit(20));
+    node.wait_sql("SELECT count(*) FROM pg_hba_file_rules WHERE 'nobody' = ANY(user_name)", "1", Limit(20));
+    node.wait_state("the new tag", Limit(20), |state| state["tags"]["color"] == "blue");
+    wait_for("the new tag in the store", Limit(20), || {
+        let member = cluster.etcd.get("members/n0").unwrap_or_default();
+        if member.contains("\"color\":\"blue\"") { Ok(()) } else { Err(member) }
+    });
+
+    cluster.sandbox.file(cluster.nodes[0].directory().join("patroni.yml"), "postgresql: [unclosed\n");
+    let before = cluster.nodes[0].log().len();
+    cluster.nodes[0].signal(Signal::HUP);
+    wait_for("the failure is logged", Limit(20), || {
+        let log = cluster.nodes[0].log();
+        let added = log.get(before..).unwrap_or_default();
+        if added.contains("ERROR") || added.contains("WARNING") { Ok(()) } else { Err(added.to_owned()) }
+    });
+    assert_eq!(cluster.nodes[0].status_of("/primary"), 200);
+    assert_eq!(cluster.nodes[0].sql("SHOW work_mem"), "6MB");
+}
+
+#[test]
+fn the_dynamic_configuration_reaches_all_nodes_and_survives_them() {
+    let mut cluster = Cluster::of(2).start();
+    cluster.ctl_ok(&["edit-config", "batman", "-s", "ttl=25", "-s", "retry_timeout=4", "--force"]);
+    let text = cluster.ctl_ok(&["show-config", "batman"]);
+    assert!(text.contains("ttl: 25") && text.contains("retry_timeout: 4"), "{text}");
+    assert_eq!(cluster.nodes[1].request("GET", "/config", None).unwrap().json()["ttl"], 25);
+    // A key which was lost is written again by the leader, from the last known configuration.
+    cluster.etcd.delete("config");
+    wait_for("the configuration is back", Limit(30), || {
+        let config = cluster.etcd.get("config").unwrap_or_default();
+        if serde_json::from_str::<Value>(&config).is_ok_and(|config| config["ttl"] == 25) {
+            Ok(())
+        } else {
+            Err(config)
+        }
+    });
+    for node in &mut cluster.nodes {
+        node.terminate(Limit(30));
+    }
+    let kept = std::fs::read_to_string(cluster.nodes[1].data.join("patroni.dynamic.json")).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&kept).unwrap()["ttl"], 25, "{kept}");
+}
+
+#[test]
+fn validate_config_tells_what_is_wrong() {
+    let mut cluster = Cluster::of(1).prepare();
+    let validate = |cluster: &Cluster| {
+        let file = cluster.nodes[0].directory().join("patroni.yml");
+        let mut command = cluster.sandbox.command(&cluster.programs.patroni);
+        let output = command.arg("--validate-config").arg(file).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    // The validator wants addresses which others can reach.
+    for section in ["restapi", "postgresql"] {
+        cluster.nodes[0].config[section]["connect_address"] = json!("192.0.2.1:7000");
+    }
+    cluster.nodes[0].write_config(&cluster.sandbox);
+    let (valid, text) = validate(&cluster);
+    assert!(valid, "{text}");
+    cluster.nodes[0].config["postgresql"]["listen"] = json!("127.0.0.1");
+    cluster.nodes[0].config["etcd3"]["hosts"] = json!("");
+    cluster.nodes[0].config.as_object_mut().unwrap().remove("scope");
+    cluster.nodes[0].write_config(&cluster.sandbox);
+    let (valid, text) = validate(&cluster);
+    assert!(!valid);
+    for expected in ["scope is not defined.", "postgresql.listen"] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+}

@@ -1,0 +1,121 @@
+//! The store away, frozen, or full of garbage.
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
+
+use std::time::{Duration, Instant};
+
+use patroni_tests::{Cluster, Limit, Signal, wait_for};
+
+const TTL: u64 = 20;
+
+/// Waits until no server takes writes any more; how long that took.
+fn wait_demoted(cluster: &Cluster, postmaster_may_stop: bool) -> Duration {
+    let start = Instant::now();
+    wait_for("the leader is demoted", Limit(TTL + 5), || match cluster.nodes[0].query("SELECT pg_is_in_recovery()") {
+        Ok(Some(standby)) if standby == "t" => Ok(()),
+        Err(error) if postmaster_may_stop => {
+            if error.code().is_none() {
+                Ok(())
+            } else {
+                Err(error.to_string())
+            }
+        }
+        other => Err(format!("{other:?}")),
+    });
+    start.elapsed()
+}
+
+#[test]
+fn without_a_store_the_leader_is_demoted_in_time_and_comes_back_with_it() {
+    let mut cluster = Cluster::of(2).start();
+    cluster.nodes[0].sql("CREATE TABLE t AS SELECT 1 AS row");
+    cluster.etcd.stop();
+    let elapsed = wait_demoted(&cluster, true);
+    assert!(elapsed < Duration::from_secs(TTL), "demoted after {elapsed:?}, later than the lease's end");
+    cluster.nodes[0].wait_sql("SELECT pg_is_in_recovery()", "t", Limit(20));
+    assert_eq!(cluster.nodes[0].sql("SELECT row FROM t"), "1", "it goes on for readers");
+    cluster.etcd.start(&cluster.sandbox);
+    let leader = cluster.wait_leader_among(&[0, 1], Limit(40));
+    cluster.wait_streaming(leader, Limit(40));
+}
+
+#[test]
+fn with_a_frozen_store_the_leader_is_demoted_in_time() {
+    let mut cluster = Cluster::of(2).start();
+    cluster.etcd.signal(Signal::STOP);
+    let elapsed = wait_demoted(&cluster, true);
+    assert!(elapsed < Duration::from_secs(TTL), "demoted after {elapsed:?}, later than the lease's end");
+    let asked = Instant::now();
+    assert_eq!(cluster.nodes[1].status_of("/liveness"), 200);
+    cluster.nodes[1].status_of("/health");
+    assert!(asked.elapsed() < Duration::from_secs(3), "a health check hangs with the store");
+    cluster.etcd.signal(Signal::CONT);
+    let leader = cluster.wait_leader_among(&[0, 1], Limit(60));
+    cluster.wait_streaming(leader, Limit(40));
+}
+
+#[test]
+fn a_short_absence_of_the_store_is_survived() {
+    let mut cluster = Cluster::of(2).start();
+    let postmaster = cluster.nodes[0].postmaster();
+    cluster.etcd.stop();
+    std::thread::sleep(Duration::from_secs(2));
+    cluster.etcd.start(&cluster.sandbox);
+    cluster.etcd.wait_value("leader", Some("n0"), Limit(20));
+    cluster.wait_streaming(0, Limit(20));
+    assert_eq!((cluster.nodes[0].postmaster(), cluster.nodes[0].timeline()), (postmaster, 1));
+}
+
+#[test]
+fn garbage_in_every_key_loses_nothing() {
+    let mut cluster = Cluster::of(2).start();
+    cluster.nodes[0].sql("CREATE TABLE t AS SELECT 1 AS row");
+    let garbage =
+        ["", "garbage", "{", "[]", "null", "42", "\"\u{fffd}\"", "{\"optime\": [], \"ttl\": \"x\", \"conn_url\": 7}"];
+    for key in ["members/n1", "members/ghost", "status", "history", "sync", "failover", "failsafe", "config", "unknown"]
+    {
+        for value in garbage {
+            cluster.etcd.put(key, value);
+        }
+        // Let both agents meet it: the value stays or is repaired, and nobody falls over.
+        std::thread::sleep(Duration::from_millis(1500));
+        for node in &mut cluster.nodes {
+            assert!(node.agent_runs(), "{} has ended at garbage in {key}", node.name);
+        }
+        assert_eq!(cluster.nodes[0].query("SELECT row FROM t").unwrap().as_deref(), Some("1"), "garbage in {key}");
+        if !matches!(key, "config" | "members/n1") {
+            cluster.etcd.delete(key);
+        }
+    }
+    cluster
+        .etcd
+        .put("config", "{\"ttl\":20,\"loop_wait\":1,\"retry_timeout\":3,\"postgresql\":{\"use_pg_rewind\":true}}");
+    cluster.wait_leader_among(&[0], Limit(60));
+    cluster.nodes[1].wait_streaming(Limit(60));
+    assert_eq!(cluster.nodes[1].sql("SELECT row FROM t"), "1");
+}
+
+#[test]
+fn a_leader_key_taken_by_a_stranger_demotes_and_is_recovered() {
+    let mut cluster = Cluster::of(2).start();
+    cluster.nodes[0].sql("CREATE TABLE t AS SELECT 1 AS row");
+    cluster.etcd.put("leader", "nobody");
+    cluster.nodes[0].wait_sql("SELECT pg_is_in_recovery()", "t", Limit(30));
+    cluster.etcd.delete("leader");
+    let leader = cluster.wait_leader_among(&[0, 1], Limit(40));
+    cluster.wait_streaming(leader, Limit(40));
+    assert_eq!(cluster.nodes[leader].sql("SELECT row FROM t"), "1");
+}
+
+#[test]
+fn a_changed_initialize_key_stops_the_node_and_touches_no_data() {
+    let mut cluster = Cluster::of(1).start();
+    let real = cluster.etcd.get("initialize").unwrap();
+    cluster.nodes[0].sql("CREATE TABLE t AS SELECT 1 AS row");
+    cluster.etcd.put("initialize", "1234567890");
+    cluster.nodes[0].wait_log("system ID mismatch", Limit(30));
+    cluster.nodes[0].kill_hard();
+    cluster.etcd.put("initialize", &real);
+    cluster.start_node(0);
+    cluster.nodes[0].wait_primary(Limit(60));
+    assert_eq!(cluster.nodes[0].sql("SELECT row FROM t"), "1");
+}
