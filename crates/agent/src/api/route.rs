@@ -236,10 +236,8 @@ async fn write(state: &ApiState, view: &View, operation: Operation, body: JsonMa
         Operation::Move(action) => switchover::post(state, action, &body).await,
         Operation::DeleteSwitchover => switchover::delete(state).await,
         Operation::Failsafe => accept_failsafe(state, view, body),
-        Operation::Reload => {
-            state.signal(Signal::Reload);
-            Reply::text(202, "reload scheduled")
-        }
+        Operation::Reload if state.signal(Signal::Reload) => Reply::text(202, "reload scheduled"),
+        Operation::Reload => Reply::text(503, "busy: the reload could not be scheduled"),
         // It is for tests on Windows: Patroni says so everywhere and does it only there.
         Operation::Sigterm => Reply::text(202, "shutdown scheduled"),
         // Nothing to tell a coordinator without a distributed database.
