@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Client, DeleteOptions, GetOptions};
+use etcd_client::{Client, GetOptions};
 use patroni_dcs::etcd3::{Etcd3, Etcd3Options};
 use patroni_dcs::{Dcs, Timing};
 use rustix::process::{Pid, Signal, kill_process};
@@ -49,12 +49,19 @@ impl Server {
 
 impl Etcd {
     pub(crate) async fn start(count: usize) -> Self {
+        let etcd = Etcd::launch(count, "http", &[]);
+        etcd.ready().await;
+        etcd
+    }
+
+    /// Starts without waiting; with another scheme or further arguments the test knows how to reach it.
+    pub(crate) fn launch(count: usize, scheme: &str, further: &[String]) -> Self {
         let directory = tempfile::tempdir().expect("no temporary directory");
         let ports = free_ports(count * 2);
         let peer = |i: usize| format!("http://127.0.0.1:{}", ports[count + i]);
         let all: Vec<String> = (0..count).map(|i| format!("n{i}={}", peer(i))).collect();
         let servers = (0..count).map(|i| {
-            let url = format!("http://127.0.0.1:{}", ports[i]);
+            let url = format!("{scheme}://127.0.0.1:{}", ports[i]);
             let data = directory.path().join(format!("n{i}"));
             let arguments = [
                 ("name", format!("n{i}")),
@@ -66,14 +73,17 @@ impl Etcd {
                 ("initial-cluster", all.join(",")),
                 ("initial-cluster-token", data.display().to_string()),
             ];
-            let arguments = arguments.iter().flat_map(|(name, value)| [format!("--{name}"), value.clone()]).collect();
+            let arguments = arguments
+                .iter()
+                .flat_map(|(name, value)| [format!("--{name}"), value.clone()])
+                .chain(further.iter().cloned())
+                .collect();
             Server { arguments, url, child: None }
         });
         let mut etcd = Etcd { servers: servers.collect(), _directory: directory };
         for server in &mut etcd.servers {
             server.start();
         }
-        etcd.ready().await;
         etcd
     }
 
@@ -114,11 +124,6 @@ impl Etcd {
 
     pub(crate) async fn client(&self) -> Client {
         Client::connect(self.urls(), None).await.expect("cannot connect")
-    }
-
-    pub(crate) async fn clear(&self) {
-        let all = DeleteOptions::new().with_prefix();
-        self.client().await.delete("/", Some(all)).await.expect("cannot delete");
     }
 
     /// Leases that exist.

@@ -1,1 +1,351 @@
+//! What only a store on a network can go through.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use etcd_client::PermissionType;
+use patroni_core::facts::Outcome;
+use patroni_dcs::etcd3::{Etcd3, Etcd3Options};
+use patroni_dcs::{Dcs, Expected, Key, LeaderUpdate, Timing};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustix::process::Signal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::etcd::Etcd;
+use crate::{TIMING, World, eventually, leader_of, load, member, path};
+
+/// Leases that outlast the trouble.
+const LONG: Timing = Timing { ttl: Duration::from_secs(60), ..TIMING };
+
+#[tokio::test]
+async fn a_restart_of_etcd_is_survived() {
+    let mut etcd = Etcd::start(1).await;
+    let (a, b) = (etcd.member("a", LONG), etcd.member("b", LONG));
+    assert!(a.acquire().await.is_done());
+    let mut changes = b.changes();
+    eventually("b watches", || async { *b.changes().borrow() > 0 }).await;
+    etcd.kill(0);
+    let asked = Instant::now();
+    // The connection breaks first, and then there is none.
+    eventually("nothing is sent any more", || async {
+        matches!(a.write(Key::Sync, "{}", Expected::Absent).await, Outcome::Failed(_))
+    })
+    .await;
+    assert!(asked.elapsed() < LONG.retry_timeout * 3, "an operation outlasts its budget");
+    assert!(matches!(a.load().await, Outcome::Failed(_)));
+    assert!(!a.renew(&LeaderUpdate::default()).await.is_done());
+    changes.mark_unchanged();
+    etcd.restart(0);
+    etcd.ready().await;
+    assert!(a.renew(&LeaderUpdate::default()).await.is_done(), "lease and key outlast a restart");
+    tokio::time::timeout(Duration::from_secs(20), changes.changed())
+        .await
+        .expect("no wake after the watch was lost")
+        .unwrap();
+    let mut client = etcd.client().await;
+    let revision = client.put("x", "", None).await.unwrap().header().unwrap().revision();
+    client.compact(revision, None).await.expect("cannot compact");
+    changes.mark_unchanged();
+    assert!(a.write(Key::Config, "{}", Expected::Anything).await.is_done());
+    tokio::time::timeout(Duration::from_secs(5), changes.changed()).await.expect("the watch is dead").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hanging_endpoint_does_not_eat_the_budget() {
+    let etcd = Etcd::start(3).await;
+    let (a, b) = (etcd.member("a", LONG), etcd.member("b", LONG));
+    assert!(a.acquire().await.is_done());
+    let mut changes = a.changes();
+    eventually("a watches", || async { *a.changes().borrow() > 0 }).await;
+    etcd.signal(0, Signal::STOP);
+    let asked = Instant::now();
+    assert!(a.renew(&LeaderUpdate::default()).await.is_done());
+    assert!(asked.elapsed() < LONG.retry_timeout, "took {:?}", asked.elapsed());
+    let asked = Instant::now();
+    assert!(a.renew(&LeaderUpdate::default()).await.is_done());
+    assert!(asked.elapsed() < Duration::from_secs(1), "the hanging endpoint is asked again");
+    assert_eq!(leader_of(&load(&b).await), Some("a"));
+    eventually("the watch moved to another endpoint", || {
+        changes.mark_unchanged();
+        let (mut changes, b) = (changes.clone(), b.clone());
+        async move {
+            assert!(b.write(Key::Config, "{}", Expected::Anything).await.is_done());
+            tokio::time::timeout(Duration::from_millis(500), changes.changed()).await.is_ok()
+        }
+    })
+    .await;
+    etcd.signal(0, Signal::CONT);
+}
+
+#[tokio::test]
+async fn other_members_of_etcd_are_found_by_one() {
+    let mut etcd = Etcd::start(3).await;
+    let a = etcd.handle(vec![etcd.urls()[0].clone()], "a", LONG);
+    let changes = a.changes();
+    eventually("a watches", || async { *changes.borrow() > 0 }).await;
+    etcd.kill(0);
+    eventually("another member is asked", || async { a.load().await.is_done() }).await;
+}
+
+#[tokio::test]
+async fn silence_ends_within_the_budget() {
+    // Connections are accepted by the kernel and never answered, as by a stopped process.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let quick = Timing { retry_timeout: Duration::from_secs(2), ..TIMING };
+    let a = connect(&[url], "a", quick);
+    let asked = Instant::now();
+    assert!(matches!(a.load().await, Outcome::Failed(_)), "a read is never unknown");
+    assert!(matches!(a.acquire().await, Outcome::Failed(_)), "without a lease nothing was asked");
+    assert!(matches!(a.touch_member(&member("running")).await, Outcome::Failed(_)));
+    assert!(matches!(a.write(Key::Sync, "{}", Expected::Absent).await, Outcome::Unknown(_)));
+    assert!(matches!(a.write(Key::Sync, "{}", Expected::Anything).await, Outcome::Failed(_)), "the read came first");
+    assert!(matches!(a.delete_cluster().await, Outcome::Unknown(_)));
+    assert!(asked.elapsed() < quick.retry_timeout * 6 + Duration::from_secs(1), "took {:?}", asked.elapsed());
+}
+
+#[tokio::test]
+async fn nobody_there_is_surely_not_done() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let quick = Timing { retry_timeout: Duration::from_secs(1), ..TIMING };
+    let a = connect(&[format!("http://{port}")], "a", quick);
+    assert!(matches!(a.write(Key::Sync, "{}", Expected::Absent).await, Outcome::Failed(_)));
+    assert!(matches!(a.renew(&LeaderUpdate::default()).await, Outcome::Failed(_)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_answers_are_unknown_and_never_guessed() {
+    let etcd = Etcd::start(1).await;
+    let lossy = Lossy::start(etcd.urls()[0].trim_start_matches("http://").parse().unwrap()).await;
+    let quick = Timing { retry_timeout: Duration::from_secs(3), ..LONG };
+    let a = connect(&[lossy.url()], "a", quick);
+    let version = a.write(Key::Sync, "1", Expected::Absent).await.done().expect("it is absent");
+
+    lossy.lose(true);
+    assert!(matches!(a.write(Key::Sync, "2", Expected::Version(version)).await, Outcome::Unknown(_)));
+    eventually("it was carried out", || async { etcd.get_raw("sync").await.as_deref() == Some(b"2") }).await;
+
+    // Now there is a second endpoint that tells what happened.
+    lossy.lose(false);
+    let a = connect(&[lossy.url(), etcd.urls()[0].clone()], "a", LONG);
+    let version = load(&a).await.sync.version.expect("there is one");
+    lossy.lose(true);
+    assert!(a.write(Key::Sync, "3", Expected::Version(version)).await.is_done(), "what we wanted is there");
+    assert_eq!(etcd.get_raw("sync").await.as_deref(), Some(b"3".as_slice()));
+
+    lossy.lose(false);
+    let a = connect(&[lossy.url(), etcd.urls()[0].clone()], "a", LONG);
+    load(&a).await;
+    lossy.lose(true);
+    let raced = a.write(Key::Initialize, "", Expected::Absent).await;
+    assert!(matches!(raced, Outcome::Unknown(_)), "who created an empty key cannot be known: {raced:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_acquisition_is_recognised_after_its_answer_was_lost() {
+    let etcd = Etcd::start(1).await;
+    let lossy = Lossy::start(etcd.urls()[0].trim_start_matches("http://").parse().unwrap()).await;
+    let a = connect(&[lossy.url(), etcd.urls()[0].clone()], "a", LONG);
+    load(&a).await;
+    lossy.lose(true);
+    assert!(a.acquire().await.is_done());
+    assert_eq!(leader_of(&load(&a).await), Some("a"));
+    assert_eq!(a.release(None).await, Outcome::Done(()));
+    assert!(load(&a).await.is_unlocked());
+}
+
+#[tokio::test]
+async fn one_lease_whoever_asks_first() {
+    let etcd = Etcd::start(1).await;
+    let a = etcd.member("a", LONG);
+    let tasks: Vec<_> = (0..8)
+        .map(|i| {
+            let a = a.clone();
+            tokio::spawn(async move {
+                if i % 2 == 0 {
+                    a.touch_member(&member("running")).await.is_done()
+                } else {
+                    a.acquire().await.is_done()
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        assert!(task.await.unwrap());
+    }
+    let cluster = load(&a).await;
+    assert_eq!(cluster.members["a"].session, cluster.leader.expect("a leader").session);
+    assert_eq!(etcd.leases().await, 1, "spare leases are given back");
+}
+
+#[tokio::test]
+async fn reading_leaves_no_trace() {
+    let etcd = Etcd::start(1).await;
+    let ctl = etcd.member("patronictl", LONG);
+    load(&ctl).await;
+    assert!(ctl.write(Key::Config, "{}", Expected::Anything).await.is_done());
+    assert_eq!(etcd.leases().await, 0);
+}
+
+#[tokio::test]
+async fn credentials() {
+    let mut etcd = Etcd::start(1).await;
+    let mut root = etcd.client().await;
+    root.user_add("root", "secret", None).await.unwrap();
+    root.role_add("root").await.unwrap();
+    root.user_grant_role("root", "root").await.unwrap();
+    root.user_add("patroni", "word", None).await.unwrap();
+    root.role_add("patroni").await.unwrap();
+    let all = etcd_client::Permission::new(PermissionType::Readwrite, "/service/").with_prefix();
+    root.role_grant_permission("patroni", all).await.unwrap();
+    root.user_grant_role("patroni", "patroni").await.unwrap();
+    root.auth_enable().await.unwrap();
+    let handle = |name: &str, password: &str| {
+        let options = Etcd3Options {
+            endpoints: etcd.urls(),
+            credentials: Some((name.into(), password.into())),
+            ..Etcd3Options::default()
+        };
+        Etcd3::connect(options, &path(), "a".into(), LONG)
+    };
+    let a = handle("patroni", "word");
+    let mut changes = a.changes();
+    assert!(a.acquire().await.is_done());
+    assert!(a.renew(&LeaderUpdate::default()).await.is_done());
+    eventually("a watches", || async { *a.changes().borrow() > 0 }).await;
+
+    let asked = Instant::now();
+    let wrong = handle("patroni", "wrong").load().await;
+    assert!(matches!(&wrong, Outcome::Failed(text) if text.contains("authentication failed")), "{wrong:?}");
+    let nobody = etcd.member("a", LONG).write(Key::Sync, "{}", Expected::Absent).await;
+    assert!(matches!(nobody, Outcome::Failed(_)), "{nobody:?}");
+    assert!(asked.elapsed() < LONG.retry_timeout * 3);
+
+    // Tokens live in etcd's memory: after a restart the old one is worth nothing.
+    etcd.kill(0);
+    etcd.restart(0);
+    eventually("the lease is kept with another token", || async { a.renew(&LeaderUpdate::default()).await.is_done() })
+        .await;
+    assert!(a.touch_member(&member("running")).await.is_done());
+    eventually("the watch goes on with another token", || {
+        changes.mark_unchanged();
+        let (mut changes, a) = (changes.clone(), a.clone());
+        async move {
+            assert!(a.write(Key::Config, "{}", Expected::Anything).await.is_done());
+            tokio::time::timeout(Duration::from_millis(500), changes.changed()).await.is_ok()
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn certificates() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let file = directory.path().join(name).display().to_string();
+        std::fs::write(&file, text).unwrap();
+        file
+    };
+    let mut authority = CertificateParams::default();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
+    let cacert = write("ca.pem", &authority.pem());
+    let signed = |name: &str| {
+        let key = KeyPair::generate().unwrap();
+        let certificate =
+            CertificateParams::new(vec!["127.0.0.1".into()]).unwrap().signed_by(&key, &authority).unwrap();
+        (write(&format!("{name}.pem"), &certificate.pem()), write(&format!("{name}.key"), &key.serialize_pem()))
+    };
+    let (server_cert, server_key) = signed("server");
+    let (client_cert, client_key) = signed("client");
+    let further =
+        ["--cert-file", &server_cert, "--key-file", &server_key, "--client-cert-auth", "--trusted-ca-file", &cacert];
+    let etcd = Etcd::launch(1, "https", &further.map(str::to_owned));
+    let with = Etcd3Options {
+        endpoints: etcd.urls(),
+        cacert: Some(cacert),
+        cert: Some(client_cert),
+        key: Some(client_key),
+        ..Etcd3Options::default()
+    };
+    let quick = Timing { retry_timeout: Duration::from_secs(2), ..LONG };
+    let handle = |options: Etcd3Options| Etcd3::connect(options, &path(), "a".into(), quick);
+    let a = handle(with.clone());
+    eventually("etcd answers over TLS", || async { a.acquire().await.is_done() }).await;
+    let without_cert = handle(Etcd3Options { cert: None, key: None, ..with.clone() }).load().await;
+    assert!(matches!(without_cert, Outcome::Failed(_)), "{without_cert:?}");
+    let untrusted = handle(Etcd3Options { cacert: None, ..with.clone() }).write(Key::Sync, "", Expected::Absent).await;
+    assert!(matches!(untrusted, Outcome::Failed(_)), "{untrusted:?}");
+    let missing = handle(Etcd3Options { cacert: Some("/nowhere".into()), ..with }).load().await;
+    assert!(
+        matches!(&missing, Outcome::Failed(text) if text.contains("etcd3.cacert") && text.contains("/nowhere")),
+        "{missing:?}"
+    );
+}
+
+fn connect(urls: &[String], name: &str, timing: Timing) -> Arc<dyn Dcs> {
+    let options = Etcd3Options { endpoints: urls.to_vec(), ..Etcd3Options::default() };
+    Etcd3::connect(options, &path(), name.into(), timing)
+}
+
+/// A proxy that can lose what the server says.
+struct Lossy {
+    address: SocketAddr,
+    losing: Arc<AtomicBool>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Lossy {
+    async fn start(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let losing = Arc::new(AtomicBool::new(false));
+        let lose = losing.clone();
+        let task = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let server = TcpStream::connect(server).await.expect("etcd is gone");
+                tokio::spawn(forward(client, server, lose.clone()));
+            }
+        });
+        Lossy { address, losing, task }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    fn lose(&self, losing: bool) {
+        self.losing.store(losing, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Lossy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn forward(client: TcpStream, server: TcpStream, losing: Arc<AtomicBool>) {
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let answers = async move {
+        let mut buffer = vec![0; 65536];
+        while let Ok(length @ 1..) = from_server.read(&mut buffer).await {
+            if !losing.load(Ordering::SeqCst) && to_client.write_all(&buffer[..length]).await.is_err() {
+                return;
+            }
+        }
+    };
+    // Requests go on arriving after the client has given up, as those on a slow network do.
+    let requests = async move {
+        let _ = tokio::io::copy(&mut from_client, &mut to_server).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    tokio::select! {
+        () = answers => {}
+        () = requests => {}
+    }
+}
