@@ -302,11 +302,11 @@ fn is_citus(value: &Value) -> bool {
 
 /// Old spellings, and values that follow from others.
 fn derived(config: &mut JsonMap) {
-    if let Some(Value::Object(zookeeper)) = config.get_mut("zookeeper") {
-        if let Some(exhibitor) = zookeeper.shift_remove("exhibitor") {
-            config.insert("exhibitor".to_owned(), exhibitor);
-            config.shift_remove("zookeeper");
-        }
+    if let Some(Value::Object(zookeeper)) = config.get_mut("zookeeper")
+        && let Some(exhibitor) = zookeeper.shift_remove("exhibitor")
+    {
+        config.insert("exhibitor".to_owned(), exhibitor);
+        config.shift_remove("zookeeper");
     }
     authentication(section(config, "postgresql"));
     if let (false, Some(name)) = (config.contains_key("name"), config["postgresql"].get("name").cloned()) {

@@ -8,11 +8,30 @@ use patroni_core::python::{PythonText, quoted};
 use patroni_core::units::parse_int;
 use serde_json::Value;
 
+use crate::error::ConfigError;
+use crate::local::Source;
+
 /// How to validate.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     /// `--ignore-listen-port`: addresses to listen on may be in use.
     pub ignore_listen_port: bool,
+}
+
+/// The whole of `--validate-config`: `Ok` is for stdout (the local configuration with `print`, else nothing) and exit
+/// code 0; `Err` is for stderr and exit code 1.
+pub fn report(source: &Source, options: Options, print: bool) -> Result<String, String> {
+    let mut tree = match source.read() {
+        Ok(local) => local.tree,
+        // Then everything is missing, which is what the findings tell.
+        Err(ConfigError::Empty) => JsonMap::new(),
+        Err(error) => return Err(error.to_string()),
+    };
+    let findings = validate(&mut tree, options);
+    if !findings.is_empty() {
+        return Err(findings.join("\n"));
+    }
+    Ok(if print { crate::yaml::dump(&Value::Object(tree)) } else { String::new() })
 }
 
 /// Validates the local configuration and gives one line per finding; none if it is valid. Looks at files, runs

@@ -1,4 +1,5 @@
 //! Layers: the settings in force and the warnings are those of Patroni 4.1.5, recorded.
+#![allow(clippy::unwrap_used, reason = "helper functions of tests may panic too")]
 
 use std::collections::BTreeMap;
 

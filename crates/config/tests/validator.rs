@@ -1,13 +1,14 @@
 //! Findings of the validator: the same as those of Patroni 4.1.5, recorded. Places that differ from run to run have
 //! names in the rows: `@BIN@` (programs), `@DATA@` (directories), `@LIVE@` and `@PORT@` (an address in use).
+#![allow(clippy::unwrap_used, reason = "helper functions of tests may panic too")]
 
 use std::fs::{Permissions, create_dir_all, set_permissions, write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use patroni_config::validate::{Options, validate};
-use patroni_config::yaml;
+use patroni_config::validate::{Options, report, validate};
+use patroni_config::{Environment, Source, yaml};
 use serde_json::Value;
 
 fn lay_out(dir: &Path) {
@@ -62,6 +63,18 @@ fn findings() {
         }
     }
     assert!(wrong.is_empty(), "{} rows\n{}", wrong.len(), wrong.join("\n=====\n"));
+}
+
+#[test]
+fn the_whole_command() {
+    let source = |text: &str| {
+        let variables = [("PATRONI_CONFIGURATION".to_owned(), text.to_owned())];
+        Source::new(None, variables.into_iter().collect::<Environment>())
+    };
+    let all = report(&source(""), Options::default(), true).unwrap_err();
+    assert!(all.starts_with("name  is not defined.\nscope  is not defined.\n"), "{all}");
+    let broken = report(&source("a: ["), Options::default(), false).unwrap_err();
+    assert!(broken.starts_with("invalid config file PATRONI_CONFIGURATION: line "), "{broken}");
 }
 
 #[test]

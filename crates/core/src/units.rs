@@ -16,11 +16,7 @@ pub fn parse_int<T: PythonText + ?Sized>(value: &T, base_unit: Option<&str>) -> 
         return rounded(with_unit(number?, rest, base_unit)?);
     }
     let number = number?;
-    if rest.trim().is_empty() {
-        Some(number)
-    } else {
-        rounded(with_unit(number as f64, rest, base_unit)?)
-    }
+    if rest.trim().is_empty() { Some(number) } else { rounded(with_unit(number as f64, rest, base_unit)?) }
 }
 
 /// The value as a real number in `base_unit`; `None` if it is not a number or its unit does not fit.
@@ -37,12 +33,7 @@ pub fn parse_bool<T: PythonText + ?Sized>(value: &T) -> Option<bool> {
 
 /// Are a value of `pg_settings` and one of the configuration the same, read as `vartype` (`bool`, `integer`, `real`,
 /// `enum`, anything else is a string)? `unit` is the unit of the setting; a value of `pg_settings` is already in it.
-pub fn compare_values<S, C>(
-    vartype: &str,
-    unit: Option<&str>,
-    settings_value: &S,
-    config_value: &C,
-) -> bool
+pub fn compare_values<S, C>(vartype: &str, unit: Option<&str>, settings_value: &S, config_value: &C) -> bool
 where
     S: PythonText + ?Sized,
     C: PythonText + ?Sized,
@@ -52,34 +43,18 @@ where
     }
     match vartype {
         "bool" => same(parse_bool(settings_value), parse_bool(config_value)),
-        "integer" => same(
-            parse_int(settings_value, None),
-            parse_int(config_value, unit),
-        ),
-        "real" => same(
-            parse_real(settings_value, None),
-            parse_real(config_value, unit),
-        ),
-        "enum" => {
-            settings_value.python_text().to_lowercase() == config_value.python_text().to_lowercase()
-        }
+        "integer" => same(parse_int(settings_value, None), parse_int(config_value, unit)),
+        "real" => same(parse_real(settings_value, None), parse_real(config_value, unit)),
+        "enum" => settings_value.python_text().to_lowercase() == config_value.python_text().to_lowercase(),
         _ => settings_value.python_text() == config_value.python_text(),
     }
 }
 
 /// The value of `pg_settings` for people: in the greatest unit that shows it without loss, else as it is.
-pub fn maybe_convert_from_base_unit(
-    base_value: &str,
-    vartype: &str,
-    base_unit: Option<&str>,
-) -> String {
+pub fn maybe_convert_from_base_unit(base_value: &str, vartype: &str, base_unit: Option<&str>) -> String {
     let converted = match vartype {
-        "integer" => parse_int(base_value, None)
-            .filter(|n| *n != 0)
-            .and_then(|n| int_with_unit(n, base_unit)),
-        "real" => parse_real(base_value, None)
-            .filter(|n| *n != 0.0)
-            .and_then(|n| real_with_unit(n, base_unit)),
+        "integer" => parse_int(base_value, None).filter(|n| *n != 0).and_then(|n| int_with_unit(n, base_unit)),
+        "real" => parse_real(base_value, None).filter(|n| *n != 0.0).and_then(|n| real_with_unit(n, base_unit)),
         _ => None,
     };
     converted.unwrap_or_else(|| base_value.to_owned())
@@ -136,10 +111,8 @@ fn with_unit(number: f64, unit: &str, base_unit: Option<&str>) -> Option<f64> {
 fn int_with_unit(base_value: i64, base_unit: Option<&str>) -> Option<String> {
     let (factor, table, column) = base(base_unit)?;
     let value = base_value as f64 * factor;
-    let (unit, multiplier) = table
-        .iter()
-        .map(|(unit, row)| (unit, row[column]))
-        .find(|(_, m)| *m <= 1.0 || value % m == 0.0)?;
+    let (unit, multiplier) =
+        table.iter().map(|(unit, row)| (unit, row[column])).find(|(_, m)| *m <= 1.0 || value % m == 0.0)?;
     Some(format!("{}{unit}", (value / multiplier).round_ties_even()))
 }
 
@@ -159,8 +132,7 @@ fn real_with_unit(base_value: f64, base_unit: Option<&str>) -> Option<String> {
 fn rounded(number: f64) -> Option<i64> {
     let number = number.round_ties_even();
     // 2^63 is the first number that does not fit.
-    (number >= -9_223_372_036_854_775_808.0 && number < 9_223_372_036_854_775_808.0)
-        .then_some(number as i64)
+    (-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&number).then_some(number as i64)
 }
 
 /// The integer at the beginning of a text, as C's `strtol` with base 0 finds it, and what follows.
@@ -175,18 +147,12 @@ fn strtol(text: &str) -> (Option<i64>, &str) {
         Some(_) | None if digits.starts_with('0') => (8, digits),
         Some(_) | None => (10, digits),
     };
-    let end = start
-        .find(|c: char| !c.is_digit(radix))
-        .unwrap_or(start.len());
+    let end = start.find(|c: char| !c.is_digit(radix)).unwrap_or(start.len());
     if end == 0 {
         return (None, text);
     }
     let (number, rest) = start.split_at(end);
-    let signed = if negative {
-        format!("-{number}")
-    } else {
-        number.to_owned()
-    };
+    let signed = if negative { format!("-{number}") } else { number.to_owned() };
     (i64::from_str_radix(&signed, radix).ok(), rest)
 }
 
@@ -208,8 +174,7 @@ fn strtod(text: &str) -> (Option<f64>, &str) {
 }
 
 fn digits(text: &str) -> usize {
-    text.find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len())
+    text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len())
 }
 
 fn exponent(text: &str) -> usize {
@@ -292,30 +257,12 @@ mod tests {
     #[test]
     fn comparison() {
         let rows = [
-            (
-                "enum",
-                None,
-                json!("remote_write"),
-                json!("REMOTE_WRITE"),
-                true,
-            ),
-            (
-                "string",
-                None,
-                json!("remote_write"),
-                json!("REMOTE_WRITE"),
-                false,
-            ),
+            ("enum", None, json!("remote_write"), json!("REMOTE_WRITE"), true),
+            ("string", None, json!("remote_write"), json!("REMOTE_WRITE"), false),
             ("real", None, json!("1e-06"), json!(0.000001), true),
             ("integer", Some("MB"), json!("6GB"), json!("6GB"), false),
             ("integer", None, json!("6GB"), json!("6GB"), false),
-            (
-                "integer",
-                Some("16384kB"),
-                json!("64"),
-                json!(" 0x400 MB "),
-                true,
-            ),
+            ("integer", Some("16384kB"), json!("64"), json!(" 0x400 MB "), true),
             ("integer", Some("2MB"), json!(524288), json!("1TB"), true),
             ("integer", Some("MB"), json!(1048576), json!("1TB"), true),
             ("integer", Some("kB"), json!(4098), json!("4097.5kB"), true),
@@ -323,11 +270,7 @@ mod tests {
             ("bool", None, json!("x"), json!("x"), false),
         ];
         for (vartype, unit, a, b, expected) in rows {
-            assert_eq!(
-                compare_values(vartype, unit, &a, &b),
-                expected,
-                "{vartype} {unit:?} {a} {b}"
-            );
+            assert_eq!(compare_values(vartype, unit, &a, &b), expected, "{vartype} {unit:?} {a} {b}");
         }
     }
 
@@ -349,11 +292,7 @@ mod tests {
             ("0", "integer", Some("s"), "0"),
         ];
         for (value, vartype, unit, expected) in rows {
-            assert_eq!(
-                maybe_convert_from_base_unit(value, vartype, unit),
-                expected,
-                "{value} {vartype} {unit:?}"
-            );
+            assert_eq!(maybe_convert_from_base_unit(value, vartype, unit), expected, "{value} {vartype} {unit:?}");
         }
     }
 }

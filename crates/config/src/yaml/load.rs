@@ -176,7 +176,7 @@ fn count(node: &Node) -> usize {
 }
 
 /// The tag of YAML's own types, such as `int`.
-fn core_tag<'a>(tag: &'a Tag, mark: Mark) -> Result<&'a str, YamlError> {
+fn core_tag(tag: &Tag, mark: Mark) -> Result<&str, YamlError> {
     let whole = format!("{}{}", tag.handle, tag.suffix);
     match tag.is_yaml_core_schema() {
         true => Ok(&tag.suffix),

@@ -153,10 +153,7 @@ fn is_digits(text: &str) -> bool {
 
 /// Parts of a number to base 60, after the first: `0` to `59`.
 fn is_sixties(text: &str) -> bool {
-    text.split(':').all(|part| match part.as_bytes() {
-        [b'0'..=b'9'] | [b'0'..=b'5', b'0'..=b'9'] => true,
-        _ => false,
-    })
+    text.split(':').all(|part| matches!(part.as_bytes(), [b'0'..=b'9'] | [b'0'..=b'5', b'0'..=b'9']))
 }
 
 /// `2001-12-14`, or with a time: `2001-12-14t21:59:43.10-05:00`, `2001-1-4 21:59:43`.
