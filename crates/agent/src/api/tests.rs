@@ -149,7 +149,7 @@ async fn http_1_0_and_1_1_and_methods_without_a_body() {
 async fn clients_that_trickle_do_not_keep_others_waiting() {
     let node = node(local(ApiOptions::default())).await;
     let mut slow = Vec::new();
-    for number in 0..200 {
+    for number in 0..1000 {
         let mut stream = TcpStream::connect(node.address).await.unwrap();
         let part: &[u8] =
             if number % 2 == 0 { b"GET /pri" } else { b"POST /config HTTP/1.1\r\nContent-Length: 99\r\n" };
