@@ -201,7 +201,7 @@ impl Tick<'_> {
 
     /// Stopped for a handover by an earlier tick, with the lease in hand and the job gone.
     pub(super) fn handover_after_job(&mut self, cluster: &Cluster) -> Needs<Option<Verdict>> {
-        if self.memory.handover.is_none_or(|handover| handover.stopped_at.is_none()) {
+        if self.memory.handover.is_none() || self.memory.role != Role::Demoted {
             return Ok(None);
         }
         let Postmaster::Stopped(Some(control)) = &self.facts.server.postmaster else {
