@@ -113,6 +113,11 @@ impl Conf {
         &self.server
     }
 
+    /// The configuration the files are made from.
+    pub fn file_options(&self) -> &Arc<FileOptions> {
+        &self.files
+    }
+
     /// The version the files are written for.
     pub fn version(&self) -> u32 {
         self.version
