@@ -159,11 +159,7 @@ impl MemberData {
     pub fn is_bootstrapping(&self) -> bool {
         matches!(
             self.state.as_deref(),
-            Some(
-                "initializing new cluster"
-                    | "running custom bootstrap script"
-                    | "starting after custom bootstrap"
-            )
+            Some("initializing new cluster" | "running custom bootstrap script" | "starting after custom bootstrap")
         )
     }
 

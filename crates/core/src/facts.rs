@@ -186,10 +186,7 @@ impl Answers {
     /// If the slot is taken: a tick that asks twice would never end.
     pub fn record(&mut self, answer: Answer) {
         fn fill<T>(slot: &mut Option<T>, value: T, what: &str) {
-            assert!(
-                slot.is_none(),
-                "the operation {what} was asked for twice in one tick"
-            );
+            assert!(slot.is_none(), "the operation {what} was asked for twice in one tick");
             *slot = Some(value);
         }
         match answer {

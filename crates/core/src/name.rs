@@ -70,9 +70,6 @@ mod tests {
     fn slot_names_follow_patronis_rule() {
         assert_eq!(MemberName::from("postgres-0").slot_name(), "postgres_0");
         assert_eq!(MemberName::from("Node.A b").slot_name(), "node_au0032b");
-        assert_eq!(
-            MemberName::from("x".repeat(80).as_str()).slot_name().len(),
-            63
-        );
+        assert_eq!(MemberName::from("x".repeat(80).as_str()).slot_name().len(), 63);
     }
 }

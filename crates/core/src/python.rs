@@ -43,13 +43,7 @@ pub fn repr(value: &Value) -> String {
         Value::Number(number) => number_text(number),
         Value::String(text) => quoted(text),
         Value::Array(items) => format!("[{}]", joined(items.iter().map(repr))),
-        Value::Object(map) => format!(
-            "{{{}}}",
-            joined(
-                map.iter()
-                    .map(|(k, v)| format!("{}: {}", quoted(k), repr(v)))
-            )
-        ),
+        Value::Object(map) => format!("{{{}}}", joined(map.iter().map(|(k, v)| format!("{}: {}", quoted(k), repr(v))))),
     }
 }
 
@@ -59,11 +53,7 @@ fn joined(parts: impl Iterator<Item = String>) -> String {
 
 /// The text of Python's `repr()` of a string: single quotes, unless only these occur in it.
 pub fn quoted(text: &str) -> String {
-    let quote = if text.contains('\'') && !text.contains('"') {
-        '"'
-    } else {
-        '\''
-    };
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     let mut out = String::with_capacity(text.len() + 2);
     out.push(quote);
     for c in text.chars() {
@@ -84,11 +74,7 @@ pub fn quoted(text: &str) -> String {
 }
 
 fn number_text(number: &Number) -> String {
-    if number.is_f64() {
-        float_text(number.as_f64().unwrap_or_default())
-    } else {
-        number.to_string()
-    }
+    if number.is_f64() { float_text(number.as_f64().unwrap_or_default()) } else { number.to_string() }
 }
 
 /// The text of Python's `repr()` of a float: the shortest digits that read back as the same number, with an exponent
@@ -107,11 +93,7 @@ pub fn float_text(number: f64) -> String {
         return format!("{mantissa}{}", exponent_text(exponent));
     }
     let plain = format!("{number}");
-    if plain.contains('.') {
-        plain
-    } else {
-        plain + ".0"
-    }
+    if plain.contains('.') { plain } else { plain + ".0" }
 }
 
 /// The text of Python's (and C's) `%g`: six significant digits, without trailing zeros.
@@ -126,11 +108,7 @@ pub fn general_text(number: f64) -> String {
         let decimals = usize::try_from(5 - exponent).unwrap_or_default();
         return without_trailing_zeros(&format!("{number:.decimals$}")).to_owned();
     }
-    format!(
-        "{}{}",
-        without_trailing_zeros(mantissa),
-        exponent_text(exponent)
-    )
+    format!("{}{}", without_trailing_zeros(mantissa), exponent_text(exponent))
 }
 
 fn exponent_text(exponent: i32) -> String {
@@ -139,11 +117,7 @@ fn exponent_text(exponent: i32) -> String {
 }
 
 fn without_trailing_zeros(text: &str) -> &str {
-    if text.contains('.') {
-        text.trim_end_matches('0').trim_end_matches('.')
-    } else {
-        text
-    }
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { text }
 }
 
 #[cfg(test)]

@@ -136,11 +136,7 @@ impl Wal {
     pub fn position(&self) -> Lsn {
         match self {
             Wal::Primary { location } => *location,
-            Wal::Standby {
-                received, replayed, ..
-            } => received
-                .unwrap_or_default()
-                .max(replayed.unwrap_or_default()),
+            Wal::Standby { received, replayed, .. } => received.unwrap_or_default().max(replayed.unwrap_or_default()),
         }
     }
 

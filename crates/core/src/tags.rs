@@ -63,11 +63,7 @@ impl Tags {
 
     fn flag_or_priority(&self, flag: &str, priority: &str) -> bool {
         match self.0.get(flag) {
-            None | Some(Value::Null) => self
-                .0
-                .get(priority)
-                .and_then(integer)
-                .is_some_and(|p| p <= 0),
+            None | Some(Value::Null) => self.0.get(priority).and_then(integer).is_some_and(|p| p <= 0),
             Some(value) => truthy(value),
         }
     }
@@ -103,9 +99,7 @@ pub fn parse_bool(text: &str) -> Option<bool> {
 
 fn integer(value: &Value) -> Option<i64> {
     match value {
-        Value::Number(n) => n
-            .as_i64()
-            .or_else(|| n.as_f64().map(|f| f.round_ties_even() as i64)),
+        Value::Number(n) => n.as_i64().or_else(|| n.as_f64().map(|f| f.round_ties_even() as i64)),
         Value::String(s) => s.trim().parse().ok(),
         _ => None,
     }
@@ -124,9 +118,7 @@ mod tests {
 
     #[test]
     fn flags_given_as_strings_count() {
-        let t = tags(
-            serde_json::json!({"clonefrom": "true", "nofailover": "true", "nostream": "true"}),
-        );
+        let t = tags(serde_json::json!({"clonefrom": "true", "nofailover": "true", "nostream": "true"}));
         assert!(t.clonefrom() && t.nofailover() && t.nostream());
         assert!(!tags(serde_json::json!({"nostream": "off"})).nostream());
     }
@@ -140,10 +132,7 @@ mod tests {
         assert!(t.nofailover());
         assert_eq!(t.failover_priority(), 0);
         assert!(tags(serde_json::json!({"failover_priority": "0"})).nofailover());
-        assert_eq!(
-            tags(serde_json::json!({"failover_priority": "2"})).failover_priority(),
-            2
-        );
+        assert_eq!(tags(serde_json::json!({"failover_priority": "2"})).failover_priority(), 2);
         assert_eq!(tags(serde_json::json!({})).failover_priority(), 1);
     }
 }

@@ -248,9 +248,7 @@ impl fmt::Display for Verdict {
                 f.write_str("following a different leader because I am not allowed to promote")
             }
             Verdict::StoreFailed => f.write_str("DCS is not accessible"),
-            Verdict::DemotedStoreFailed => {
-                f.write_str("demoted self because DCS is not accessible and I was a leader")
-            }
+            Verdict::DemotedStoreFailed => f.write_str("demoted self because DCS is not accessible and I was a leader"),
             Verdict::StoreRetrying { left } => write!(
                 f,
                 "DCS is not accessible, retrying: my leader lock is valid for another {:.1} seconds",
@@ -274,19 +272,15 @@ impl fmt::Display for Verdict {
             Verdict::CrashRecoveryTimeout => f.write_str("terminated crash recovery because of startup timeout"),
             Verdict::PrePromoteFailed => f.write_str("Promotion cancelled because the pre-promote script failed"),
             Verdict::WatchdogDemoted => f.write_str("Demoting self because watchdog could not be activated"),
-            Verdict::WatchdogNotPromoting => {
-                f.write_str("Not promoting self because watchdog could not be activated")
-            }
+            Verdict::WatchdogNotPromoting => f.write_str("Not promoting self because watchdog could not be activated"),
             Verdict::Starting(seconds) => {
                 write!(f, "PostgreSQL is still starting up, {seconds} seconds until timeout")
             }
-            Verdict::StartTimedOutAlone => f.write_str(
-                "primary start has timed out, but continuing to wait because failover is not possible",
-            ),
-            Verdict::StartTimedOut => f.write_str("stopped PostgreSQL because of startup timeout"),
-            Verdict::StartLostLock => {
-                f.write_str("stopped PostgreSQL while starting up because leader key was lost")
+            Verdict::StartTimedOutAlone => {
+                f.write_str("primary start has timed out, but continuing to wait because failover is not possible")
             }
+            Verdict::StartTimedOut => f.write_str("stopped PostgreSQL because of startup timeout"),
+            Verdict::StartLostLock => f.write_str("stopped PostgreSQL while starting up because leader key was lost"),
             Verdict::StartingPrimary => f.write_str("starting primary after failure"),
             Verdict::CrashFailover => f.write_str("stopped PostgreSQL to fail over after a crash"),
             Verdict::CrashRecovery => f.write_str("doing crash recovery in a single user mode"),
@@ -326,9 +320,7 @@ impl fmt::Display for Verdict {
             Verdict::SystemIdMismatch { cluster, local } => {
                 write!(f, "system ID mismatch, node belongs to a different cluster: {cluster} != {local}")
             }
-            Verdict::SystemIdReleased => {
-                f.write_str("released leader key voluntarily due to the system ID mismatch")
-            }
+            Verdict::SystemIdReleased => f.write_str("released leader key voluntarily due to the system ID mismatch"),
             Verdict::StandbyWithoutCluster => {
                 f.write_str("No initialize key in DCS and PostgreSQL is running as replica, aborting start")
             }
@@ -345,9 +337,7 @@ impl fmt::Display for Verdict {
             }
             Verdict::RestartInitiated => f.write_str("restart initiated"),
             Verdict::Reinitializing => f.write_str("reinitialize initiated"),
-            Verdict::Unreachable => {
-                f.write_str("Error communicating with PostgreSQL. Will try again later")
-            }
+            Verdict::Unreachable => f.write_str("Error communicating with PostgreSQL. Will try again later"),
             Verdict::ShuttingDown => f.write_str("shutting down"),
             Verdict::ShutDown => f.write_str("shut down"),
         }

@@ -89,11 +89,7 @@ impl View {
         let cluster = facts.cluster.as_ref().ok().cloned();
         View {
             settings: Arc::clone(&facts.settings),
-            dcs_last_seen: if cluster.is_some() {
-                Some(facts.now.wall)
-            } else {
-                self.dcs_last_seen
-            },
+            dcs_last_seen: if cluster.is_some() { Some(facts.now.wall) } else { self.dcs_last_seen },
             cluster: cluster.or_else(|| self.cluster.clone()),
             server: Arc::clone(&facts.server),
             role: memory.role,
@@ -122,10 +118,7 @@ impl View {
     pub fn running(&self) -> Option<&Running> {
         match &self.server.postmaster {
             Postmaster::Running(running) => Some(running),
-            Postmaster::Stopped(_)
-            | Postmaster::Starting
-            | Postmaster::Stopping
-            | Postmaster::Unreachable(_) => None,
+            Postmaster::Stopped(_) | Postmaster::Starting | Postmaster::Stopping | Postmaster::Unreachable(_) => None,
         }
     }
 
@@ -139,12 +132,8 @@ impl View {
             role: Some(self.role.to_string()),
             version: Some(COMPATIBLE_VERSION.to_owned()),
             tags: self.settings.tags.clone(),
-            checkpoint_after_promote: (self.is_leader(now) && self.checkpoint_pending)
-                .then_some(false),
-            scheduled_restart: self
-                .scheduled_restart
-                .as_ref()
-                .map(|restart| restart.raw.clone()),
+            checkpoint_after_promote: (self.is_leader(now) && self.checkpoint_pending).then_some(false),
+            scheduled_restart: self.scheduled_restart.as_ref().map(|restart| restart.raw.clone()),
             pause: self.settings.paused,
             ..MemberData::default()
         };
@@ -160,13 +149,7 @@ impl View {
 fn describe_wal(data: &mut MemberData, running: &Running) {
     data.xlog_location = Some(running.wal.position());
     data.timeline = running.timeline;
-    if let Wal::Standby {
-        received,
-        replayed,
-        replication_state,
-        ..
-    } = &running.wal
-    {
+    if let Wal::Standby { received, replayed, replication_state, .. } = &running.wal {
         data.receive_lsn = received.filter(|lsn| lsn.0 > 0);
         data.replay_lsn = replayed.filter(|lsn| lsn.0 > 0);
         data.replication_state = replication_state.clone();
@@ -175,19 +158,10 @@ fn describe_wal(data: &mut MemberData, running: &Running) {
 
 /// The parts of a member's key that others react to; positions change all the time and wake nobody.
 pub fn without_positions(data: &MemberData) -> MemberData {
-    MemberData {
-        xlog_location: None,
-        receive_lsn: None,
-        replay_lsn: None,
-        ..data.clone()
-    }
+    MemberData { xlog_location: None, receive_lsn: None, replay_lsn: None, ..data.clone() }
 }
 
 /// What Patroni puts before the sentence of a tick while the cluster is paused.
 pub fn paused_prefix(paused: bool) -> String {
-    if paused {
-        "PAUSE: ".to_owned()
-    } else {
-        String::new()
-    }
+    if paused { "PAUSE: ".to_owned() } else { String::new() }
 }
