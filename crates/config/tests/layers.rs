@@ -1,8 +1,6 @@
 //! Layers: the settings in force and the warnings are those of Patroni 4.1.5, recorded.
 #![allow(clippy::unwrap_used, reason = "helper functions of tests may panic too")]
 
-use std::collections::BTreeMap;
-
 use patroni_config::{Config, Environment, Purpose, Source, merge};
 use patroni_core::JsonMap;
 use patroni_core::cluster::Version;
@@ -17,28 +15,13 @@ fn environment(variables: &Value) -> Environment {
     pairs.map(|(name, value)| (format!("PATRONI_{name}"), value.as_str().unwrap().to_owned())).collect()
 }
 
-/// Is everything the same, whatever the order of keys?
-fn same(a: &Value, b: &Value) -> bool {
-    fn sorted(value: &Value) -> Value {
-        match value {
-            Value::Object(map) => {
-                let map: BTreeMap<_, _> = map.iter().map(|(k, v)| (k.clone(), sorted(v))).collect();
-                Value::Object(map.into_iter().collect())
-            }
-            Value::Array(items) => Value::Array(items.iter().map(sorted).collect()),
-            other => other.clone(),
-        }
-    }
-    sorted(a).to_string() == sorted(b).to_string()
-}
-
 #[test]
 fn variables() {
     let mut wrong = Vec::new();
     for row in rows(include_str!("data/environment.jsonl")) {
         let found = Source::new(None, environment(&row[0])).read().map(|l| l.tree).unwrap_or_default();
         let found = Value::Object(found);
-        if !same(&found, &row[1]) {
+        if found != row[1] {
             wrong.push(format!("{}\nfound    {found}\nexpected {}", row[0], row[1]));
         }
     }
@@ -70,7 +53,7 @@ fn layers() {
             warnings.iter().map(ToString::to_string).filter(|w| !w.contains("unknown setting")).collect();
         let expected: Vec<&str> = row[4].as_array().unwrap().iter().map(|w| w.as_str().unwrap()).collect();
         let same_texts = texts.len() == expected.len() && texts.iter().zip(&expected).all(|(t, e)| t.starts_with(e));
-        if !same(&found, &row[3]) || !same_texts {
+        if found != row[3] || !same_texts {
             let row_text = format!("{} {} {}", row[0], row[1], row[2]);
             wrong.push(format!("{row_text}\nfound    {found} {texts:?}\nexpected {} {expected:?}", row[3]));
         }
