@@ -58,6 +58,7 @@ impl Etcd {
     pub(crate) fn launch(count: usize, scheme: &str, further: &[String]) -> Self {
         let directory = tempfile::tempdir().expect("no temporary directory");
         let ports = free_ports(count * 2);
+        let token = directory.path().display().to_string();
         let peer = |i: usize| format!("http://127.0.0.1:{}", ports[count + i]);
         let all: Vec<String> = (0..count).map(|i| format!("n{i}={}", peer(i))).collect();
         let servers = (0..count).map(|i| {
@@ -71,7 +72,7 @@ impl Etcd {
                 ("listen-peer-urls", peer(i)),
                 ("initial-advertise-peer-urls", peer(i)),
                 ("initial-cluster", all.join(",")),
-                ("initial-cluster-token", data.display().to_string()),
+                ("initial-cluster-token", token.clone()),
             ];
             let arguments = arguments
                 .iter()
@@ -157,7 +158,18 @@ impl World for Etcd {
     }
 }
 
+/// Below the range from which the kernel takes ports for outgoing connections: one of those could otherwise take a
+/// port between this look and the start of the server.
 fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("no port")).collect();
+    use std::hash::BuildHasher;
+    let mut listeners = Vec::new();
+    let start = std::hash::RandomState::new().hash_one(0) % 20_000;
+    for port in (0..20_000).map(|i| 10_000 + (start + i) % 20_000) {
+        let port = u16::try_from(port).expect("a port");
+        listeners.extend(TcpListener::bind(("127.0.0.1", port)).ok());
+        if listeners.len() == count {
+            break;
+        }
+    }
     listeners.iter().map(|listener| listener.local_addr().expect("no address").port()).collect()
 }
