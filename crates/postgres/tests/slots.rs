@@ -30,13 +30,15 @@ fn slots_are_created_moved_and_dropped() {
 
         node.sql("SELECT pg_switch_wal()").await;
         node.sql("CREATE TABLE t ()").await;
-        let now: Lsn = node.sql("SELECT pg_current_wal_flush_lsn()::text").await[0].as_deref().expect("lsn").parse().expect("lsn");
+        let now: Lsn =
+            node.sql("SELECT pg_current_wal_flush_lsn()::text").await[0].as_deref().expect("lsn").parse().expect("lsn");
         assert_eq!(apply(&connection, &[Change::Advance("one".to_owned(), now)], LIMIT).await, SlotsDone::default());
         let position = "SELECT restart_lsn::text FROM pg_replication_slots WHERE slot_name = 'one'";
         assert_eq!(node.sql(position).await, [Some(now.to_string())]);
 
         // A change that fails does not keep the others from being made; one that was made already is no failure.
-        let plan = [create("Not a name"), Change::Advance("gone".to_owned(), now), drop("gone"), drop("one"), create("three")];
+        let plan =
+            [create("Not a name"), Change::Advance("gone".to_owned(), now), drop("gone"), drop("one"), create("three")];
         let done = apply(&connection, &plan, LIMIT).await;
         assert_eq!(done.failed, BTreeSet::from(["Not a name".to_owned(), "gone".to_owned()]));
         assert!(!done.aborted);

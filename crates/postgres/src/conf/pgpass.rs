@@ -45,7 +45,8 @@ mod tests {
 
     #[test]
     fn each_host_has_its_line_and_separators_are_escaped() {
-        let rows: [(&[(&str, &str)], Option<&str>); 6] = [
+        type Pairs = &'static [(&'static str, &'static str)];
+        let rows: [(Pairs, Option<&str>); 6] = [
             (&[("host", "a"), ("port", "5432"), ("user", "r"), ("password", "p:w\\")], Some("a:5432:*:r:p\\:w\\\\\n")),
             (
                 &[("host", "a, b"), ("port", "5432"), ("user", "r"), ("password", "p")],

@@ -49,8 +49,8 @@ impl Conf {
     /// `force` (an operator asked for it). The server is not told: that is the caller's.
     ///
     /// # Errors
-    /// The server does not answer within `limit`, or a file cannot be written; then the configuration is taken all
-    /// the same, and a later call with `force` repairs the files.
+    /// The server does not answer within `limit`: nothing changed. Or a file cannot be written: then the configuration is taken
+    /// all the same, and a later call with `force` repairs the files.
     pub async fn reload(
         &mut self,
         server: Arc<ServerOptions>,

@@ -51,8 +51,8 @@ pub async fn archive_ready_wals(context: &RewindContext, cancel: &Cancel) -> Res
     Ok(())
 }
 
-/// Removes all marks of the archiver, before crash recovery in single-user mode: the marks of what was archived are made again, by nobody, so nothing
-/// is archived twice by a server that never becomes primary again.
+/// Removes all marks of the archiver, before crash recovery in single-user mode and after [`archive_ready_wals`]: the node
+/// comes back as a standby, which archives nothing, and marks of a former life would be acted on after a later promotion.
 ///
 /// # Errors
 /// The directory cannot be read; that a file cannot be removed is logged.

@@ -1,7 +1,8 @@
 //! A directory with a PostgreSQL 15 server of its own. PostgreSQL refuses to run as root: a test that finds itself root
 //! runs itself again as user `postgres`.
 
-#![allow(unreachable_pub)]
+// Each test file uses a part of it.
+#![allow(dead_code, unreachable_pub)]
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
