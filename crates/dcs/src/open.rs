@@ -55,3 +55,35 @@ pub fn open(
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_section_chooses_the_store() {
+        let second = Duration::from_secs(1);
+        let timing = Timing { ttl: second, loop_wait: second, retry_timeout: second };
+        let path = ClusterPath { namespace: "service".into(), scope: "s".into() };
+        let error = |configuration: Value| {
+            let Value::Object(configuration) = configuration else { panic!("not an object") };
+            open(&configuration, &path, "a".into(), timing).err().map(|error| error.to_string())
+        };
+        assert_eq!(error(json!({"etcd3": {"host": "a"}, "etcd": {"host": "b"}})), None);
+        for (configuration, part) in [
+            (json!({}), "Available implementations: etcd3"),
+            (json!({"etcd3": null}), "Available implementations: etcd3"),
+            (json!({"etcd": {"host": "a"}}), "rename the section to etcd3"),
+            (json!({"zookeeper": {}}), "the store zookeeper is not supported; supported is: etcd3"),
+            (json!({"etcd3": []}), "is not a mapping"),
+            (json!({"etcd3": {}}), "Neither srv, hosts, host nor url are defined"),
+        ] {
+            let text = error(configuration.clone()).unwrap_or_default();
+            assert!(text.contains(part), "{configuration}: {text}");
+        }
+    }
+}

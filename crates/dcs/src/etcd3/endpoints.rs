@@ -4,12 +4,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
-use hickory_resolver::TokioResolver;
-use hickory_resolver::proto::rr::{RData, RecordType};
 use tokio::sync::watch;
 
 use super::failure;
 use super::options::Etcd3Options;
+use super::srv;
 
 /// etcd answers more frequent pings with an error (its `--grpc-keepalive-min-time` is 5 s).
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -120,7 +119,10 @@ impl Endpoints {
         if let Some(url) = known(&self.lock()) {
             return Ok((self.generation(), url));
         }
-        let found = self.resolve().await?;
+        let domain = self.options.srv.as_deref().unwrap_or_default();
+        let found = srv::system_endpoints(domain, self.options.srv_suffix.as_deref())
+            .await
+            .map_err(|text| NoConnection { text, hopeless: false })?;
         let mut inner = self.lock();
         if inner.urls.is_empty() {
             inner.urls = found;
@@ -128,32 +130,6 @@ impl Endpoints {
         }
         let missing = || NoConnection { text: "no endpoint of etcd is known".into(), hopeless: false };
         known(&inner).map(|url| (*self.generation.borrow(), url)).ok_or_else(missing)
-    }
-
-    /// The SRV records that name clients' ports, TLS first, as the reference asks for them. The peers' ports
-    /// (`_etcd-server`) are of no use to a client of version 3.
-    async fn resolve(&self) -> Result<Vec<String>, NoConnection> {
-        let failed = |text: String| NoConnection { text, hopeless: false };
-        let domain = self.options.srv.clone().unwrap_or_default();
-        let builder = TokioResolver::builder_tokio().map_err(|error| failed(format!("resolver: {error}")))?;
-        let resolver = builder.build().map_err(|error| failed(format!("resolver: {error}")))?;
-        for service in ["-client-ssl", "-client", "-ssl", ""] {
-            let suffix = self.options.srv_suffix.as_ref().map(|suffix| format!("-{suffix}")).unwrap_or_default();
-            let scheme = if service.contains("-ssl") { "https" } else { "http" };
-            let name = format!("_etcd{service}{suffix}._tcp.{domain}.");
-            let Ok(lookup) = resolver.lookup(name, RecordType::SRV).await else { continue };
-            let url = |data: &RData| match data {
-                RData::SRV(srv) => {
-                    Some(format!("{scheme}://{}:{}", srv.target.to_utf8().trim_end_matches('.'), srv.port))
-                }
-                _ => None,
-            };
-            let found: Vec<String> = lookup.answers().iter().filter_map(|record| url(&record.data)).collect();
-            if !found.is_empty() {
-                return Ok(found);
-            }
-        }
-        Err(failed(format!("Can not resolve SRV for {domain}")))
     }
 
     async fn connect_options(&self, url: &str, patience: Duration) -> Result<ConnectOptions, NoConnection> {

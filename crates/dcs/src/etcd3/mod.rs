@@ -7,6 +7,7 @@ mod failure;
 mod leader;
 mod lease;
 mod options;
+mod srv;
 mod watcher;
 
 use std::collections::BTreeMap;

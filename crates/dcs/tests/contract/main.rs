@@ -1,6 +1,8 @@
 //! What every backend has to do, run on the store in memory and on a real etcd; and what only etcd can go through:
 //! restarts, hanging endpoints, garbage, and living together with the reference.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod etcd;
 mod faults;
 mod reference;
