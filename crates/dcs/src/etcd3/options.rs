@@ -100,11 +100,6 @@ impl Etcd3Options {
         Ok(options)
     }
 
-    /// Uses TLS.
-    pub fn is_tls(&self) -> bool {
-        self.endpoints.iter().any(|endpoint| endpoint.starts_with("https://"))
-    }
-
     fn set_url(&mut self, key: &'static str, url: &str) -> Result<(), OptionsError> {
         let error =
             |problem: String| OptionsError { key, problem, remedy: "write http://host:port or https://host:port" };
