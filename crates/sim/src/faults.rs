@@ -1,0 +1,393 @@
+//! What goes wrong, what operators do, and when.
+
+use std::time::Duration;
+
+use patroni_core::JsonMap;
+use patroni_core::cluster::FailoverRequest;
+use patroni_core::cluster::Version;
+use patroni_core::request::{Request, RequestId, RestartConditions};
+use serde_json::json;
+
+use crate::postgres::{Disk, Process};
+use crate::random::Random;
+use crate::simulation::Simulation;
+use crate::store::StoreRequest;
+use crate::universe::{Event, STORE, Universe};
+
+/// A fault, the end of one, or something an operator does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    AgentDies(usize),
+    AgentStarts(usize),
+    AgentTold(usize),
+    Freezes(usize, Duration),
+    Thaws(usize),
+    HostDies(usize),
+    PostmasterDies(usize),
+    Hangs(usize),
+    Answers(usize),
+    DiskFills(usize),
+    DiskFrees(usize),
+    Cut(usize, usize),
+    Mended(usize, usize),
+    Isolated(usize),
+    Rejoins(usize),
+    StoreDown,
+    StoreUp,
+    Slow,
+    Fast,
+    ClockSteps(usize, i64),
+    Switchover,
+    Failover,
+    Pause,
+    Resume,
+    Restart(usize),
+    Reinitialize(usize),
+    Configure,
+    Joins(usize),
+    Leaves(usize),
+}
+
+impl Fault {
+    /// Its name in the summary.
+    pub fn name(self) -> &'static str {
+        match self {
+            Fault::AgentDies(_) => "agent killed",
+            Fault::AgentStarts(_) => "agent started",
+            Fault::AgentTold(_) => "agent told to stop",
+            Fault::Freezes(..) => "agent frozen",
+            Fault::Thaws(_) => "agent thawed",
+            Fault::HostDies(_) => "host crashed",
+            Fault::PostmasterDies(_) => "postmaster killed",
+            Fault::Hangs(_) => "PostgreSQL hung",
+            Fault::Answers(_) => "PostgreSQL answers again",
+            Fault::DiskFills(_) => "disk full",
+            Fault::DiskFrees(_) => "disk freed",
+            Fault::Cut(..) => "one-way cut",
+            Fault::Mended(..) => "cut mended",
+            Fault::Isolated(_) => "node isolated",
+            Fault::Rejoins(_) => "node rejoined",
+            Fault::StoreDown => "store outage",
+            Fault::StoreUp => "store back",
+            Fault::Slow => "network slow",
+            Fault::Fast => "network fast",
+            Fault::ClockSteps(..) => "wall clock stepped",
+            Fault::Switchover => "switchover",
+            Fault::Failover => "manual failover",
+            Fault::Pause => "pause",
+            Fault::Resume => "resume",
+            Fault::Restart(_) => "restart",
+            Fault::Reinitialize(_) => "reinitialize",
+            Fault::Configure => "configuration change",
+            Fault::Joins(_) => "member joined",
+            Fault::Leaves(_) => "member left",
+        }
+    }
+}
+
+/// What a run is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weather {
+    /// Only planned actions: nothing that was acknowledged may be lost.
+    Calm,
+    /// Anything.
+    Stormy,
+}
+
+/// Everything that will happen to a cluster of so many nodes, of which `spare` join later.
+pub fn plan(random: &mut Random, weather: Weather, nodes: usize, length: Duration) -> Vec<(Duration, Fault)> {
+    let mut events = Vec::new();
+    let count = random.within(1..if weather == Weather::Calm { 5 } else { 10 });
+    let begin = if weather == Weather::Stormy && random.percent(30) { 0 } else { 20_000 };
+    for _ in 0..count {
+        let at = random.millis(begin..length.as_millis() as u64);
+        let node = random.index(nodes);
+        let lasts = random.mostly(500..12_000);
+        let (fault, end) = match weather {
+            Weather::Calm => calm(random, node),
+            Weather::Stormy => stormy(random, node, nodes, lasts),
+        };
+        events.push((at, fault));
+        events.extend(end.map(|end| (at + lasts, end)));
+    }
+    events
+}
+
+fn calm(random: &mut Random, node: usize) -> (Fault, Option<Fault>) {
+    match random.within(0..7) {
+        0..=2 => (Fault::Switchover, None),
+        3 => (Fault::Restart(node), None),
+        4 => (Fault::Reinitialize(node), None),
+        5 => (Fault::Configure, None),
+        _ => (Fault::AgentTold(node), Some(Fault::AgentStarts(node))),
+    }
+}
+
+fn stormy(random: &mut Random, node: usize, nodes: usize, lasts: Duration) -> (Fault, Option<Fault>) {
+    let other = match random.index(nodes + 1) {
+        index if index == nodes => STORE,
+        index => index,
+    };
+    let (from, to) = if random.percent(50) { (node, other) } else { (other, node) };
+    match random.within(0..26) {
+        0 | 1 => (Fault::AgentDies(node), Some(Fault::AgentStarts(node))),
+        2..=4 => (Fault::Freezes(node, lasts), Some(Fault::Thaws(node))),
+        5 | 6 => (Fault::HostDies(node), Some(Fault::AgentStarts(node))),
+        7 | 8 => (Fault::PostmasterDies(node), None),
+        9 => (Fault::Hangs(node), Some(Fault::Answers(node))),
+        10 => (Fault::DiskFills(node), Some(Fault::DiskFrees(node))),
+        11 | 12 => (Fault::Cut(from, to), Some(Fault::Mended(from, to))),
+        13 | 14 => (Fault::Isolated(node), Some(Fault::Rejoins(node))),
+        15 | 16 => (Fault::StoreDown, Some(Fault::StoreUp)),
+        17 => (Fault::Slow, Some(Fault::Fast)),
+        18 => {
+            let step = random.within(0..7200) as i64 - 3600;
+            (Fault::ClockSteps(node, step * 1000), None)
+        }
+        19 => (Fault::Switchover, None),
+        20 => (Fault::Failover, None),
+        21 => (Fault::Pause, Some(Fault::Resume)),
+        22 => (Fault::Restart(node), None),
+        23 => (Fault::Reinitialize(node), None),
+        24 => (Fault::AgentTold(node), Some(Fault::AgentStarts(node))),
+        _ => match random.within(0..3) {
+            0 => (Fault::Joins(nodes), None),
+            1 => (Fault::Leaves(node), None),
+            _ => (Fault::Configure, None),
+        },
+    }
+}
+
+/// Makes it happen.
+pub fn apply(simulation: &mut Simulation, fault: Fault) {
+    {
+        let mut universe = simulation.shared.borrow_mut();
+        *universe.faults.entry(fault.name()).or_default() += 1;
+        universe.log(STORE, || format!("--- {fault:?}"));
+    }
+    match fault {
+        Fault::AgentDies(node) => simulation.agent_dies(node),
+        Fault::AgentStarts(node) => simulation.agent_starts(node),
+        Fault::HostDies(node) => {
+            simulation.agent_dies(node);
+            let mut universe = simulation.shared.borrow_mut();
+            universe.nodes[node].guard = None;
+            universe.crash_postgres(node, "dies with its host");
+        }
+        Fault::Joins(node) if node < simulation.shared.borrow().nodes.len() => {
+            simulation.shared.borrow_mut().nodes[node].absent = false;
+            simulation.agent_starts(node);
+        }
+        Fault::Joins(_)
+        | Fault::AgentTold(_)
+        | Fault::Freezes(..)
+        | Fault::Thaws(_)
+        | Fault::PostmasterDies(_)
+        | Fault::Hangs(_)
+        | Fault::Answers(_)
+        | Fault::DiskFills(_)
+        | Fault::DiskFrees(_)
+        | Fault::Cut(..)
+        | Fault::Mended(..)
+        | Fault::Isolated(_)
+        | Fault::Rejoins(_)
+        | Fault::StoreDown
+        | Fault::StoreUp
+        | Fault::Slow
+        | Fault::Fast
+        | Fault::ClockSteps(..)
+        | Fault::Switchover
+        | Fault::Failover
+        | Fault::Pause
+        | Fault::Resume
+        | Fault::Restart(_)
+        | Fault::Reinitialize(_)
+        | Fault::Configure
+        | Fault::Leaves(_) => strike(&mut simulation.shared.borrow_mut(), fault),
+    }
+}
+
+/// The faults that touch nothing but the universe.
+fn strike(universe: &mut Universe, fault: Fault) {
+    match fault {
+        Fault::AgentTold(node) => {
+            universe.nodes[node].stopping = true;
+            universe.wake(node);
+        }
+        Fault::Leaves(node) => leave(universe, node),
+        Fault::Freezes(node, lasts) => {
+            let until = universe.now + lasts;
+            universe.nodes[node].frozen_until = Some(until);
+            universe.nodes[node].unattended = true;
+        }
+        Fault::Thaws(node) => {
+            universe.nodes[node].frozen_until = None;
+            universe.runnable.insert(node);
+        }
+        Fault::PostmasterDies(node) => universe.crash_postgres(node, "is killed"),
+        Fault::Hangs(node) => {
+            if universe.nodes[node].postgres.process != Process::Down {
+                universe.nodes[node].postgres.hung = true;
+            }
+        }
+        Fault::Answers(node) => universe.nodes[node].postgres.hung = false,
+        Fault::DiskFills(node) => universe.nodes[node].postgres.disk_full = true,
+        Fault::DiskFrees(node) => universe.nodes[node].postgres.disk_full = false,
+        Fault::Cut(from, to) => {
+            if from != to {
+                universe.cuts.insert((from, to));
+                universe.break_streams(|a, b| (a, b) == (from, to) || (b, a) == (from, to));
+            }
+        }
+        Fault::Mended(from, to) => {
+            universe.cuts.remove(&(from, to));
+        }
+        Fault::Isolated(node) => isolate(universe, node),
+        Fault::Rejoins(node) => universe.cuts.retain(|(a, b)| *a != node && *b != node),
+        Fault::StoreDown => universe.store.down = true,
+        Fault::StoreUp => universe.store.down = false,
+        Fault::Slow => universe.slow = 100,
+        Fault::Fast => universe.slow = 1,
+        Fault::ClockSteps(node, step) => universe.nodes[node].wall_offset += step,
+        Fault::Switchover => request_leader_change(universe, true),
+        Fault::Failover => request_leader_change(universe, false),
+        Fault::Pause => configure(universe, "pause", json!(true)),
+        Fault::Resume => configure(universe, "pause", json!(false)),
+        Fault::Configure => {
+            let loop_wait = universe.random.within(4..11);
+            configure(universe, "loop_wait", json!(loop_wait));
+        }
+        Fault::Restart(node) => ask(universe, node, Request::Restart(RestartConditions::default())),
+        Fault::Reinitialize(node) => ask(universe, node, Request::Reinitialize { force: false, from_leader: false }),
+        Fault::AgentDies(_) | Fault::AgentStarts(_) | Fault::HostDies(_) | Fault::Joins(_) => {}
+    }
+}
+
+fn isolate(universe: &mut Universe, node: usize) {
+    for other in (0..universe.nodes.len()).chain([STORE]) {
+        if other != node {
+            universe.cuts.insert((node, other));
+            universe.cuts.insert((other, node));
+        }
+    }
+    universe.break_streams(|a, b| a == node || b == node);
+}
+
+/// Leaves the cluster for good, if enough others stay.
+fn leave(universe: &mut Universe, node: usize) {
+    let others = universe.nodes.iter().filter(|other| !other.absent).count();
+    if others > 2 && !universe.nodes[node].absent && universe.nodes[node].alive {
+        universe.nodes[node].stopping = true;
+        universe.nodes[node].absent = true;
+        universe.wake(node);
+    }
+}
+
+/// patronictl switchover, or failover.
+fn request_leader_change(universe: &mut Universe, switchover: bool) {
+    let cluster = universe.store.cluster();
+    let Some(leader) = cluster.leader_name().cloned().filter(|_| !universe.store.down) else { return };
+    let others: Vec<_> = cluster.members.keys().filter(|name| **name != leader).cloned().collect();
+    if cluster.failover.is_some() || others.is_empty() {
+        return;
+    }
+    let candidate = others[universe.random.index(others.len())].clone();
+    let named = !switchover || universe.random.percent(70);
+    let request = FailoverRequest {
+        version: Version(0),
+        leader: switchover.then_some(leader),
+        candidate: named.then_some(candidate),
+        scheduled_at: None,
+    };
+    universe.operator_writes(StoreRequest::WriteFailover { expected: None, request: Some(request) });
+}
+
+/// patronictl edit-config, pause, or resume.
+pub fn configure(universe: &mut Universe, key: &str, value: serde_json::Value) {
+    let Some(config) = universe.store.cluster().config.clone().filter(|_| !universe.store.down) else { return };
+    let mut data: JsonMap = config.data.unwrap_or_default();
+    data.insert(key.to_owned(), value);
+    universe.operator_writes(StoreRequest::WriteConfig { expected: Some(config.version), data });
+}
+
+/// A request over REST.
+pub fn ask(universe: &mut Universe, node: usize, request: Request) {
+    if !universe.nodes[node].alive || universe.nodes[node].frozen_until.is_some() {
+        return;
+    }
+    let id = RequestId(universe.unique());
+    universe.nodes[node].requests.insert(id, request);
+    universe.unanswered.insert(id, node);
+    universe.wake(node);
+}
+
+/// Everything that went wrong is over. What operators asked for stays asked for.
+pub fn heal(simulation: &mut Simulation) {
+    {
+        let mut universe = simulation.shared.borrow_mut();
+        universe.log(STORE, || "--- all faults are over".into());
+        universe.cuts.clear();
+        universe.store.down = false;
+        universe.slow = 1;
+        configure(&mut universe, "pause", json!(false));
+        for node in 0..universe.nodes.len() {
+            universe.nodes[node].postgres.hung = false;
+            universe.nodes[node].postgres.disk_full = false;
+            universe.nodes[node].frozen_until = None;
+            universe.nodes[node].stopping &= universe.nodes[node].absent;
+            universe.runnable.insert(node);
+        }
+    }
+    operator_looks(simulation);
+}
+
+/// What the messages of the agents tell an operator to do, and nothing else.
+pub fn operator_looks(simulation: &mut Simulation) {
+    let count = simulation.shared.borrow().nodes.len();
+    for node in 0..count {
+        let (absent, alive, fatal) = {
+            let universe = simulation.shared.borrow();
+            let node = &universe.nodes[node];
+            (node.absent, node.alive, node.fatal)
+        };
+        if absent {
+            continue;
+        }
+        if fatal {
+            simulation.shared.borrow_mut().wipe(node);
+        }
+        if !alive {
+            simulation.agent_starts(node);
+        }
+        help(&mut simulation.shared.borrow_mut(), node);
+    }
+}
+
+fn help(universe: &mut Universe, node: usize) {
+    let idle = universe.nodes[node].job.is_none() && universe.nodes[node].order.is_none();
+    if matches!(universe.nodes[node].postgres.disk, Disk::Torn) && idle {
+        universe.log(node, || "an operator removes what an interrupted copy left".into());
+        universe.wipe(node);
+        universe.wake(node);
+        return;
+    }
+    let settings = universe.nodes[node].settings.rewind;
+    let by_hand = !settings.use_pg_rewind && !settings.remove_data_directory_on_diverged_timelines;
+    let gave_up = universe.nodes[node].verdict == "postgres is not running";
+    let leader = universe.store.cluster().leader_name().and_then(|name| universe.node_named(name));
+    let diverged = leader.filter(|leader| *leader != node).is_some_and(|leader| {
+        let (mine, theirs) = (universe.nodes[node].postgres.data(), universe.nodes[leader].postgres.data());
+        matches!((mine, theirs), (Some(mine), Some(theirs)) if !mine.wal.is_prefix_of(&theirs.wal) && mine.wal.end < theirs.wal.end)
+    });
+    if idle && diverged && (by_hand || gave_up) {
+        ask(universe, node, Request::Reinitialize { force: false, from_leader: false });
+    }
+}
+
+/// The end of a fault that has an end.
+pub fn schedule(universe: &mut Universe, plan: Vec<(Duration, Fault)>) {
+    let begin = universe.now;
+    for (at, fault) in plan {
+        universe.at(begin + at, Event::Fault(fault));
+    }
+}

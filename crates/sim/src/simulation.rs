@@ -1,0 +1,358 @@
+//! One run: a cluster, its agents and jobs on one thread, and time that passes when nothing else can happen.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use patroni_agent::driver;
+use patroni_core::decide::title;
+use patroni_core::job::{Job, JobOutcome, JobView, Stage};
+use patroni_core::plan::{Exit, JobOrder};
+use patroni_core::server::Role;
+use patroni_core::settings::{RewindSettings, Settings, SlotSettings, Synchronous};
+use patroni_core::tags::Tags;
+use patroni_core::time::Moment;
+
+use crate::faults::{self, Fault, Weather};
+use crate::invariants;
+use crate::jobs;
+use crate::postgres::{Disk, Process};
+use crate::random::Random;
+use crate::universe::{Event, Shared, Universe, new_node};
+use crate::world::SimWorld;
+
+type Task<T> = Pin<Box<dyn Future<Output = T>>>;
+
+/// How many events a run may have: more means that something wakes itself for ever.
+const EVENTS: u64 = 400_000;
+
+/// What a run was.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Its seed.
+    pub seed: u64,
+    /// What must not have happened, and did.
+    pub violations: Vec<String>,
+    /// Faults by name.
+    pub faults: std::collections::BTreeMap<&'static str, u64>,
+    /// What happened, if it was asked for.
+    pub trace: Vec<String>,
+    /// Decisions made.
+    pub ticks: u64,
+    /// Writes acknowledged.
+    pub writes: u64,
+    /// Timelines of the last leader: one more than there were promotions on its way.
+    pub timelines: u64,
+    /// Events.
+    pub events: u64,
+    /// Two promotions that PostgreSQL cannot tell apart.
+    pub ambiguous: bool,
+}
+
+/// A cluster in motion.
+pub struct Simulation {
+    pub(crate) shared: Shared,
+    agents: Vec<Option<Task<Exit>>>,
+    jobs: Vec<Option<Task<JobOutcome>>>,
+    events: u64,
+}
+
+/// Runs one seed.
+pub fn run(seed: u64, traced: bool) -> Report {
+    let mut random = Random::new(seed);
+    let weather = if random.percent(15) { Weather::Calm } else { Weather::Stormy };
+    let guarded = random.percent(60);
+    let nodes = random.within(2..6) as usize;
+    let length = random.millis(40_000..120_000);
+    let plan = faults::plan(&mut random, weather, nodes, length);
+    let base = settings(&mut random);
+    let mut universe = Universe::new(random, guarded, traced);
+    universe.nodes = (0..=nodes).map(|index| new_node(named(&base, index))).collect();
+    let mut simulation = Simulation {
+        shared: Rc::new(RefCell::new(universe)),
+        agents: (0..=nodes).map(|_| None).collect(),
+        jobs: (0..=nodes).map(|_| None).collect(),
+        events: 0,
+    };
+    simulation.begin(nodes, plan, weather, guarded);
+    let end = Duration::from_secs(1000) + length;
+    simulation.run_until(end);
+    simulation.settle(&base, weather);
+    simulation.report(seed)
+}
+
+fn settings(random: &mut Random) -> Settings {
+    let (ttl, loop_wait, retry_timeout) = [(30, 10, 10), (20, 5, 5), (20, 10, 5), (30, 5, 10)][random.index(4)];
+    let rewind = match random.within(0..10) {
+        0 => RewindSettings::default(),
+        1 | 2 => RewindSettings { remove_data_directory_on_diverged_timelines: true, ..RewindSettings::default() },
+        3 => RewindSettings { use_pg_rewind: true, remove_data_directory_on_rewind_failure: true, ..Default::default() },
+        _ => RewindSettings { use_pg_rewind: true, ..RewindSettings::default() },
+    };
+    Settings {
+        scope: "demo".into(),
+        name: "".into(),
+        config_version: None,
+        ttl: Duration::from_secs(ttl),
+        loop_wait: Duration::from_secs(loop_wait),
+        retry_timeout: Duration::from_secs(retry_timeout),
+        maximum_lag_on_failover: 1 << 20,
+        check_timeline: random.percent(50),
+        primary_start_timeout: Duration::from_secs(if random.percent(25) { 0 } else { 300 }),
+        primary_stop_timeout: Duration::ZERO,
+        paused: false,
+        failsafe_mode: false,
+        synchronous: Synchronous::default(),
+        standby_cluster: None,
+        slots: SlotSettings { use_slots: true, ..SlotSettings::default() },
+        max_timelines_history: 0,
+        tags: Tags::default(),
+        can_bootstrap: true,
+        can_clone_without_leader: false,
+        rewind,
+    }
+}
+
+fn named(base: &Settings, index: usize) -> Settings {
+    let name = ["a", "b", "c", "d", "e", "f"][index];
+    Settings { name: name.into(), ..base.clone() }
+}
+
+impl Simulation {
+    fn begin(&mut self, nodes: usize, plan: Vec<(Duration, Fault)>, weather: Weather, guarded: bool) {
+        {
+            let mut universe = self.shared.borrow_mut();
+            universe.log(usize::MAX, || format!("{nodes} nodes, {weather:?}, guard: {guarded}"));
+            faults::schedule(&mut universe, plan);
+            universe.after(Duration::from_secs(1), Event::Client);
+        }
+        for node in 0..nodes {
+            self.shared.borrow_mut().nodes[node].absent = false;
+            self.agent_starts(node);
+        }
+    }
+
+    /// Once faults stop: a leader within the bound, and later everything as it should be.
+    fn settle(&mut self, base: &Settings, weather: Weather) {
+        faults::heal(self);
+        let healed = self.shared.borrow().now;
+        let loop_wait = Duration::from_secs(10);
+        let bound = invariants::leader_bound(base.ttl, loop_wait) + self.creation_time(base);
+        let mut led_at = None;
+        let end = healed + bound + Duration::from_secs(180);
+        let mut next = healed;
+        while next < end && self.shared.borrow().violations.is_empty() {
+            next += Duration::from_secs(5);
+            self.run_until(next);
+            faults::operator_looks(self);
+            let universe = self.shared.borrow();
+            if led_at.is_none() && invariants::leader(&universe).is_some() {
+                led_at = Some(universe.now);
+            }
+            if led_at.is_none() && universe.now > healed + bound {
+                break;
+            }
+        }
+        let mut universe = self.shared.borrow_mut();
+        if led_at.is_none() {
+            universe.violation(usize::MAX, format!("no leader within {bound:?} after the last fault"));
+        }
+        invariants::settled(&mut universe, weather == Weather::Calm);
+    }
+
+    /// A cluster that does not exist yet has to be made, perhaps after somebody who died at it.
+    fn creation_time(&self, base: &Settings) -> Duration {
+        let universe = self.shared.borrow();
+        match universe.store.cluster().initialize {
+            patroni_core::cluster::Initialize::Done(_) => Duration::ZERO,
+            patroni_core::cluster::Initialize::Absent
+            | patroni_core::cluster::Initialize::InProgress
+            | patroni_core::cluster::Initialize::Invalid(_) => 2 * base.ttl + Duration::from_secs(40),
+        }
+    }
+
+    fn report(&self, seed: u64) -> Report {
+        let mut universe = self.shared.borrow_mut();
+        let leader = invariants::leader(&universe);
+        let data = leader.and_then(|node| universe.nodes[node].postgres.data());
+        Report {
+            seed,
+            timelines: data.map_or(0, |data| data.wal.branches.len() as u64),
+            violations: universe.violations.clone(),
+            faults: universe.faults.clone(),
+            ticks: universe.nodes.iter().map(|node| node.ticks).sum(),
+            writes: universe.writes.len() as u64,
+            events: self.events,
+            ambiguous: universe.ambiguous,
+            trace: universe.trace.take().unwrap_or_default(),
+        }
+    }
+
+    fn run_until(&mut self, end: Duration) {
+        while self.shared.borrow().violations.is_empty() {
+            self.poll_all();
+            invariants::check(&mut self.shared.borrow_mut());
+            let event = self.shared.borrow_mut().next(end);
+            let Some(event) = event else { break };
+            self.events += 1;
+            if self.events > EVENTS {
+                self.shared.borrow_mut().violation(usize::MAX, "too many events: something wakes itself for ever".into());
+            }
+            match event {
+                Event::Fault(fault) => faults::apply(self, fault),
+                other => self.shared.borrow_mut().handle(other),
+            }
+        }
+        let mut universe = self.shared.borrow_mut();
+        universe.now = universe.now.max(end);
+    }
+
+    /// Lets every agent and job go on that can.
+    fn poll_all(&mut self) {
+        loop {
+            let node = {
+                let mut universe = self.shared.borrow_mut();
+                let ready = universe
+                    .runnable
+                    .iter()
+                    .copied()
+                    .find(|&node| universe.nodes[node].frozen_until.is_none());
+                let Some(node) = ready else { return };
+                universe.runnable.remove(&node);
+                node
+            };
+            self.poll_agent(node);
+            self.take_order(node);
+            self.poll_job(node);
+        }
+    }
+
+    fn poll_agent(&mut self, node: usize) {
+        let Some(agent) = &mut self.agents[node] else { return };
+        let Poll::Ready(exit) = agent.as_mut().poll(&mut Context::from_waker(Waker::noop())) else { return };
+        self.agents[node] = None;
+        self.jobs[node] = None;
+        let mut universe = self.shared.borrow_mut();
+        universe.log(node, || format!("the agent ends: {exit:?}"));
+        let unanswered: Vec<_> = universe.nodes[node].requests.keys().copied().collect();
+        for id in unanswered {
+            universe.unanswered.remove(&id);
+        }
+        let this = &mut universe.nodes[node];
+        this.alive = false;
+        this.fatal = exit == Exit::Fatal && !this.stopping;
+        this.unattended = true;
+        this.guard = this.guard.filter(|_| this.postgres.process != Process::Down);
+        this.job = None;
+        this.order = None;
+        this.lease_until = None;
+    }
+
+    fn take_order(&mut self, node: usize) {
+        let Some(order) = self.shared.borrow_mut().nodes[node].order.take() else { return };
+        match order {
+            JobOrder::Keep => {}
+            JobOrder::Start(job) => {
+                if self.jobs[node].is_some() {
+                    self.shared.borrow_mut().violation(node, format!("two jobs at once: {job:?}"));
+                }
+                self.start_job(node, job);
+            }
+            JobOrder::Cancel => {
+                let view = self.shared.borrow().nodes[node].job.clone();
+                if let Some(view) = view.filter(|view| view.stage == Stage::Revocable) {
+                    self.drop_job(node);
+                    let mut universe = self.shared.borrow_mut();
+                    universe.nodes[node].ended = Some((view.job, JobOutcome::Cancelled));
+                    universe.wake(node);
+                }
+            }
+            JobOrder::Replace(job) => {
+                self.drop_job(node);
+                self.start_job(node, job);
+            }
+        }
+    }
+
+    /// What a cancelled copy leaves behind is removed by whoever cancels it.
+    fn drop_job(&mut self, node: usize) {
+        self.jobs[node] = None;
+        let mut universe = self.shared.borrow_mut();
+        let this = &mut universe.nodes[node];
+        let Some(view) = this.job.take() else { return };
+        let copies = matches!(view.job, Job::Clone { .. } | Job::Reinitialize { .. } | Job::Bootstrap);
+        if copies && matches!(this.postgres.disk, Disk::Torn) {
+            this.postgres.disk = Disk::Empty;
+        }
+    }
+
+    fn start_job(&mut self, node: usize, job: Job) {
+        let since = Moment(self.shared.borrow().now);
+        let view = JobView { title: title(&job), job: job.clone(), since, stage: Stage::Revocable };
+        let stage = if job == Job::Promote { Stage::Revocable } else { Stage::Committed("working".into()) };
+        self.shared.borrow_mut().nodes[node].job = Some(JobView { stage, ..view });
+        self.shared.borrow_mut().nodes[node].postgres.shutdown = None;
+        self.jobs[node] = Some(Box::pin(jobs::run(Rc::clone(&self.shared), node, job)));
+        self.shared.borrow_mut().runnable.insert(node);
+    }
+
+    fn poll_job(&mut self, node: usize) {
+        let Some(job) = &mut self.jobs[node] else { return };
+        let Poll::Ready(outcome) = job.as_mut().poll(&mut Context::from_waker(Waker::noop())) else { return };
+        self.jobs[node] = None;
+        let mut universe = self.shared.borrow_mut();
+        let Some(view) = universe.nodes[node].job.take() else { return };
+        universe.log(node, || format!("job {} ends: {outcome:?}", view.title));
+        universe.nodes[node].ended = Some((view.job, outcome));
+        universe.wake(node);
+    }
+
+    pub(crate) fn agent_dies(&mut self, node: usize) {
+        self.agents[node] = None;
+        self.jobs[node] = None;
+        let mut universe = self.shared.borrow_mut();
+        let lost: Vec<_> = universe.nodes[node].requests.keys().copied().collect();
+        for id in lost {
+            universe.unanswered.remove(&id);
+        }
+        let this = &mut universe.nodes[node];
+        this.requests.clear();
+        this.alive = false;
+        this.unattended = true;
+        this.frozen_until = None;
+        this.job = None;
+        this.order = None;
+        this.ended = None;
+        this.lease_until = None;
+        this.bootstrapping = false;
+    }
+
+    pub(crate) fn agent_starts(&mut self, node: usize) {
+        let settings = {
+            let mut universe = self.shared.borrow_mut();
+            let this = &mut universe.nodes[node];
+            if this.alive || this.absent {
+                return;
+            }
+            this.life += 1;
+            this.alive = true;
+            this.fatal = false;
+            this.stopping = false;
+            this.unattended = true;
+            this.paused = false;
+            this.role = Role::Uninitialized;
+            this.requests.clear();
+            this.arrived.clear();
+            this.ended = None;
+            this.verdict.clear();
+            Arc::new(this.settings.clone())
+        };
+        let mut world = SimWorld::new(Rc::clone(&self.shared), node);
+        self.agents[node] = Some(Box::pin(async move { driver::run(&mut world, settings).await }));
+        self.shared.borrow_mut().runnable.insert(node);
+    }
+}

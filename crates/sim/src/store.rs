@@ -1,0 +1,191 @@
+//! The simulated store: linearizable keys, one lease per member, versions. Its time is the universe's.
+//!
+//! It keeps the typed [`Cluster`] and no JSON: the keys' texts have tests of their own beside `wire`, and a hundred
+//! thousand seeds would spend most of their time on them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use patroni_core::JsonMap;
+use patroni_core::cluster::{
+    Cluster, ClusterConfig, FailoverRequest, History, Initialize, Leader, Member, MemberData, Version,
+};
+use patroni_core::facts::InitializeWrite;
+use patroni_core::lsn::Lsn;
+use patroni_core::name::MemberName;
+
+/// What is asked of the store.
+#[derive(Clone, Debug)]
+pub enum StoreRequest {
+    Load,
+    Acquire,
+    Renew { last_lsn: Option<Lsn> },
+    Release(Option<Lsn>),
+    Touch(Box<MemberData>),
+    Initialize(InitializeWrite),
+    WriteConfig { expected: Option<Version>, data: JsonMap },
+    WriteFailover { expected: Option<Version>, request: Option<FailoverRequest> },
+    WriteHistory { expected: Option<Version>, history: History },
+}
+
+/// What it answers.
+#[derive(Clone, Debug)]
+pub enum StoreReply {
+    Cluster(Arc<Cluster>),
+    Done,
+    Refused,
+}
+
+/// The keys of the cluster.
+#[derive(Clone, Debug, Default)]
+pub struct Store {
+    /// It answers.
+    pub down: bool,
+    cluster: Arc<Cluster>,
+    revision: u64,
+    leases: BTreeMap<MemberName, Duration>,
+}
+
+impl Store {
+    /// The keys as they are.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// The next moment at which a lease ends.
+    pub fn next_expiry(&self) -> Option<Duration> {
+        self.leases.values().min().copied()
+    }
+
+    /// Carries out a request. `true`: watchers are told.
+    pub fn handle(&mut self, me: &MemberName, ttl: Duration, request: StoreRequest, now: Duration) -> (StoreReply, bool) {
+        let heard = self.expire(now);
+        let (reply, changed) = match request {
+            StoreRequest::Load => (StoreReply::Cluster(Arc::clone(&self.cluster)), false),
+            StoreRequest::Acquire => self.acquire(me, now + ttl),
+            StoreRequest::Renew { last_lsn } => self.renew(me, now + ttl, last_lsn),
+            StoreRequest::Release(last_lsn) => self.release(me, last_lsn),
+            StoreRequest::Touch(data) => self.touch(me, *data, now + ttl),
+            StoreRequest::Initialize(write) => self.initialize(write),
+            StoreRequest::WriteConfig { expected, data } => self.write_config(expected, data),
+            StoreRequest::WriteFailover { expected, request } => self.write_failover(expected, request),
+            StoreRequest::WriteHistory { expected, mut history } => {
+                if self.cluster.history.as_ref().map(|history| history.version) != expected {
+                    return (StoreReply::Refused, heard);
+                }
+                history.version = self.bump();
+                self.edit().history = Some(history);
+                (StoreReply::Done, true)
+            }
+        };
+        (reply, changed || heard)
+    }
+
+    /// Removes what has ended. `true`: something did.
+    pub fn expire(&mut self, now: Duration) -> bool {
+        let ended: Vec<MemberName> =
+            self.leases.iter().filter(|(_, until)| **until <= now).map(|(name, _)| name.clone()).collect();
+        for name in &ended {
+            self.leases.remove(name);
+            let cluster = self.edit();
+            cluster.members.remove(name);
+            if cluster.leader_name() == Some(name) {
+                cluster.leader = None;
+            }
+        }
+        !ended.is_empty()
+    }
+
+    fn edit(&mut self) -> &mut Cluster {
+        Arc::make_mut(&mut self.cluster)
+    }
+
+    fn bump(&mut self) -> Version {
+        self.revision += 1;
+        Version(self.revision)
+    }
+
+    fn acquire(&mut self, me: &MemberName, until: Duration) -> (StoreReply, bool) {
+        if self.cluster.leader.is_some() {
+            return (StoreReply::Refused, false);
+        }
+        self.leases.insert(me.clone(), until);
+        let version = self.bump();
+        self.edit().leader = Some(Leader { name: me.clone(), version, session: None });
+        (StoreReply::Done, true)
+    }
+
+    fn renew(&mut self, me: &MemberName, until: Duration, last_lsn: Option<Lsn>) -> (StoreReply, bool) {
+        if self.cluster.leader_name() != Some(me) {
+            return (StoreReply::Refused, false);
+        }
+        self.leases.insert(me.clone(), until);
+        if let Some(lsn) = last_lsn {
+            self.edit().status.last_lsn = lsn;
+        }
+        (StoreReply::Done, false)
+    }
+
+    fn release(&mut self, me: &MemberName, last_lsn: Option<Lsn>) -> (StoreReply, bool) {
+        if self.cluster.leader_name() != Some(me) {
+            return (StoreReply::Refused, false);
+        }
+        let cluster = self.edit();
+        cluster.leader = None;
+        if let Some(lsn) = last_lsn {
+            cluster.status.last_lsn = lsn;
+        }
+        (StoreReply::Done, true)
+    }
+
+    /// As in etcd, the keys of a member share one lease.
+    fn touch(&mut self, me: &MemberName, data: MemberData, until: Duration) -> (StoreReply, bool) {
+        self.leases.insert(me.clone(), until);
+        let present = self.cluster.members.get(me).map(|member| &member.data);
+        if present == Some(&data) {
+            return (StoreReply::Done, false);
+        }
+        let heard = present.is_none_or(|old| (&old.state, &old.role) != (&data.state, &data.role));
+        let version = self.bump();
+        let member = Member { name: me.clone(), version, session: None, data };
+        self.edit().members.insert(me.clone(), member);
+        (StoreReply::Done, heard)
+    }
+
+    fn initialize(&mut self, write: InitializeWrite) -> (StoreReply, bool) {
+        let present = self.cluster.initialize.clone();
+        let next = match (write, &present) {
+            (InitializeWrite::Begin, Initialize::Absent) => Initialize::InProgress,
+            (InitializeWrite::Finish(id), Initialize::Absent | Initialize::InProgress | Initialize::Invalid(_)) => {
+                Initialize::Done(id)
+            }
+            (InitializeWrite::Finish(id), Initialize::Done(same)) if id == *same => Initialize::Done(id),
+            (InitializeWrite::Cancel, Initialize::InProgress | Initialize::Absent) => Initialize::Absent,
+            (InitializeWrite::Begin | InitializeWrite::Finish(_) | InitializeWrite::Cancel, _) => {
+                return (StoreReply::Refused, false);
+            }
+        };
+        self.bump();
+        self.edit().initialize = next;
+        (StoreReply::Done, true)
+    }
+
+    fn write_config(&mut self, expected: Option<Version>, data: JsonMap) -> (StoreReply, bool) {
+        if self.cluster.config.as_ref().map(|config| config.version) != expected {
+            return (StoreReply::Refused, false);
+        }
+        let version = self.bump();
+        self.edit().config = Some(ClusterConfig { version, data: Some(data) });
+        (StoreReply::Done, true)
+    }
+
+    fn write_failover(&mut self, expected: Option<Version>, request: Option<FailoverRequest>) -> (StoreReply, bool) {
+        if self.cluster.failover.as_ref().map(|request| request.version) != expected {
+            return (StoreReply::Refused, false);
+        }
+        let version = self.bump();
+        self.edit().failover = request.map(|request| FailoverRequest { version, ..request });
+        (StoreReply::Done, true)
+    }
+}

@@ -1,0 +1,410 @@
+//! The world of one agent: the loop of production runs on it.
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use patroni_agent::driver::{Limit, Observation, World};
+use patroni_core::JsonMap;
+use patroni_core::cluster::{Cluster, History, HistoryLine, MemberData, Version};
+use patroni_core::facts::{Answer, Facts, JobFact, Op, Outcome, RewindCheck, UpstreamCheck, Watchdog};
+use patroni_core::job::{Job, Upstream, UpstreamMember};
+use patroni_core::name::MemberName;
+use patroni_core::peer::Peer;
+use patroni_core::plan::{JobOrder, Plan};
+use patroni_core::server::{Role, Wal as ServerWal};
+use patroni_core::settings::Settings;
+use patroni_core::time::{Moment, Now, WallTime};
+use serde_json::json;
+
+use crate::postgres::Process;
+use crate::store::{StoreReply, StoreRequest};
+use crate::universe::{Arrived, Event, STORE, Sender, Shared, Universe};
+
+/// How long one attempt to reach the store is waited for, before the next.
+const ATTEMPT: Duration = Duration::from_millis(1700);
+
+/// How long peers may take to answer.
+const PEERS: Duration = Duration::from_secs(2);
+
+/// What one agent sees.
+pub struct SimWorld {
+    shared: Shared,
+    node: usize,
+    life: u64,
+    settings: Arc<Settings>,
+}
+
+/// Waits until there is something to return. Polled whenever something happened to the node.
+pub async fn until<T>(shared: &Shared, mut ready: impl FnMut(&mut Universe) -> Option<T>) -> T {
+    poll_fn(|_| ready(&mut shared.borrow_mut()).map_or(Poll::Pending, Poll::Ready)).await
+}
+
+/// Lets time pass.
+pub async fn pause(shared: &Shared, node: usize, wait: Duration) {
+    let end = {
+        let mut universe = shared.borrow_mut();
+        let end = universe.now + wait;
+        universe.at(end, Event::Wake(node));
+        end
+    };
+    until(shared, |universe| (universe.now >= end).then_some(())).await;
+}
+
+/// What became of a request to the store.
+enum Asked {
+    Answered(StoreReply, Moment),
+    /// It never left.
+    Unsent,
+    /// It left, and no answer came.
+    Lost,
+}
+
+impl SimWorld {
+    /// The world of this node's present agent.
+    pub fn new(shared: Shared, node: usize) -> Self {
+        let (life, settings) = {
+            let universe = shared.borrow();
+            let node = &universe.nodes[node];
+            (node.life, Arc::new(node.settings.clone()))
+        };
+        SimWorld { shared, node, life, settings }
+    }
+
+    fn time(&self) -> Duration {
+        self.shared.borrow().now
+    }
+
+    fn sender(&self) -> Sender {
+        let ticket = self.shared.borrow_mut().unique();
+        Sender { node: self.node, life: self.life, ticket }
+    }
+
+    /// Asks the store, and again while there is time, if asking twice does no harm.
+    async fn ask(&self, request: StoreRequest, time: Duration, again: bool) -> Asked {
+        let end = self.time() + time;
+        let mut left_once = false;
+        loop {
+            let from = self.sender();
+            let sent_at = Moment(self.time());
+            let attempt = if again { end.min(sent_at.0 + ATTEMPT) } else { end };
+            let left = {
+                let mut universe = self.shared.borrow_mut();
+                universe.at(attempt, Event::Wake(self.node));
+                universe.send(self.node, STORE, Event::ToStore { from, request: request.clone() })
+            };
+            left_once |= left;
+            let reply = until(&self.shared, |universe| {
+                let arrived = universe.nodes[self.node].arrived.remove(&from.ticket);
+                match arrived.into_iter().flatten().next() {
+                    Some(Arrived::Store(reply)) => Some(Some(reply)),
+                    Some(Arrived::Peer(..)) | None => (universe.now >= attempt).then_some(None),
+                }
+            })
+            .await;
+            match reply {
+                Some(reply) => return Asked::Answered(reply, sent_at),
+                None if self.time() < end => {}
+                None if left_once => return Asked::Lost,
+                None => return Asked::Unsent,
+            }
+        }
+    }
+
+    async fn write<T>(&self, request: StoreRequest, limit: Limit, again: bool, done: impl Fn(Moment) -> T) -> Outcome<T> {
+        let time = limit.within(self.settings.retry_timeout, Moment(self.time()));
+        match self.ask(request, time, again).await {
+            Asked::Answered(StoreReply::Done | StoreReply::Cluster(_), sent_at) => Outcome::Done(done(sent_at)),
+            Asked::Answered(StoreReply::Refused, _) => Outcome::Refused,
+            Asked::Unsent => Outcome::Failed("connection refused".into()),
+            Asked::Lost => Outcome::Unknown("timed out".into()),
+        }
+    }
+
+    fn apply_config(&mut self, cluster: &Cluster) {
+        let Some(config) = &cluster.config else { return };
+        if self.settings.config_version == Some(config.version) {
+            return;
+        }
+        let file = self.shared.borrow().nodes[self.node].settings.clone();
+        let settings = with_config(file, config.version, config.data.as_ref());
+        self.shared.borrow_mut().nodes[self.node].settings.ttl = settings.ttl;
+        self.settings = Arc::new(settings);
+    }
+
+    fn lease(&self, outcome: &Outcome<Moment>) {
+        if let Outcome::Done(sent_at) = outcome {
+            let until = sent_at.0 + self.settings.ttl;
+            let mut universe = self.shared.borrow_mut();
+            universe.nodes[self.node].lease_until = Some(until);
+            if universe.nodes[self.node].guard.is_some() {
+                universe.arm_guard(self.node, Some(until));
+            }
+        }
+    }
+
+    async fn poll_peers(&self, names: &BTreeMap<MemberName, String>) -> BTreeMap<MemberName, Peer> {
+        let from = self.sender();
+        let end = self.time() + PEERS;
+        {
+            let mut universe = self.shared.borrow_mut();
+            universe.at(end, Event::Wake(self.node));
+            for name in names.keys() {
+                if let Some(peer) = universe.node_named(name) {
+                    universe.send(self.node, peer, Event::ToPeer { from, peer });
+                }
+            }
+        }
+        let mut answers = BTreeMap::new();
+        until(&self.shared, |universe| {
+            for arrived in universe.nodes[self.node].arrived.remove(&from.ticket).into_iter().flatten() {
+                if let Arrived::Peer(name, status) = arrived {
+                    answers.insert(name, Peer::Status(status));
+                }
+            }
+            (answers.len() == names.len() || universe.now >= end).then_some(())
+        })
+        .await;
+        for name in names.keys() {
+            answers.entry(name.clone()).or_insert_with(|| Peer::Unreachable("timed out".into()));
+        }
+        answers
+    }
+
+    /// Timelines and positions of this server against those of a primary, as far as PostgreSQL shows them.
+    async fn check_rewind(&self, source: &UpstreamMember) -> RewindCheck {
+        let unclear = |why: &str| RewindCheck::Unclear(why.into());
+        let mine = self.shared.borrow().nodes[self.node].postgres.data().map(|data| (data.wal.clone(), data.standby));
+        pause(&self.shared, self.node, Duration::from_millis(4)).await;
+        let universe = self.shared.borrow();
+        let Some(other) = universe.node_named(&source.name) else { return unclear("unknown") };
+        let upstream = &universe.nodes[other].postgres;
+        if universe.is_cut(self.node, other) || universe.is_cut(other, self.node) || !upstream.accepts_writes() {
+            return unclear("it is not reachable, or no primary");
+        }
+        let (Some((wal, _)), Some(theirs)) = (mine, upstream.data()) else { return unclear("no data") };
+        if theirs.checkpoint_timeline != theirs.wal.timeline() {
+            return unclear("no checkpoint since it was promoted");
+        }
+        if wal.seems_prefix_of(&theirs.wal) {
+            return RewindCheck::NotNeeded;
+        }
+        let possible = self.settings.rewind.use_pg_rewind;
+        RewindCheck::Needed(if possible { Ok(()) } else { Err("use_pg_rewind is off".into()) })
+    }
+
+    fn check_upstream(&self, wanted: &Upstream) -> Result<UpstreamCheck, String> {
+        let universe = self.shared.borrow();
+        let server = &universe.nodes[self.node].postgres;
+        let data = server.data().filter(|_| !server.hung).ok_or("it does not answer")?;
+        let name = match wanted {
+            Upstream::None | Upstream::Remote => None,
+            Upstream::Member(member) => Some(&member.name),
+        };
+        Ok(if data.follows.as_ref() == name { UpstreamCheck::UpToDate } else { UpstreamCheck::Reload })
+    }
+
+    fn history(&self, facts: &Facts) -> (Option<Version>, History) {
+        let universe = self.shared.borrow();
+        let branches = universe.nodes[self.node].postgres.data().map(|data| data.wal.branches.clone());
+        let line = |pair: &[crate::wal::Branch]| {
+            let (timeline, end) = (pair[0].timeline.0, pair[1].start.0);
+            HistoryLine(vec![json!(timeline), json!(end), json!("no recovery target"), json!(""), json!("")])
+        };
+        let lines: Vec<HistoryLine> = branches.unwrap_or_default().windows(2).map(line).collect();
+        let raw = if lines.is_empty() { "[]".into() } else { format!("[{} lines]", lines.len()) };
+        let present = facts.cluster.as_ref().ok().and_then(|cluster| cluster.history.as_ref());
+        (present.map(|history| history.version), History { version: Version(0), raw, lines })
+    }
+
+    fn member(&self, plan: &Plan) -> MemberData {
+        let universe = self.shared.borrow();
+        let node = &universe.nodes[self.node];
+        let data = node.postgres.data().filter(|_| node.postgres.serves());
+        MemberData {
+            conn_url: Some(format!("postgres://{}:5432/postgres", node.name)),
+            api_url: Some(format!("http://{}:8008/patroni", node.name)),
+            state: Some(plan.memory.state.to_string()),
+            role: Some(plan.memory.role.to_string()),
+            timeline: data.map(|data| data.wal.timeline()),
+            tags: node.settings.tags.clone(),
+            ..MemberData::default()
+        }
+    }
+
+    /// The deadline that the guard holds: the end of the lease, while there is a primary to stop, or one is to come.
+    fn tell_guard(&self, plan: &Plan) {
+        let mut universe = self.shared.borrow_mut();
+        let node = &universe.nodes[self.node];
+        let becoming = |job: &Job| {
+            matches!(job, Job::Promote | Job::Restart | Job::Start { role: Role::Primary, .. })
+        };
+        let ordered = matches!(&plan.job, JobOrder::Start(job) | JobOrder::Replace(job) if becoming(job));
+        let may_write = ordered
+            || node.job.as_ref().is_some_and(|view| becoming(&view.job))
+            || node.postgres.process != Process::Down && node.postgres.data().is_some_and(|data| !data.standby);
+        let deadline = match plan.memory.lease_until {
+            _ if node.paused || !may_write => None,
+            Some(until) => Some(until.0),
+            // Without a lease the old deadline stays, until nothing is left to stop.
+            None => node.guard,
+        };
+        universe.arm_guard(self.node, deadline);
+    }
+}
+
+/// The settings of the file with those of the key `/config` over them.
+pub fn with_config(mut settings: Settings, version: Version, data: Option<&JsonMap>) -> Settings {
+    settings.config_version = Some(version);
+    let Some(data) = data else { return settings };
+    let seconds = |key: &str| data.get(key).and_then(serde_json::Value::as_u64).map(Duration::from_secs);
+    settings.ttl = seconds("ttl").unwrap_or(settings.ttl);
+    settings.loop_wait = seconds("loop_wait").unwrap_or(settings.loop_wait);
+    settings.retry_timeout = seconds("retry_timeout").unwrap_or(settings.retry_timeout);
+    settings.primary_start_timeout = seconds("primary_start_timeout").unwrap_or(settings.primary_start_timeout);
+    settings.paused = data.get("pause").is_some_and(|value| value == true);
+    settings
+}
+
+impl World for SimWorld {
+    fn now(&self) -> Now {
+        let universe = self.shared.borrow();
+        let boot = Moment(universe.now);
+        let wall = universe.now.as_millis() as i64 + universe.nodes[self.node].wall_offset;
+        Now { boot, wall: WallTime(wall) }
+    }
+
+    async fn observe(&mut self, limit: Limit) -> Observation {
+        let time = limit.within(self.settings.retry_timeout, Moment(self.time()));
+        let cluster = match self.ask(StoreRequest::Load, time, true).await {
+            Asked::Answered(StoreReply::Cluster(cluster), _) => Ok(cluster),
+            Asked::Answered(..) | Asked::Unsent | Asked::Lost => Err("timed out".to_owned()),
+        };
+        if let Ok(cluster) = &cluster {
+            self.apply_config(cluster);
+        }
+        if self.shared.borrow().nodes[self.node].postgres.hung {
+            let patience = limit.within(Duration::from_secs(1), Moment(self.time()));
+            pause(&self.shared, self.node, patience).await;
+        }
+        let mut universe = self.shared.borrow_mut();
+        let replication = universe.replication(self.node);
+        let node = &mut universe.nodes[self.node];
+        let job = match (node.ended.take(), &node.job) {
+            (Some((job, outcome)), _) => JobFact::Ended(job, outcome),
+            (None, Some(view)) => JobFact::Running(view.clone()),
+            (None, None) => JobFact::Idle,
+        };
+        Observation {
+            settings: Arc::clone(&self.settings),
+            cluster,
+            server: Arc::new(node.postgres.inspect(replication, node.started_at)),
+            job,
+            requests: node.requests.clone(),
+            shutdown: node.stopping,
+            watchdog: Watchdog { required: false, healthy: true },
+            api_url: format!("http://{}:8008/patroni", node.name),
+        }
+    }
+
+    async fn execute(&mut self, op: Op, facts: &Facts, limit: Limit) -> Answer {
+        match op {
+            Op::RenewLease => {
+                let last_lsn = match &facts.server.postmaster {
+                    patroni_core::server::Postmaster::Running(running) => match running.wal {
+                        ServerWal::Primary { location } => Some(location),
+                        ServerWal::Standby { .. } => None,
+                    },
+                    patroni_core::server::Postmaster::Stopped(_)
+                    | patroni_core::server::Postmaster::Starting
+                    | patroni_core::server::Postmaster::Stopping
+                    | patroni_core::server::Postmaster::Unreachable(_) => None,
+                };
+                let outcome = self.write(StoreRequest::Renew { last_lsn }, limit, true, |at| at).await;
+                self.lease(&outcome);
+                Answer::Renew(outcome)
+            }
+            Op::AcquireLease => {
+                let outcome = self.write(StoreRequest::Acquire, limit, false, |at| at).await;
+                self.lease(&outcome);
+                Answer::Acquire(outcome)
+            }
+            Op::ReleaseLease(lsn) => {
+                self.shared.borrow_mut().nodes[self.node].lease_until = None;
+                Answer::Release(self.write(StoreRequest::Release(lsn), limit, false, |_| ()).await)
+            }
+            Op::PollPeers(names) => Answer::Peers(self.poll_peers(&names).await),
+            Op::Initialize(write) => {
+                Answer::Initialize(self.write(StoreRequest::Initialize(write), limit, false, |_| ()).await)
+            }
+            Op::WriteConfig(expected) => {
+                let data = JsonMap::from_iter([("ttl".to_owned(), json!(self.settings.ttl.as_secs()))]);
+                let request = StoreRequest::WriteConfig { expected, data };
+                Answer::Config(self.write(request, limit, false, |_| ()).await)
+            }
+            Op::WriteFailover(version, request) => {
+                let request = StoreRequest::WriteFailover { expected: Some(version), request };
+                Answer::Failover(self.write(request, limit, false, |_| ()).await)
+            }
+            Op::WriteHistory => {
+                let (expected, history) = self.history(facts);
+                let request = StoreRequest::WriteHistory { expected, history };
+                Answer::History(self.write(request, limit, false, |_| ()).await)
+            }
+            Op::CheckRewind(source) => Answer::Rewind(self.check_rewind(&source).await),
+            Op::CheckUpstream(upstream) => Answer::Upstream(self.check_upstream(&upstream)),
+            Op::ActivateWatchdog => Answer::Watchdog(true),
+        }
+    }
+
+    async fn carry_out(&mut self, plan: &Plan, facts: &Facts) {
+        let from = Sender { node: self.node, life: u64::MAX, ticket: 0 };
+        let data = Box::new(self.member(plan));
+        let mut universe = self.shared.borrow_mut();
+        let now = universe.now;
+        let node = &mut universe.nodes[self.node];
+        let verdict = plan.verdict.to_string();
+        let news = verdict != node.verdict || plan.job != JobOrder::Keep;
+        node.verdict = verdict;
+        node.ticks += 1;
+        node.role = plan.memory.role;
+        node.paused = facts.settings.paused;
+        node.bootstrapping = plan.memory.bootstrapping;
+        node.lease_until = plan.memory.lease_until.map(|until| until.0);
+        if node.lease_until.is_some_and(|until| until > now) {
+            node.unattended = false;
+        }
+        for id in plan.replies.keys() {
+            node.requests.remove(id);
+        }
+        node.order = Some(plan.job.clone());
+        if news {
+            let job = if plan.job == JobOrder::Keep { String::new() } else { format!(" [{:?}]", plan.job) };
+            universe.log(self.node, || format!("{}{job}", plan.verdict));
+        }
+        for note in &plan.notes {
+            if news {
+                universe.log(self.node, || format!("    {}", note.text));
+            }
+        }
+        for (id, answer) in &plan.replies {
+            universe.answered(*id, answer);
+        }
+        universe.send(self.node, STORE, Event::ToStore { from, request: StoreRequest::Touch(data) });
+        drop(universe);
+        self.tell_guard(plan);
+    }
+
+    async fn sleep(&mut self, limit: Duration) {
+        let end = self.time() + limit;
+        self.shared.borrow_mut().at(end, Event::Wake(self.node));
+        until(&self.shared, |universe| {
+            let node = &mut universe.nodes[self.node];
+            (std::mem::take(&mut node.woken) || universe.now >= end).then_some(())
+        })
+        .await;
+    }
+}
+
