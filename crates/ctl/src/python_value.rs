@@ -19,6 +19,7 @@ pub(crate) fn of_text(text: Option<&str>, of: Option<&Type>) -> Value {
         Type::JSON | Type::JSONB => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
         Type::TIMESTAMPTZ => with_minutes(text).into(),
         Type::BYTEA => bytes(text).into(),
+        Type::INTERVAL => interval(text).unwrap_or_else(|| text.to_owned()).into(),
         _ => text.into(),
     }
 }
@@ -42,6 +43,41 @@ fn with_minutes(text: &str) -> String {
         None => time.to_owned(),
     };
     if offset.contains(':') { format!("{time}{offset}") } else { format!("{time}{offset}:00") }
+}
+
+/// `1 mon 2 days 03:04:05.5` becomes `32 days, 3:04:05.500000`: Python counts days, a month as 30, a year as 365 of
+/// them. A negative time of the day has no such text and stays as it is.
+fn interval(text: &str) -> Option<String> {
+    let mut days: i64 = 0;
+    let mut clock = None;
+    let mut words = text.split(' ');
+    while let Some(word) = words.next() {
+        if word.contains(':') {
+            clock = Some(word);
+            continue;
+        }
+        let number: i64 = word.parse().ok()?;
+        days += number
+            * match words.next()? {
+                "year" | "years" => 365,
+                "mon" | "mons" => 30,
+                "day" | "days" => 1,
+                _ => return None,
+            };
+    }
+    let (hours, rest) = clock.unwrap_or("00:00:00").split_once(':')?;
+    let hours: i64 = hours.parse().ok().filter(|_| clock.is_none_or(|clock| !clock.starts_with('-')))?;
+    let rest = match rest.split_once('.') {
+        Some((whole, fraction)) => format!("{whole}.{fraction:0<6}"),
+        None => rest.to_owned(),
+    };
+    let days = days + hours / 24;
+    let shown = match days {
+        0 => String::new(),
+        1 | -1 => format!("{days} day, "),
+        _ => format!("{days} days, "),
+    };
+    Some(format!("{shown}{}:{rest}", hours % 24))
 }
 
 /// `\x6869` becomes `b'hi'`.
@@ -108,6 +144,11 @@ mod tests {
             ("{a,\"b,\\\"c\"}", Type::TEXT_ARRAY, "['a', 'b,\"c']"),
             ("{\"a\": 1}", Type::JSONB, "{'a': 1}"),
             ("1.10", Type::NUMERIC, "1.10"),
+            ("1 day 02:03:00", Type::INTERVAL, "1 day, 2:03:00"),
+            ("1 mon 2 days 03:04:05.5", Type::INTERVAL, "32 days, 3:04:05.500000"),
+            ("-1 days", Type::INTERVAL, "-1 day, 0:00:00"),
+            ("00:00:00", Type::INTERVAL, "0:00:00"),
+            ("-00:00:01", Type::INTERVAL, "-00:00:01"),
         ];
         for (text, of, expected) in rows {
             assert_eq!(of_text(Some(text), Some(of)).python_text(), *expected, "{text}");

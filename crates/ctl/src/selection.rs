@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use patroni_core::cluster::{Cluster, Member};
+use patroni_core::name::MemberName;
 use patroni_core::python::quoted;
 
 use crate::difflib::close_matches;
@@ -114,7 +115,10 @@ pub(crate) async fn pick<'a>(cluster: &'a Cluster, request: Request<'_>) -> Resu
     let known = |name: &str| candidates.iter().any(|member| member.name.as_str() == name);
     let mut names: Vec<String> = request.names.iter().filter(|name| known(name)).cloned().collect();
     if !request.names.is_empty() && names.is_empty() {
-        return failed(format!("No {} among provided members{}", request.role_text, meant(request.names, &candidates)));
+        // The role of a reinitialize is not from the command line, and is not quoted.
+        let fixed = request.action == "reinitialize";
+        let role = if fixed { request.role_text.to_owned() } else { format!("'{}'", request.role_text) };
+        return failed(format!("No {role} among provided members{}", meant(request.names, cluster)));
     }
     if request.names.is_empty() && request.action != "reinitialize" {
         return Ok(candidates);
@@ -141,10 +145,11 @@ pub(crate) fn listed(members: &[&Member]) -> String {
     members.iter().map(|member| member.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// Names that look like the given ones, on a line of their own.
-fn meant(names: &[String], candidates: &[&Member]) -> String {
-    let known = || candidates.iter().map(|member| member.name.as_str());
+/// Names that look like the given ones, on a line of their own; nothing for those that are members.
+fn meant(names: &[String], cluster: &Cluster) -> String {
+    let known = || cluster.members.keys().map(MemberName::as_str);
+    let unknown = names.iter().filter(|name| !cluster.members.contains_key(name.as_str()));
     let close: Vec<String> =
-        names.iter().flat_map(|name| close_matches(name, known()).into_iter().take(1)).map(quoted).collect();
+        unknown.flat_map(|name| close_matches(name, known()).into_iter().take(1)).map(quoted).collect();
     if close.is_empty() { String::new() } else { format!("\nDid you mean {}?", close.join(", ")) }
 }

@@ -45,11 +45,10 @@ pub(crate) async fn connect(address: &Address, login: &Login) -> Result<Client, 
         Some(_) | None => SslMode::Prefer,
     });
     let verify = matches!(mode.as_deref(), Some("verify-ca" | "verify-full"));
-    let attempt = open(config.clone(), verify);
-    match tokio::time::timeout(2 * CONNECT_TIMEOUT, attempt).await {
-        Ok(result) => result,
-        Err(_) => Err(format!("no connection to {}:{} within {:?}", address.host, address.port, 2 * CONNECT_TIMEOUT)),
-    }
+    let attempt = tokio::time::timeout(2 * CONNECT_TIMEOUT, open(config.clone(), verify)).await;
+    let result = attempt.unwrap_or_else(|_| Err("timeout expired".to_owned()));
+    let at = format!("connection to server at \"{}\", port {}", address.host, address.port);
+    result.map_err(|reason| format!("connection failed: {at} failed: {reason}"))
 }
 
 async fn open(config: Config, verify: bool) -> Result<Client, String> {
@@ -78,7 +77,8 @@ async fn open_plain(mut config: Config) -> Result<Client, String> {
 /// What PostgreSQL says, or else the whole chain of causes.
 pub(crate) fn describe(error: &tokio_postgres::Error) -> String {
     if let Some(said) = error.as_db_error() {
-        return format!("{}: {}", said.severity(), said.message());
+        // Two blanks, as in all messages of libpq.
+        return format!("{}:  {}", said.severity(), said.message());
     }
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);

@@ -121,13 +121,13 @@ fn of_member(cluster: &Cluster, member: &Member, scope: &str) -> Vec<Finding> {
     }
     let is_leader = cluster.leader_name() == Some(name);
     let leader_timeline = cluster.leader_member().and_then(|leader| leader.data.timeline);
-    if let (false, Some(own), Some(theirs)) = (is_leader, data.timeline, leader_timeline) {
-        if own != theirs {
-            found.push(finding(
-                format!("{name} is on timeline {own}, the leader on {theirs}"),
-                format!("patronictl reinit {scope} {name}, if it does not catch up"),
-            ));
-        }
+    if let (false, Some(own), Some(theirs)) = (is_leader, data.timeline, leader_timeline)
+        && own != theirs
+    {
+        found.push(finding(
+            format!("{name} is on timeline {own}, the leader on {theirs}"),
+            format!("patronictl reinit {scope} {name}, if it does not catch up"),
+        ));
     }
     let maximum = settings(cluster).and_then(|map| map.get("maximum_lag_on_failover")).and_then(Value::as_u64);
     let own = data.receive_lsn.max(data.replay_lsn).max(data.xlog_location).unwrap_or_default();
@@ -145,13 +145,13 @@ fn of_status(cluster: &Cluster, member: &Member, status: &Value) -> Vec<Finding>
     let name = &member.name;
     let mut found = Vec::new();
     let identifier = status.get("database_system_identifier").and_then(Value::as_str);
-    if let (Initialize::Done(id), Some(own)) = (&cluster.initialize, identifier) {
-        if id.to_string() != own {
-            found.push(finding(
-                format!("{name} has system identifier {own}, the cluster has {id}"),
-                format!("{name} is a member of another cluster: give it another scope or an empty data directory"),
-            ));
-        }
+    if let (Initialize::Done(id), Some(own)) = (&cluster.initialize, identifier)
+        && id.to_string() != own
+    {
+        found.push(finding(
+            format!("{name} has system identifier {own}, the cluster has {id}"),
+            format!("{name} is a member of another cluster: give it another scope or an empty data directory"),
+        ));
     }
     if status.get("watchdog_failed") == Some(&Value::Bool(true)) {
         found.push(finding(

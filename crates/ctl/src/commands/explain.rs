@@ -113,7 +113,7 @@ fn forecast(flags: Flags, mut able: Vec<(Lsn, i64, &str)>) -> String {
     if flags.paused {
         return "If the leader died now, nobody would take over: the cluster is paused (patronictl resume).".to_owned();
     }
-    able.sort_by(|x, y| (y.0, y.1).cmp(&(x.0, x.1)));
+    able.sort_by_key(|(lsn, priority, _)| std::cmp::Reverse((*lsn, *priority)));
     match able.as_slice() {
         [] => "If the leader died now, nobody could take over.".to_owned(),
         [(_, _, only)] => format!("If the leader died now, {only} would take over."),

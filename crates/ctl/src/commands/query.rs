@@ -130,6 +130,11 @@ impl Target<'_> {
             Ok(statement) => statement.columns().iter().map(|column| column.type_().clone()).collect(),
             Err(_) => Vec::new(),
         };
+        if sql.trim().is_empty() {
+            return Ok(Some(message(
+                "ERROR, SQLSTATE: the last operation didn't produce records (result status: EMPTY_QUERY)",
+            )));
+        }
         Ok(Some(first_result(&client.simple_query(sql).await?, &types)))
     }
 

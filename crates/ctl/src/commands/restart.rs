@@ -82,9 +82,9 @@ async fn run(context: &Context, matches: &Matches) -> Result<(), CtlError> {
 }
 
 async fn restart(context: &Context, member: &Member, body: &Value) -> Result<(), CtlError> {
-    let _progress = Progress::start(format!("restarting {}", member.name));
+    let progress = Progress::start(format!("restarting {}", member.name));
     let answer = context.ask(member, Method::POST, "restart", Some(body), LONG).await?;
-    drop(_progress);
+    drop(progress);
     let name = &member.name;
     output::echo(&match answer.status {
         200 => format!("Success: restart on member {name}"),

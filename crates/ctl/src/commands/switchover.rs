@@ -186,6 +186,8 @@ async fn candidate(
     if leader.is_some_and(|name| name.as_str() == given) {
         return failed(format!("Member {given} is already the leader of cluster {}", store.scope));
     }
+    let known = cluster.members.contains_key(given.as_str());
+    let names = if known { Vec::new() } else { names };
     let meant = close_matches(&given, names).first().map(|name| format!("\nDid you mean '{name}'?"));
     failed(format!(
         "Member {given} does not exist in cluster {} or is tagged as nofailover{}",

@@ -1,25 +1,19 @@
-//! JSON as Python writes it: only ASCII, and blanks after `,` and `:` unless it goes to the store.
+//! JSON for programs, as Python writes it: only ASCII, blanks after `,` and `:`. What goes to the store is written by
+//! `patroni_dcs::wire`.
 
 use std::fmt::Write;
 
 use patroni_core::python::float_text;
 use serde_json::{Number, Value};
 
-/// For people: with blanks.
+/// The text of a value.
 pub(crate) fn spaced(value: &Value) -> String {
     let mut out = String::new();
-    write_value(&mut out, value, (", ", ": "));
+    write_value(&mut out, value);
     out
 }
 
-/// For the store: without blanks.
-pub(crate) fn compact(value: &Value) -> String {
-    let mut out = String::new();
-    write_value(&mut out, value, (",", ":"));
-    out
-}
-
-fn write_value(out: &mut String, value: &Value, separators: (&str, &str)) {
+fn write_value(out: &mut String, value: &Value) {
     match value {
         Value::Null => out.push_str("null"),
         Value::Bool(flag) => out.push_str(if *flag { "true" } else { "false" }),
@@ -28,18 +22,18 @@ fn write_value(out: &mut String, value: &Value, separators: (&str, &str)) {
         Value::Array(items) => {
             out.push('[');
             for (index, item) in items.iter().enumerate() {
-                out.push_str(if index > 0 { separators.0 } else { "" });
-                write_value(out, item, separators);
+                out.push_str(if index > 0 { ", " } else { "" });
+                write_value(out, item);
             }
             out.push(']');
         }
         Value::Object(map) => {
             out.push('{');
             for (index, (key, item)) in map.iter().enumerate() {
-                out.push_str(if index > 0 { separators.0 } else { "" });
+                out.push_str(if index > 0 { ", " } else { "" });
                 write_string(out, key);
-                out.push_str(separators.1);
-                write_value(out, item, separators);
+                out.push_str(": ");
+                write_value(out, item);
             }
             out.push('}');
         }
@@ -79,9 +73,8 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn with_blanks_and_without() {
+    fn with_blanks_and_in_ascii() {
         let value = json!({"b": [1, 2.0, null], "a": {"x": "é\u{1F600}"}});
         assert_eq!(spaced(&value), r#"{"b": [1, 2.0, null], "a": {"x": "\u00e9\ud83d\ude00"}}"#);
-        assert_eq!(compact(&value), r#"{"b":[1,2.0,null],"a":{"x":"\u00e9\ud83d\ude00"}}"#);
     }
 }

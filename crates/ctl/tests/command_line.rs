@@ -1,0 +1,51 @@
+//! Command lines that need no store: exit codes and texts of 4.1.5's patronictl, recorded in `golden/usage.json`.
+
+use std::process::{Command, Output};
+
+fn patronictl(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_patronictl"));
+    command.args(arguments).env_clear().env("COLUMNS", "80").env("HOME", "/nonexistent");
+    command.output().expect("patronictl runs")
+}
+
+#[test]
+fn wrong_command_lines_end_as_in_the_reference() {
+    let golden = include_str!("golden/usage.json");
+    let rows: Vec<serde_json::Value> = serde_json::from_str(golden).expect("golden file");
+    assert!(rows.len() > 25);
+    for row in rows {
+        let words: Vec<&str> = row["arguments"].as_array().expect("list").iter().filter_map(|w| w.as_str()).collect();
+        let output = patronictl(&words);
+        assert_eq!(output.status.code().map(i64::from), row["code"].as_i64(), "{words:?}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), row["stdout"].as_str().expect("text"), "{words:?}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), row["stderr"].as_str().expect("text"), "{words:?}");
+    }
+}
+
+#[test]
+fn without_a_command_the_help_is_shown_and_the_exit_code_is_2() {
+    let output = patronictl(&[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(output.stdout.is_empty());
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("Usage: patronictl [OPTIONS] COMMAND [ARGS]..."));
+}
+
+#[test]
+fn completions_are_accepted_by_bash() {
+    let script = patronictl(&["completions", "bash"]);
+    assert!(script.status.success());
+    let check = format!(
+        "{}\nCOMP_WORDS=(patronictl list --format ''); COMP_CWORD=3; _patronictl; echo \"${{COMPREPLY[*]}}\"",
+        String::from_utf8_lossy(&script.stdout)
+    );
+    let output = Command::new("bash").args(["-c", &check]).output().expect("bash runs");
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "pretty tsv json yaml yml");
+}
+
+#[test]
+fn a_store_that_is_not_supported_is_named() {
+    let output = patronictl(&["-d", "consul://localhost", "list", "batman"]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.starts_with("Error: ") && text.contains("consul"), "{text}");
+}
