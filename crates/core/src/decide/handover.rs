@@ -32,7 +32,14 @@ impl Tick<'_> {
         running: Option<&Running>,
     ) -> Needs<Option<Verdict>> {
         let primary = running.is_some_and(|running| !running.wal.is_standby());
-        let Some(request) = cluster.failover.as_ref().filter(|_| primary || !self.settings.paused) else {
+        // A standby that holds the lease is promoted first, and a server that starts is waited for: what is stopped
+        // before it wrote a shutdown checkpoint could not be handed over, only started again.
+        let can_act = |request: &&FailoverRequest| {
+            primary
+                || !self.settings.paused
+                    && (self.is_standby_cluster() || running.is_none() && action(request) == Action::ManualFailover)
+        };
+        let Some(request) = cluster.failover.as_ref().filter(can_act) else {
             self.memory.handover = None;
             return Ok(None);
         };
@@ -59,22 +66,29 @@ impl Tick<'_> {
                 format!("{} is possible only to a specific candidate in a paused state", capitalized(what)),
             );
         } else {
-            return self.hand_over(cluster, request, what);
+            let mode = if running.is_some() { DemoteMode::Graceful } else { DemoteMode::Immediate };
+            return self.hand_over(cluster, request, what, mode);
         }
         self.remove_request(request)
     }
 
-    fn hand_over(&mut self, cluster: &Cluster, request: &FailoverRequest, what: Action) -> Needs<Option<Verdict>> {
+    fn hand_over(
+        &mut self,
+        cluster: &Cluster,
+        request: &FailoverRequest,
+        what: Action,
+        mode: DemoteMode,
+    ) -> Needs<Option<Verdict>> {
         let bar = match what {
             Action::Switchover => Bar::Streaming,
             Action::ManualFailover => Bar::WithinMaximumLag,
         };
         if self.failover_possible(cluster, bar, false)? {
-            self.memory.handover = Some(Handover {
+            self.memory.handover = (mode == DemoteMode::Graceful).then(|| Handover {
                 since: self.memory.handover.map_or(self.facts.now.boot, |h| h.since),
                 stopped_at: None,
             });
-            self.demote(DemoteMode::Graceful);
+            self.demote(mode);
             return Ok(Some(Verdict::Demoting(what)));
         }
         if bar == Bar::Streaming && !self.candidates(cluster, false).is_empty() {

@@ -179,6 +179,10 @@ impl Tick<'_> {
             if let Some(member) = cluster.members.get(candidate) {
                 let peers = self.ask_peers(cluster.members.values())?;
                 let why = match peers.get(&member.name) {
+                    // Waiting for a server that does not run may last for ever.
+                    Some(Peer::Status(status)) if status.in_recovery && status.wal_position.0 == 0 => {
+                        Some("not running")
+                    }
                     Some(Peer::Status(status)) => limitation(status),
                     Some(Peer::Unreachable(_)) | None => Some("not reachable"),
                 };
@@ -279,6 +283,13 @@ impl Tick<'_> {
         Ok(if enough { Claim::Best } else { Claim::Defer })
     }
 
+    /// With `check_timeline` such a node does not take the lease, so nobody has to leave it to it.
+    fn is_on_old_timeline(&self, cluster: &Cluster, status: &PeerStatus) -> bool {
+        self.settings.check_timeline
+            && !self.is_standby_cluster()
+            && status.timeline.is_some_and(|timeline| timeline < cluster.timeline())
+    }
+
     fn timeline_is_current(&mut self, cluster: &Cluster) -> bool {
         let known = cluster.timeline();
         let Some(mine) = self.memory.timeline else {
@@ -305,6 +316,10 @@ impl Tick<'_> {
         if !status.in_recovery {
             self.note(Level::Warning, format!("Primary ({name}) is still alive"));
             return false;
+        }
+        if mine < theirs && self.is_on_old_timeline(cluster, status) {
+            self.note(Level::Info, format!("Wal position of {name} is ahead of my wal position, on an old timeline"));
+            return true;
         }
         if mine < theirs {
             tally.ahead += 1;

@@ -54,8 +54,10 @@ impl Tick<'_> {
             self.release(None)?;
             return Ok(Some(Verdict::NotRunningReleased));
         }
-        let finish_rewind = matches!(self.memory.rewind, Rewind::Needed | Rewind::Done);
-        Ok((!finish_rewind).then_some(Verdict::NotRunning))
+        // What this node began is finished: a rewind, and the handover of a leader that has to come back as a standby.
+        let unfinished =
+            matches!(self.memory.rewind, Rewind::Needed | Rewind::Done) || self.memory.role == Role::Demoted;
+        Ok((!unfinished).then_some(Verdict::NotRunning))
     }
 
     fn step_back(&self, cluster: &Cluster) -> Option<Duration> {

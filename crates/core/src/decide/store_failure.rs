@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Needs, Tick};
 use crate::facts::JobFact;
-use crate::job::{DemoteMode, Job, Stage};
+use crate::job::{DemoteMode, Job, Stage, Upstream};
 use crate::plan::JobOrder;
 use crate::server::{Postmaster, Role, Running};
 use crate::verdict::{Level, Verdict};
@@ -14,6 +14,11 @@ impl Tick<'_> {
     /// up `retry_timeout` by now, or what was left of the lease.
     pub(super) fn store_failure(&mut self, why: &str) -> Needs<Verdict> {
         self.note(Level::Error, format!("Error communicating with DCS: {why}"));
+        if self.may_serve_readers() {
+            self.memory.recovering = true;
+            self.start(Job::Start { role: Role::Replica, follow: Upstream::None, after_failure: false });
+            return Ok(Verdict::StoreFailed);
+        }
         if let JobFact::Running(view) = &self.facts.job
             && view.job == Job::Promote
             && view.stage == Stage::Revocable
@@ -36,6 +41,13 @@ impl Tick<'_> {
         self.demote(DemoteMode::Offline);
         self.wake_after = Duration::from_secs(1);
         Ok(Verdict::DemotedStoreFailed)
+    }
+
+    /// A primary that was stopped because of the store goes on as a standby of nobody.
+    fn may_serve_readers(&self) -> bool {
+        let idle = matches!(self.facts.job, JobFact::Idle | JobFact::Ended(..));
+        let stopped = matches!(self.facts.server.postmaster, Postmaster::Stopped(Some(_)));
+        idle && stopped && !self.settings.paused && self.memory.role == Role::Demoted
     }
 
     /// PostgreSQL accepts writes, or is on its way there.

@@ -48,6 +48,7 @@ pub(crate) enum Peers {
     Nofailover,
     NoWatchdog,
     OldTimeline,
+    NotRunning,
 }
 
 /// All that a tick depends on, and what its operations will answer.
@@ -470,6 +471,7 @@ impl Scene {
                     "nofailover" => Peers::Nofailover,
                     "no-watchdog" => Peers::NoWatchdog,
                     "old-timeline" => Peers::OldTimeline,
+                    "not-running" => Peers::NotRunning,
                     _ => return false,
                 }
             }
@@ -536,6 +538,10 @@ impl Peers {
             Peers::Nofailover => status.tags = tags("nofailover"),
             Peers::NoWatchdog => status.watchdog_failed = true,
             Peers::OldTimeline => status.timeline = Some(Timeline(0)),
+            Peers::NotRunning => {
+                status.wal_position = Lsn(0);
+                status.timeline = None;
+            }
         }
         Peer::Status(status)
     }

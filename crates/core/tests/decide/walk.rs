@@ -90,6 +90,7 @@ pub(crate) fn possible_answers(op: &Op) -> Vec<Answer> {
                 Peers::Nofailover,
                 Peers::NoWatchdog,
                 Peers::OldTimeline,
+                Peers::NotRunning,
             ];
             all.into_iter()
                 .map(|peers| Answer::Peers(names.keys().map(|name| (name.clone(), peers.answer())).collect()))
