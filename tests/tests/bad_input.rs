@@ -119,7 +119,7 @@ fn broken_files_end_the_agent_with_what_and_where() {
     for (text, expected) in [
         ("scope: [batman\n", "patroni.yml"),
         ("name: n0\n", "scope"),
-        ("scope: batman\nname: n0\n", "postgresql"),
+        ("scope: batman\nname: n0\n", "listen"),
         ("just words", ""),
     ] {
         cluster.sandbox.file(&path, text);

@@ -78,7 +78,7 @@ fn a_killed_server_is_started_in_place() {
         other => Err(other),
     });
     cluster.nodes[0].wait_primary(Limit(30));
-    assert_eq!(cluster.nodes[0].timeline(), 1);
+    cluster.nodes[0].wait_state("it runs on its timeline", Limit(30), |state| state["timeline"] == 1);
     assert_eq!(cluster.etcd.get("leader").as_deref(), Some("n0"));
     assert_eq!(cluster.nodes[0].sql("SELECT row FROM t"), "1");
     cluster.nodes[1].wait_streaming(Limit(30));

@@ -178,18 +178,18 @@ impl Configuration {
         }
     }
 
-    /// Tells PostgreSQL what it has not been told yet. Needs the handle, so it waits for a job to end.
-    pub async fn apply(&mut self, control: &mut Control, maintenance: &mut Maintenance, facts: &Facts) {
-        let Some(untold) = self.untold else { return };
+    /// Tells PostgreSQL what it has not been told yet. Needs the handle, so it waits for a job to end. True: it was told.
+    pub async fn apply(&mut self, control: &mut Control, maintenance: &mut Maintenance, facts: &Facts) -> bool {
+        let Some(untold) = self.untold else { return false };
         let server = Arc::new(options::server_options(&self.config));
         let Some(running) = running(&facts.server) else {
             if untold == Untold::Adopted && !matches!(facts.server.postmaster, patroni_core::server::Postmaster::Stopped(_)) {
-                return;
+                return false;
             }
             control.conf().set_options(Arc::clone(&server), self.file_options());
             self.server.send_replace(server);
             self.untold = None;
-            return;
+            return false;
         };
         match timeout(COMPARE_LIMIT * 2, self.tell(control, running, server, untold)).await {
             Ok(Ok(pending)) => {
@@ -199,6 +199,7 @@ impl Configuration {
             Ok(Err(error)) => tracing::warn!("PostgreSQL could not be told the new configuration: {error}"),
             Err(_) => tracing::warn!("PostgreSQL could not be told the new configuration in time; will try again"),
         }
+        self.untold.is_none()
     }
 
     async fn tell(

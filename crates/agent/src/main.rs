@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::Parser;
 use patroni_agent::log::Log;
 use patroni_agent::{agent, configuration, guard, options};
-use patroni_config::{Environment, Source};
+use patroni_config::{Environment, Source, validate};
 use patroni_core::COMPATIBLE_VERSION;
 use patroni_core::plan::Exit;
 
@@ -43,7 +43,25 @@ fn main() -> ExitCode {
         println!("patroni {COMPATIBLE_VERSION} (patroni-rs {})", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
+    if arguments.validate_config {
+        return validate(&arguments);
+    }
     exit_of(run(&arguments))
+}
+
+fn validate(arguments: &Arguments) -> ExitCode {
+    let source = Source::new(arguments.configfile.as_deref(), Environment::of_process());
+    let how = validate::Options { ignore_listen_port: arguments.ignore_listen_port };
+    match validate::report(&source, how, arguments.print) {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(findings) => {
+            eprintln!("{findings}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<Exit> {

@@ -137,7 +137,10 @@ impl World for Node {
             if running(&facts.server).is_some() {
                 control.seen_running().await;
             }
-            self.configuration.apply(control, &mut self.maintenance, facts).await;
+            if self.configuration.apply(control, &mut self.maintenance, facts).await {
+                // What PostgreSQL made of it is for others to know.
+                self.woken.notify_one();
+            }
         }
     }
 
