@@ -20,6 +20,8 @@ pub enum Fault {
     AgentDies(usize),
     AgentStarts(usize),
     AgentTold(usize),
+    /// Only if it does not lead: a leader that is told to stop goes, whoever has its last write.
+    ReplicaTold(usize),
     Freezes(usize, Duration),
     Thaws(usize),
     HostDies(usize),
@@ -54,7 +56,7 @@ impl Fault {
         match self {
             Fault::AgentDies(_) => "agent killed",
             Fault::AgentStarts(_) => "agent started",
-            Fault::AgentTold(_) => "agent told to stop",
+            Fault::AgentTold(_) | Fault::ReplicaTold(_) => "agent told to stop",
             Fault::Freezes(..) => "agent frozen",
             Fault::Thaws(_) => "agent thawed",
             Fault::HostDies(_) => "host crashed",
@@ -119,7 +121,7 @@ fn calm(random: &mut Random, node: usize) -> (Fault, Option<Fault>) {
         3 => (Fault::Restart(node), None),
         4 => (Fault::Reinitialize(node), None),
         5 => (Fault::Configure, None),
-        _ => (Fault::AgentTold(node), Some(Fault::AgentStarts(node))),
+        _ => (Fault::ReplicaTold(node), Some(Fault::AgentStarts(node))),
     }
 }
 
@@ -180,6 +182,7 @@ pub fn apply(simulation: &mut Simulation, fault: Fault) {
         }
         Fault::Joins(_)
         | Fault::AgentTold(_)
+        | Fault::ReplicaTold(_)
         | Fault::Freezes(..)
         | Fault::Thaws(_)
         | Fault::PostmasterDies(_)
@@ -213,6 +216,11 @@ fn strike(universe: &mut Universe, fault: Fault) {
         Fault::AgentTold(node) => {
             universe.nodes[node].stopping = true;
             universe.wake(node);
+        }
+        Fault::ReplicaTold(node) => {
+            if universe.store.cluster().leader_name() != Some(&universe.nodes[node].name) {
+                strike(universe, Fault::AgentTold(node));
+            }
         }
         Fault::Leaves(node) => leave(universe, node),
         Fault::Freezes(node, lasts) => {

@@ -28,7 +28,7 @@ fn two_primaries(universe: &mut Universe, writers: &[usize]) {
         for &other in &writers[index + 1..] {
             let system = |node: usize| universe.nodes[node].postgres.data().map(|data| data.system);
             let excused = |node: usize| {
-                universe.nodes[node].paused || universe.nodes[node].unattended && !universe.guarded
+                universe.nodes[node].was_paused || universe.nodes[node].unattended && !universe.guarded
             };
             if system(one) == system(other) && !excused(one) && !excused(other) {
                 let names = (universe.nodes[one].name.clone(), universe.nodes[other].name.clone());
@@ -55,7 +55,7 @@ fn attended(universe: &mut Universe, node: usize) {
     let stops = |job: &Job| matches!(job, Job::Demote(_) | Job::Shutdown | Job::StopImmediate);
     let stopping = this.job.as_ref().is_some_and(|view| stops(&view.job))
         || matches!(&this.order, Some(JobOrder::Start(job) | JobOrder::Replace(job)) if stops(job));
-    let excused = !this.alive || this.unattended || this.paused || this.bootstrapping || stopping;
+    let excused = !this.alive || this.unattended || this.was_paused || this.bootstrapping || stopping;
     if !excused && this.lease_until.is_none_or(|until| until <= universe.now) {
         let until = this.lease_until.map(|until| universe.now - until);
         universe.violation(node, format!("accepts writes without a lease (ended {until:?} ago)"));

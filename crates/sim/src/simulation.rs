@@ -343,7 +343,6 @@ impl Simulation {
             this.fatal = false;
             this.stopping = false;
             this.unattended = true;
-            this.paused = false;
             this.role = Role::Uninitialized;
             this.requests.clear();
             this.arrived.clear();

@@ -114,6 +114,8 @@ pub struct Node {
     pub guard: Option<Duration>,
     /// Its last tick was paused.
     pub paused: bool,
+    /// The same, until it has a lease again or accepts no writes: a paused server may be a primary without one.
+    pub was_paused: bool,
     /// Nobody looked after the server when its lease ended, or may not have: the agent was frozen or dead.
     pub unattended: bool,
     /// Makes a new cluster.
@@ -727,6 +729,7 @@ pub fn new_node(settings: Settings) -> Node {
         lease_until: None,
         guard: None,
         paused: false,
+        was_paused: false,
         unattended: false,
         bootstrapping: false,
         order: None,

@@ -373,8 +373,10 @@ impl World for SimWorld {
         node.paused = facts.settings.paused;
         node.bootstrapping = plan.memory.bootstrapping;
         node.lease_until = plan.memory.lease_until.map(|until| until.0);
+        node.was_paused |= node.paused;
         if node.lease_until.is_some_and(|until| until > now) {
             node.unattended = false;
+            node.was_paused = node.paused;
         }
         for id in plan.replies.keys() {
             node.requests.remove(id);

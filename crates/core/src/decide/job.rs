@@ -125,6 +125,7 @@ impl Tick<'_> {
 
     /// What the end of a job means, as far as no operation is needed to know it.
     pub(super) fn end_of_job(&mut self) {
+        self.answer_for_replaced();
         let JobFact::Ended(job, outcome) = &self.facts.job else {
             return;
         };
@@ -168,6 +169,18 @@ impl Tick<'_> {
                 memory.timeline = None;
             }
             Job::Follow { .. } => {}
+        }
+    }
+
+    /// A restart that gave way to another job did not happen.
+    fn answer_for_replaced(&mut self) {
+        let restarts = match &self.facts.job {
+            JobFact::Running(view) => view.job == Job::Restart,
+            JobFact::Ended(job, _) => *job == Job::Restart,
+            JobFact::Idle => false,
+        };
+        if !restarts && let Some(id) = self.memory.answering.take() {
+            self.replies.insert(id, Answer::Failed("restart was interrupted by another action".to_owned()));
         }
     }
 

@@ -27,7 +27,8 @@ impl Tick<'_> {
             self.job = JobOrder::Cancel;
             return Ok(Verdict::StoreFailed);
         }
-        if self.settings.paused || !self.is_or_may_become_primary() {
+        // The primary of a cluster that nobody else has a copy of waits for the store to take it in.
+        if self.settings.paused || self.memory.bootstrapping || !self.is_or_may_become_primary() {
             self.wake_after = self.settings.loop_wait.min(self.settings.retry_timeout);
             return Ok(Verdict::StoreFailed);
         }

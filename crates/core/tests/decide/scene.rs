@@ -323,6 +323,7 @@ impl Scene {
                     _ => return false,
                 }
             }
+            "answering" => memory.answering = Some(RequestId(0)),
             "bootstrapping" => memory.bootstrapping = true,
             "stale-initialize" => memory.initialize_stale_since = Some(ago()),
             "creation-failed" => memory.creation_failed_at = Some(ago()),
