@@ -14,6 +14,7 @@ use patroni_http::HttpClient;
 use patroni_postgres::conf::FileOptions;
 use patroni_postgres::control::Control;
 use patroni_postgres::options::ServerOptions;
+use patroni_postgres::sql::Connection;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -26,8 +27,9 @@ use crate::options;
 /// How long PostgreSQL may take to compare its settings with new ones.
 const COMPARE_LIMIT: Duration = Duration::from_secs(3);
 
-/// How long settings take effect after a reload, before it is asked which wait for a restart.
-const RELOAD_TAKES_EFFECT: Duration = Duration::from_millis(300);
+/// How long a reload may take to reach a server process, and how often that is looked at.
+const RELOAD_LIMIT: Duration = Duration::from_secs(1);
+const RELOAD_POLL: Duration = Duration::from_millis(5);
 
 /// The configuration of this agent.
 pub struct Configuration {
@@ -220,8 +222,18 @@ impl Configuration {
             self.server.send_replace(server);
         }
         if reload.written {
+            let before = load_time(&connection).await?;
             control.reload(untold != Untold::Adopted).await?;
-            tokio::time::sleep(RELOAD_TAKES_EFFECT).await;
+            // Only after it has reloaded the server knows which settings wait for a restart.
+            let reloaded = async {
+                while load_time(&connection).await? == before {
+                    tokio::time::sleep(RELOAD_POLL).await;
+                }
+                patroni_postgres::Result::Ok(())
+            };
+            if let Ok(result) = timeout(RELOAD_LIMIT, reloaded).await {
+                result?;
+            }
         }
         let programs = control.options().programs();
         control.conf().pending_restart(&connection, &programs, &reload.pending_restart, COMPARE_LIMIT).await
@@ -241,6 +253,12 @@ impl Configuration {
             }
         });
     }
+}
+
+/// When the server process of this connection last read its configuration.
+async fn load_time(connection: &Connection) -> patroni_postgres::Result<Option<String>> {
+    let rows = connection.query_within("SELECT pg_catalog.pg_conf_load_time()", COMPARE_LIMIT).await?;
+    Ok(rows.first().and_then(|row| row.get(0)).map(str::to_owned))
 }
 
 /// Reads the configuration at start.

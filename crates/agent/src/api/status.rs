@@ -198,13 +198,10 @@ impl<'a> Status<'a> {
         self.view.dcs_last_seen.map_or(0, |seen| seen.0.div_euclid(1000))
     }
 
-    /// Settings that wait for a restart, if there are any.
+    /// Settings that wait for a restart, if there are any: as the loop knows and publishes them, with their reasons. The
+    /// server alone does not know all.
     pub(crate) fn pending_restart(&self) -> Option<&'a JsonMap> {
-        let inspected = match &self.view.server.postmaster {
-            patroni_core::server::Postmaster::Running(running) => Some(running),
-            _ => None,
-        };
-        let running = self.running.or(inspected)?;
+        let running = self.view.running()?;
         Some(&running.pending_restart).filter(|reason| !reason.is_empty())
     }
 }
@@ -297,7 +294,10 @@ mod tests {
 
     #[test]
     fn what_is_unusual_is_told() {
-        let mut view = sample::view("postgresql1", sample::standby());
+        let mut running = sample::standby();
+        running.timeline = None;
+        running.pending_restart = sample::map(json!({"max_connections": {"old_value": "100", "new_value": "101"}}));
+        let mut view = sample::view("postgresql1", running.clone());
         let mut settings = (*view.settings).clone();
         settings.paused = true;
         settings.synchronous.mode = SynchronousMode::Quorum;
@@ -312,9 +312,8 @@ mod tests {
             ..SyncState::default()
         };
         view.cluster = Some(Arc::new(cluster));
-        let mut running = sample::standby();
-        running.timeline = None;
-        running.pending_restart = sample::map(json!({"max_connections": {"old_value": "100", "new_value": "101"}}));
+        // The answer of a probe alone does not know what waits for a restart.
+        running.pending_restart.clear();
         let status = Status::new(&view, Some(&running), sample::NOW);
         let document = status.document(QueueState { queued: 3, expected: 2, lost: 1 });
         for (key, value) in [
