@@ -110,7 +110,6 @@ pub fn api_options(config: &Config) -> ApiOptions {
         },
     });
     let headers = |headers: &BTreeMap<String, String>| headers.clone().into_iter().collect();
-    let compatibility = config.effective().get("restapi").and_then(|section| section.get("compatibility"));
     ApiOptions {
         listen: restapi.listen.clone(),
         auth: restapi.authentication.as_ref().map(basic_auth),
@@ -124,9 +123,9 @@ pub fn api_options(config: &Config) -> ApiOptions {
             patroni_config::ServerTokens::Minimal => ServerTokens::Minimal,
             patroni_config::ServerTokens::ProductOnly => ServerTokens::ProductOnly,
         },
-        compatibility: match compatibility.and_then(Value::as_i64) {
-            Some(2) => Compatibility::Two,
-            Some(_) | None => Compatibility::Four,
+        compatibility: match restapi.compatibility {
+            patroni_config::Compatibility::Two => Compatibility::Two,
+            patroni_config::Compatibility::Four => Compatibility::Four,
         },
     }
 }

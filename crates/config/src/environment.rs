@@ -222,6 +222,7 @@ const FIXED: &[Fixed] = &[
             "allowlist_include_members",
             "request_queue_size",
             "server_tokens",
+            "compatibility",
         ],
     },
     Fixed {

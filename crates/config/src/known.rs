@@ -72,6 +72,8 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "https_extra_headers",
             "request_queue_size",
             "server_tokens",
+            // Not a setting of Patroni.
+            "compatibility",
         ],
     ),
     ("bootstrap.dcs", DYNAMIC),

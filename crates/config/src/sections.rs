@@ -10,6 +10,6 @@ mod watchdog;
 pub use bootstrap::{Bootstrap, CustomMethod, ToolOption};
 pub use log::{LogConfig, LogFormat, LogType};
 pub use postgresql::{Authentication, Postgresql, UserSettings};
-pub use rest::{BasicAuth, Ctl, RestApi, ServerTokens, VerifyClient};
+pub use rest::{BasicAuth, Compatibility, Ctl, RestApi, ServerTokens, VerifyClient};
 pub use store::Etcd;
 pub use watchdog::{Watchdog, WatchdogMode};

@@ -127,6 +127,27 @@ fn unknown_settings_are_named_with_place_and_neighbour() {
 }
 
 #[test]
+fn compatibility_of_the_rest_api_is_2_or_4() {
+    use patroni_config::Compatibility::{Four, Two};
+    let with = |value: &str| BASE.replace("{listen: 'a:1'}", &format!("{{listen: 'a:1', compatibility: {value}}}"));
+    for (value, expected) in [("2", Two), ("'2'", Two), ("4", Four), ("null", Four)] {
+        let loaded = load(&with(value)).unwrap();
+        assert_eq!((loaded.config.restapi.compatibility, loaded.warnings.len()), (expected, 0), "{value}");
+        let yaml = patroni_config::yaml::parse(&with(value)).unwrap().to_json();
+        let findings = patroni_config::validate::validate(&mut map(yaml), Default::default());
+        let named: Vec<_> = findings.iter().filter(|line| line.contains("compatibility") && value != "null").collect();
+        assert!(named.is_empty(), "{named:?}");
+    }
+    for wrong in ["3", "yes", "[]", "2.5"] {
+        let error = load(&with(wrong)).unwrap_err().to_string();
+        assert!(error.contains("restapi.compatibility") && error.contains("2 or 4"), "{error}");
+        let yaml = patroni_config::yaml::parse(&with(wrong)).unwrap().to_json();
+        let findings = patroni_config::validate::validate(&mut map(yaml), Default::default());
+        assert!(findings.iter().any(|line| line.starts_with("restapi.compatibility ")), "{findings:?}");
+    }
+}
+
+#[test]
 fn wrong_values_of_the_store_do_not_stop_the_agent() {
     let config = load(BASE).unwrap().config;
     let dynamic = map(serde_json::json!({"postgresql": {"pg_ctl_timeout": "soon", "pg_hba": "x"}, "pause": "on"}));

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use patroni_core::python::PythonText;
+
 use crate::secret::Secret;
 use crate::section::Section;
 
@@ -41,6 +43,8 @@ pub struct RestApi {
     pub thread_pool_size: usize,
     /// `server_tokens`
     pub server_tokens: ServerTokens,
+    /// `compatibility`
+    pub compatibility: Compatibility,
 }
 
 /// A user of the REST API.
@@ -74,6 +78,16 @@ pub enum ServerTokens {
     ProductOnly,
     /// `Patroni/` and the version.
     Minimal,
+}
+
+/// `restapi.compatibility` (not a setting of Patroni): whose names and fields the answers have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compatibility {
+    /// 2: those of Patroni 2 and before.
+    Two,
+    /// 4: those of Patroni 4.
+    #[default]
+    Four,
 }
 
 /// `ctl`: the client.
@@ -122,6 +136,7 @@ impl RestApi {
                 Some("productonly") => ServerTokens::ProductOnly,
                 _ => ServerTokens::Original,
             },
+            compatibility: compatibility(section),
         }
     }
 }
@@ -135,6 +150,18 @@ impl Ctl {
             keyfile: section.path("keyfile"),
             keyfile_password: section.secret("keyfile_password"),
             authentication: basic_auth(section).or_else(|| server.authentication.clone()),
+        }
+    }
+}
+
+fn compatibility(section: &Section<'_>) -> Compatibility {
+    let Some(value) = section.value("compatibility") else { return Compatibility::Four };
+    match &*value.python_text() {
+        "2" => Compatibility::Two,
+        "4" => Compatibility::Four,
+        _ => {
+            section.refuse("compatibility", value, "2 or 4");
+            Compatibility::Four
         }
     }
 }

@@ -182,6 +182,10 @@ pub(super) fn watchdog_mode(_: &Validation<'_>, data: &Value) -> Checked {
     }
 }
 
+pub(super) fn compatibility(_: &Validation<'_>, data: &Value) -> Checked {
+    if matches!(&*data.python_text(), "2" | "4") { Ok(()) } else { err("should be 2 or 4") }
+}
+
 pub(super) fn synchronous_mode(_: &Validation<'_>, data: &Value) -> Checked {
     let is_quorum = data.as_str().is_some_and(|mode| mode.eq_ignore_ascii_case("quorum"));
     if is_quorum || parse_bool(data).is_some() { Ok(()) } else { err("invalid value for synchronous_mode") }

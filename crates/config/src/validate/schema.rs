@@ -3,7 +3,7 @@
 use super::Key::{AnyOf, AtMostOne, Optional, OrEmpty, Required};
 use super::Rule::{Bool, Check, Dict, Int, List, Map, OneOf, Or, Programs, Text};
 use super::checks::{
-    binary_name, comma_separated_host_port, connect_address, data_dir, host_port, host_port_list, ipv4, ipv6, listen,
+    binary_name, comma_separated_host_port, compatibility, connect_address, data_dir, host_port, host_port_list, ipv4, ipv6, listen,
     listen_multiple, log_format, synchronous_mode, watchdog_mode,
 };
 use super::{Key, Range, Rule, Type};
@@ -100,6 +100,8 @@ const RESTAPI: &[Key] = &[
     Optional("https_extra_headers", Dict),
     Optional("request_queue_size", int(0, Some(4096))),
     Optional("server_tokens", OneOf(&["minimal", "productonly", "original"], false)),
+    // Not a setting of Patroni.
+    Optional("compatibility", Check(None, compatibility)),
 ];
 
 const BOOTSTRAP: &[Key] =
