@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use patroni_tests::{Cluster, Limit, Signal, wait_for};
+use patroni_tests::{Cluster, Limit, Signal, json, wait_for};
 
 const TTL: u64 = 20;
 
@@ -55,7 +55,7 @@ fn with_a_frozen_store_the_leader_is_demoted_in_time() {
 
 #[test]
 fn a_short_absence_of_the_store_is_survived() {
-    let mut cluster = Cluster::of(2).start();
+    let mut cluster = Cluster::of(2).dcs(json!({"retry_timeout": 8})).start();
     let postmaster = cluster.nodes[0].postmaster();
     cluster.etcd.stop();
     std::thread::sleep(Duration::from_secs(2));
