@@ -284,7 +284,9 @@ fn isolate(universe: &mut Universe, node: usize) {
 /// Leaves the cluster for good, if enough others stay.
 fn leave(universe: &mut Universe, node: usize) {
     let others = universe.nodes.iter().filter(|other| !other.absent).count();
-    if others > 2 && !universe.nodes[node].absent && universe.nodes[node].alive {
+    // Whoever takes the leader away for good switches over first.
+    let leads = universe.store.cluster().leader_name() == Some(&universe.nodes[node].name);
+    if others > 2 && !leads && !universe.nodes[node].absent && universe.nodes[node].alive {
         universe.nodes[node].stopping = true;
         universe.nodes[node].absent = true;
         universe.wake(node);

@@ -10,6 +10,14 @@ use crate::memory::{Handover, Rewind};
 use crate::server::{Postmaster, Role, Running};
 use crate::verdict::{Action, Level, Verdict};
 
+/// How long a leader waits for a candidate to stream before it refuses. A standby that lost its connection tries again
+/// after `wal_retrieve_retry_interval`, 5 seconds where that was not changed.
+const STREAMING_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a stopped leader waits for a candidate to have the last WAL. PostgreSQL does not end before it has sent
+/// everything to the standbys that stream: what is not there by then will not come, and clients are waiting.
+const LAST_WAL_PATIENCE: Duration = Duration::from_secs(3);
+
 /// What a schedule means now.
 enum Due {
     Now,
@@ -94,7 +102,7 @@ impl Tick<'_> {
         if bar == Bar::Streaming && !self.candidates(cluster, false).is_empty() {
             let since =
                 self.memory.handover.get_or_insert(Handover { since: self.facts.now.boot, stopped_at: None }).since;
-            if self.facts.now.boot.since(since) < self.handover_patience() {
+            if self.facts.now.boot.since(since) < STREAMING_PATIENCE {
                 self.wake_after = Duration::from_millis(200);
                 return Ok(Some(Verdict::HandoverWaiting(what)));
             }
@@ -102,12 +110,6 @@ impl Tick<'_> {
         let bare = what.to_string().replace("manual ", "");
         self.note(Level::Warning, format!("{what}: no healthy members found, {bare} is not possible"));
         self.remove_request(request)
-    }
-
-    /// How long a leader waits for a candidate to stream before it refuses, and how long a stopped one waits for it to
-    /// receive the last WAL.
-    fn handover_patience(&self) -> Duration {
-        self.settings.loop_wait.min(Duration::from_secs(10))
     }
 
     fn remove_request(&mut self, request: &FailoverRequest) -> Needs<Option<Verdict>> {
@@ -183,7 +185,7 @@ impl Tick<'_> {
             self.memory.handover = None;
             return Ok(Verdict::AwaitingNewLeader);
         }
-        if !exited || now.since(stopped_at) < self.handover_patience() {
+        if !exited || now.since(stopped_at) < LAST_WAL_PATIENCE {
             self.wake_after = Duration::from_millis(20);
             return Ok(Verdict::HandoverStopped(what));
         }

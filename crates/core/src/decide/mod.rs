@@ -7,6 +7,8 @@
 mod bootstrap;
 mod candidates;
 mod data_dir;
+#[cfg(feature = "deliberate-bugs")]
+pub mod deliberate;
 mod follow;
 mod handover;
 mod job;
@@ -35,6 +37,16 @@ use crate::verdict::{Level, Note, Verdict};
 
 /// Decides the next step of a tick.
 pub fn decide(memory: &Memory, facts: &Facts) -> Step {
+    #[cfg(feature = "deliberate-bugs")]
+    {
+        let step = decide_by_rules(memory, &deliberate::told(facts));
+        deliberate::done(step, facts)
+    }
+    #[cfg(not(feature = "deliberate-bugs"))]
+    decide_by_rules(memory, facts)
+}
+
+fn decide_by_rules(memory: &Memory, facts: &Facts) -> Step {
     match Tick::new(memory, facts).run() {
         Ok(plan) => Step::Finish(Box::new(plan)),
         Err(op) => Step::Run(op),

@@ -1,5 +1,7 @@
 //! Proofs about `decide` alone: rows of a table, exhaustive walks, properties.
 
+#[cfg(feature = "deliberate-bugs")]
+mod deliberate;
 mod properties;
 mod rows;
 mod scene;

@@ -172,6 +172,11 @@ pub(crate) fn check(memory: &Memory, facts: &Facts, plan: &Plan) {
     {
         assert_eq!(plan.memory.lease_until, None, "believes in a lease that is refused: {}", at());
     }
+    for won in [&facts.answers.renew, &facts.answers.acquire] {
+        if let (Some(Outcome::Done(asked_at)), Some(until)) = (won, plan.memory.lease_until) {
+            assert!(until <= *asked_at + facts.settings.ttl, "a lease that outlasts the one in the store: {}", at());
+        }
+    }
     demoted_without_lease(memory, facts, plan, lease_won, &at);
     cancel_writes_nothing_else(facts, plan, &at);
 }
@@ -231,6 +236,12 @@ fn removal_is_wanted(facts: &Facts) -> bool {
 
 #[test]
 fn every_tick_ends_well_whatever_is_answered() {
+    let (ends, verdicts) = walk_everything();
+    assert!(ends > 50_000 && verdicts > 60, "the walk is too small: {ends} ends, {verdicts} verdicts");
+}
+
+/// All baselines in all pairs of situations: how many ends there were, and how many different verdicts.
+pub(crate) fn walk_everything() -> (u64, usize) {
     let mut ends = 0_u64;
     let mut verdicts = HashSet::new();
     for baseline in BASELINES {
@@ -245,7 +256,7 @@ fn every_tick_ends_well_whatever_is_answered() {
             }
         }
     }
-    assert!(ends > 50_000 && verdicts.len() > 60, "the walk is too small: {ends} ends, {} verdicts", verdicts.len());
+    (ends, verdicts.len())
 }
 
 #[test]
