@@ -1,0 +1,81 @@
+//! Connections between nodes and to the REST API under TLS, with client certificates.
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
+
+use std::process::Command;
+
+use patroni_tests::{Cluster, Limit, Sandbox, json, wait_for};
+
+/// A self-signed certificate for 127.0.0.1, which is its own authority, and its key.
+fn certificate(sandbox: &Sandbox) -> (String, String) {
+    let (key, certificate) = (sandbox.path().join("key.pem"), sandbox.path().join("cert.pem"));
+    let status = Command::new("openssl")
+        .args(["req", "-nodes", "-new", "-x509", "-subj", "/CN=batman.patroni", "-days", "2"])
+        .args(["-addext", "subjectAltName=IP:127.0.0.1"])
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .output()
+        .expect("openssl must be installed")
+        .status;
+    assert!(status.success());
+    for path in [&key, &certificate] {
+        sandbox.give(path);
+    }
+    (certificate.to_str().unwrap().to_owned(), key.to_str().unwrap().to_owned())
+}
+
+#[test]
+fn replication_rewind_and_rest_work_with_client_certificates_only() {
+    let mut cluster = Cluster::of(2).prepare();
+    let (certificate, key) = certificate(&cluster.sandbox);
+    for node in &mut cluster.nodes {
+        for user in ["superuser", "replication", "rewind"] {
+            let authentication = &mut node.config["postgresql"]["authentication"][user];
+            authentication["sslmode"] = json!("verify-ca");
+            authentication["sslrootcert"] = json!(certificate);
+            authentication["sslcert"] = json!(certificate);
+            authentication["sslkey"] = json!(key);
+        }
+        let parameters = &mut node.config["postgresql"]["parameters"];
+        parameters["ssl"] = json!("on");
+        for (parameter, file) in
+            [("ssl_ca_file", &certificate), ("ssl_cert_file", &certificate), ("ssl_key_file", &key)]
+        {
+            parameters[parameter] = json!(file);
+        }
+        node.config["postgresql"]["pg_hba"] = json!([
+            "local all all trust",
+            "hostssl replication replicator all md5 clientcert=verify-ca",
+            "hostssl all all all md5 clientcert=verify-ca",
+        ]);
+        node.config["restapi"]["certfile"] = json!(certificate);
+        node.config["restapi"]["keyfile"] = json!(key);
+        node.config["restapi"]["cafile"] = json!(certificate);
+        node.config["restapi"]["verify_client"] = json!("required");
+        node.config["ctl"] = json!({"cacert": certificate, "certfile": certificate, "keyfile": key});
+    }
+    cluster.start_node(0);
+    cluster.start_node(1);
+    let rest = |index: usize, path: &str, with_certificate: bool| {
+        let mut command = Command::new("curl");
+        command.args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "5", "--cacert", &certificate]);
+        if with_certificate {
+            command.args(["--cert", &certificate, "--key", &key]);
+        }
+        let url = format!("https://127.0.0.1:{}{path}", cluster.nodes[index].rest_port);
+        String::from_utf8(command.arg(url).output().unwrap().stdout).unwrap()
+    };
+    let one_leads_one_streams = |limit| {
+        wait_for("a leader, and a replica that streams", limit, || {
+            let replica = "/replica?replication_state=streaming";
+            let found = (0..2).find(|i| rest(*i, "/primary", true) == "200" && rest(1 - i, replica, true) == "200");
+            found.ok_or("not yet")
+        })
+    };
+    let leader = one_leads_one_streams(Limit(60));
+    assert_eq!(rest(leader, "/primary", false), "000", "no answer without a client certificate");
+    let candidate = format!("n{}", 1 - leader);
+    cluster.ctl_ok(&["switchover", "batman", "--candidate", &candidate, "--force"]);
+    assert_eq!(one_leads_one_streams(Limit(40)), 1 - leader);
+}
