@@ -29,16 +29,13 @@ pub(crate) async fn confirm(question: &str) -> Result<bool, CtlError> {
     }
 }
 
-/// Asks for a password, which is not shown while it is typed.
+/// Asks for a password, which is not shown while it is typed. The question is on stderr, because results of queries
+/// follow on stdout.
 pub(crate) async fn password() -> Result<String, CtlError> {
     loop {
         let hidden = HiddenInput::start();
-        let answer = if hidden.is_some() {
-            eprint!("Password: ");
-            read_line("").await
-        } else {
-            read_line("Password: ").await
-        };
+        eprint!("Password: ");
+        let answer = read_line("").await;
         if hidden.is_some() {
             eprintln!();
         }
