@@ -43,7 +43,7 @@ impl Flags {
 }
 
 /// The document of `GET /cluster`.
-pub(crate) fn topology(cluster: &Cluster, scope: &str) -> Value {
+pub(crate) fn topology(cluster: &Cluster, scope: &str) -> JsonMap {
     let flags = Flags::of(cluster);
     let members = cluster.members.values().map(|member| Value::Object(member_entry(cluster, member, flags)));
     let mut document = JsonMap::new();
@@ -55,7 +55,7 @@ pub(crate) fn topology(cluster: &Cluster, scope: &str) -> Value {
         document.insert("scheduled_switchover".to_owned(), switchover);
     }
     document.insert("scope".to_owned(), scope.into());
-    Value::Object(document)
+    document
 }
 
 /// The document of `GET /history`.
@@ -157,16 +157,6 @@ fn scheduled_switchover(cluster: &Cluster) -> Option<Value> {
     Some(Value::Object(switchover))
 }
 
-/// The states that Patroni 2 had: a standby that streams is `running`.
-pub(crate) fn as_of_patroni_2(document: &mut Value) {
-    let members = document.get_mut("members").and_then(Value::as_array_mut);
-    for member in members.into_iter().flatten() {
-        if member.get("state").is_some_and(|state| state == "streaming" || state == "in archive recovery") {
-            member["state"] = "running".into();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use patroni_core::cluster::{FailoverRequest, Version};
@@ -186,7 +176,7 @@ mod tests {
             candidate: None,
             scheduled_at: Some(Schedule::At(WallTime(0), "2030-01-01T00:00:00+01:00".to_owned())),
         });
-        let text = crate::json::dumps(&topology(&cluster, "batman"));
+        let text = crate::json::dumps(&Value::Object(topology(&cluster, "batman")));
         let expected = r#"{"members": [{"name": "postgresql0", "role": "leader", "state": "running", "api_url": "http://127.0.0.1:33400/patroni", "host": "127.0.0.1", "port": 33450, "timeline": 1, "tags": {"clonefrom": true, "datacenter": "eu 1", "rack": 7}}, {"name": "postgresql1", "role": "replica", "state": "streaming", "api_url": "http://127.0.0.1:33401/patroni", "host": "127.0.0.1", "port": 33451, "timeline": 1, "tags": {"clonefrom": true, "datacenter": "eu 1", "rack": 7}, "receive_lag": 10, "receive_lsn": "0/4000056", "replay_lsn": "unknown", "replay_lag": "unknown", "lag": 10, "lsn": "0/4000056"}], "scheduled_switchover": {"at": "2030-01-01T00:00:00+01:00", "from": "postgresql0"}, "scope": "batman"}"#;
         assert_eq!(text, expected);
     }

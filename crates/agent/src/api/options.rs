@@ -61,7 +61,7 @@ pub enum Compatibility {
     /// Those of Patroni 4.
     #[default]
     Four,
-    /// Those of Patroni 2: role `master`, members `running` where 4 says `streaming`, `/liveness` always 200,
-    /// `/readiness` 200 on any node whose PostgreSQL runs.
+    /// Those of Patroni 2: see `patroni2`; `/liveness` is always 200, `/readiness` is 200 on the leader and on any node
+    /// whose PostgreSQL runs.
     Two,
 }

@@ -107,7 +107,7 @@ impl<'a> Status<'a> {
     }
 
     /// The document.
-    pub(crate) fn document(&self, log: QueueState) -> Value {
+    pub(crate) fn document(&self, log: QueueState) -> JsonMap {
         let mut document = match self.running {
             Some(running) => self.server_part(running),
             None => self.silent_part(),
@@ -120,7 +120,7 @@ impl<'a> Status<'a> {
                 document.insert("logger_records_lost".to_owned(), log.lost.into());
             }
         }
-        Value::Object(document)
+        document
     }
 
     fn silent_part(&self) -> JsonMap {
@@ -261,7 +261,7 @@ mod tests {
     use super::*;
 
     fn text(view: &View, running: Option<&Running>) -> String {
-        crate::json::dumps(&Status::new(view, running, sample::NOW).document(QueueState::default()))
+        crate::json::dumps(&Value::Object(Status::new(view, running, sample::NOW).document(QueueState::default())))
     }
 
     /// Bodies of Patroni 4.1.5 as recorded, for the same nodes.
