@@ -134,7 +134,12 @@ pub async fn run(
     archive_ready_wals(context, cancel).await.map_err(cancelled_or_local)?;
     is_ready(context, source, checkpoint_done).await?;
     progress.commit(cancel, format!("running pg_rewind from {}", source.name)).map_err(cancelled_or_local)?;
-    let Err(error) = program::pg_rewind(context, source, cancel).await else { return Ok(()) };
+    let Err(error) = program::pg_rewind(context, source, cancel).await else {
+        if let Err(error) = write_record(context, source).await {
+            tracing::info!("{} was not asked to write WAL, which may delay the start: {error}", source.name);
+        }
+        return Ok(());
+    };
     if matches!(error, Error::Cancelled) {
         return Err(RewindError::Cancelled);
     }
@@ -148,6 +153,10 @@ pub async fn run(
         return Err(RewindError::Failed { source_name, error });
     }
     Err(RewindError::SourceLost { source_name, error })
+}
+
+async fn write_record(context: &RewindContext, source: &UpstreamMember) -> Result<()> {
+    Source::connect(context, source).await?.write_record().await
 }
 
 fn cancelled_or_local(error: Error) -> RewindError {

@@ -70,6 +70,13 @@ impl Source {
         Ok(self.value("SELECT NOT pg_catalog.pg_is_in_recovery()").await?.as_deref() == Some("t"))
     }
 
+    /// Makes it write a record of WAL. pg_rewind takes the primary's insert position for the end of what has to be replayed;
+    /// right after a switch of WAL files that lies behind a page header, where an idle primary writes nothing for
+    /// minutes, and the rewound standby would not open until then.
+    pub(super) async fn write_record(&self) -> Result<()> {
+        self.value("SELECT pg_catalog.txid_current()").await.map(|_| ())
+    }
+
     /// The timeline in which it writes, and its history file.
     pub(super) async fn timeline(&self) -> Result<PrimaryTimeline> {
         if !self.is_primary().await? {
