@@ -45,6 +45,8 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     /// The body.
     pub(crate) body: String,
+    /// The header `Date`.
+    pub(crate) date: Option<String>,
 }
 
 impl Answer {
@@ -165,7 +167,11 @@ impl Context {
         let url = endpoint.map_or_else(|| api_url.to_owned(), |endpoint| endpoint_url(api_url, endpoint));
         let body = body.map(patroni_dcs::wire::json::text);
         match self.client()?.request(method, &url, body, limit).await {
-            Ok(answer) => Ok(Answer { status: answer.status, body: answer.body }),
+            Ok(answer) => {
+                let date =
+                    answer.headers.get(http::header::DATE).and_then(|date| date.to_str().ok()).map(str::to_owned);
+                Ok(Answer { status: answer.status, body: answer.body, date })
+            }
             Err(error) => Err(RequestError::Http(url, error)),
         }
     }

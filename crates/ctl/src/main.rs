@@ -17,6 +17,9 @@ mod python_value;
 mod schedule;
 mod selection;
 mod sql;
+mod statuses;
+#[cfg(feature = "top")]
+mod top;
 mod watching;
 
 #[cfg(test)]

@@ -4,11 +4,10 @@ use patroni_core::JsonMap;
 use patroni_core::cluster::{Cluster, Initialize, Member, Schedule};
 use patroni_core::lsn::Lsn;
 use patroni_core::python::PythonText;
-use patroni_core::settings::SynchronousMode;
 use serde_json::Value;
 
 use crate::address::Address;
-use crate::flags::{Flags, is_synchronous};
+use crate::flags::Flags;
 use crate::output::rows::{Format, Rows};
 use crate::output::yaml;
 
@@ -146,15 +145,9 @@ impl Entry {
     }
 }
 
-fn role(cluster: &Cluster, member: &Member, flags: Flags) -> &'static str {
-    if cluster.leader_name() == Some(&member.name) {
-        return if flags.standby_cluster { "standby_leader" } else { "leader" };
-    }
-    match flags.synchronous {
-        SynchronousMode::On if is_synchronous(&cluster.sync, member.name.as_str()) => "sync_standby",
-        SynchronousMode::Quorum if is_synchronous(&cluster.sync, member.name.as_str()) => "quorum_standby",
-        SynchronousMode::On | SynchronousMode::Quorum | SynchronousMode::Off => "replica",
-    }
+/// `leader`, `replica`, `sync_standby`, ...
+pub(crate) fn role(cluster: &Cluster, member: &Member, flags: Flags) -> &'static str {
+    flags.role(cluster, member)
 }
 
 /// Received and replayed position. Members of older versions announce a single one: it counts as received where the
@@ -189,7 +182,7 @@ fn position(lsn: Option<Lsn>, last: Lsn) -> Position {
 }
 
 /// `sync_standby` becomes `Sync Standby`.
-fn title_case(role: &str) -> String {
+pub(crate) fn title_case(role: &str) -> String {
     let capitalized = |word: &str| {
         let mut letters = word.chars();
         letters.next().map(|first| first.to_uppercase().chain(letters).collect::<String>()).unwrap_or_default()

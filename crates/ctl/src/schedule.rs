@@ -2,7 +2,7 @@
 
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use patroni_dcs::wire::schedule::parse_timestamp;
+use patroni_core::time::{WallTime, schedule};
 
 use crate::error::{CtlError, failed};
 
@@ -30,7 +30,9 @@ pub(crate) fn parse(text: &str) -> Result<Option<Scheduled>, CtlError> {
             "Unable to parse scheduled timestamp ({text}). It should be in an unambiguous format (e.g. ISO 8601)"
         ))
     };
-    let Ok(parsed) = parse_timestamp(text) else { return unreadable() };
+    let Some(parsed) = schedule::parse(text, Some(WallTime(jiff::Timestamp::now().as_millisecond()))) else {
+        return unreadable();
+    };
     if parsed.has_offset {
         return Ok(Some(Scheduled { iso: parsed.iso_text }));
     }

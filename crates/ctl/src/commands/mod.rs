@@ -17,6 +17,8 @@ mod restart;
 mod resume;
 mod show_config;
 mod switchover;
+#[cfg(feature = "top")]
+mod top;
 mod topology;
 mod version;
 
@@ -53,6 +55,8 @@ pub(crate) const ALL: &[Command] = &[
     resume::COMMAND,
     show_config::COMMAND,
     switchover::COMMAND,
+    #[cfg(feature = "top")]
+    top::COMMAND,
     topology::COMMAND,
     version::COMMAND,
 ];
