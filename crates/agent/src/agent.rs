@@ -27,10 +27,12 @@ use crate::guard::Guard;
 use crate::jobs::Jobs;
 use crate::log::Log;
 use crate::maintenance::Maintenance;
+use crate::metrics::{Metrics, Takeover};
 use crate::node::Node;
 use crate::publisher::Publisher;
 use crate::requests::Requests;
 use crate::store::Store;
+use crate::synchronous::Synchronous;
 use crate::watchdog::WatchdogDevice;
 use crate::{clock, driver, options, peers};
 
@@ -115,6 +117,7 @@ async fn assemble(
     let view = watch::Sender::new(Arc::new(View::initial(Arc::clone(&settings), unknown_server(), clock::boot())));
     let http = watch::Sender::new(configuration.http_client());
     let (requests, incoming) = mpsc::channel(QUEUE);
+    let metrics: Arc<Metrics> = Arc::default();
     let parts = ApiParts {
         view: view.subscribe(),
         probe: Arc::new(Probe(monitor.clone())),
@@ -124,6 +127,7 @@ async fn assemble(
         http: http.subscribe(),
         clock: Arc::new(clock::now),
         log: Arc::new(log.queue_state()),
+        metrics: Arc::clone(&metrics),
     };
     let config = Arc::clone(configuration.config());
     let api = api::serve(options::api_options(&config), parts, CancellationToken::new()).await?;
@@ -136,9 +140,10 @@ async fn assemble(
     };
     Ok(Node {
         publisher: Publisher::start(Arc::clone(&dcs), settings.retry_timeout),
-        store: Store::new(dcs, http),
+        store: Store::new(dcs, http, Arc::clone(&metrics)),
         jobs: Jobs::new(control, Arc::clone(&woken)),
         maintenance: Maintenance::new(monitor.clone()),
+        synchronous: Synchronous::new(monitor.clone()),
         watchdog: WatchdogDevice::new(config.watchdog.clone()),
         guard: Guard::new(data_dir, monitor.clone()),
         requests: Requests::new(incoming),
@@ -146,6 +151,9 @@ async fn assemble(
         postmaster_seen: false,
         timer: true,
         last_verdict: String::new(),
+        takeover: Takeover::default(),
+        tick_began: Instant::now(),
+        metrics,
         configuration,
         monitor,
         shutdown,

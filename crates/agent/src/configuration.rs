@@ -7,8 +7,9 @@ use patroni_config::{Config, ConfigError, Loaded, Purpose, Source, cache};
 use patroni_core::JsonMap;
 use patroni_core::cluster::{ClusterConfig, Version};
 use patroni_core::facts::Facts;
+use patroni_core::parameters::SynchronousStandbyNames;
 use patroni_core::server::{Role, Running};
-use patroni_core::settings::Settings;
+use patroni_core::settings::{Settings, SynchronousMode};
 use patroni_core::view::{Addresses, View};
 use patroni_http::HttpClient;
 use patroni_postgres::conf::FileOptions;
@@ -180,20 +181,30 @@ impl Configuration {
         }
     }
 
+    /// The server that ran when the agent was started has been taken over.
+    pub fn knows_server(&self) -> bool {
+        self.untold != Some(Untold::Adopted)
+    }
+
     /// Tells PostgreSQL what it has not been told yet. Needs the handle, so it waits for a job to end. True: it was told.
     pub async fn apply(&mut self, control: &mut Control, maintenance: &mut Maintenance, facts: &Facts) -> bool {
         let Some(untold) = self.untold else { return false };
         let server = Arc::new(options::server_options(&self.config));
         let Some(running) = running(&facts.server) else {
-            if untold == Untold::Adopted && !matches!(facts.server.postmaster, patroni_core::server::Postmaster::Stopped(_)) {
+            if untold == Untold::Adopted
+                && !matches!(facts.server.postmaster, patroni_core::server::Postmaster::Stopped(_))
+            {
                 return false;
             }
             control.conf().set_options(Arc::clone(&server), self.file_options());
+            if self.settings.synchronous.mode != SynchronousMode::Off {
+                control.conf().set_synchronous_standby_names(SynchronousStandbyNames::Managed(None));
+            }
             self.server.send_replace(server);
             self.untold = None;
             return false;
         };
-        match timeout(COMPARE_LIMIT * 2, self.tell(control, running, server, untold)).await {
+        match timeout(COMPARE_LIMIT * 2, self.tell(control, running, facts, server, untold)).await {
             Ok(Ok(pending)) => {
                 maintenance.set_pending_restart(running, pending);
                 self.untold = None;
@@ -208,12 +219,14 @@ impl Configuration {
         &mut self,
         control: &mut Control,
         running: &Running,
+        facts: &Facts,
         server: Arc<ServerOptions>,
         untold: Untold,
     ) -> patroni_postgres::Result<JsonMap> {
         let connection = control.monitor().connect("configuration").await?;
         if untold == Untold::Adopted {
             control.adopt(if running.wal.is_standby() { Role::Replica } else { Role::Primary }).await?;
+            self.adopt_standby_names(control, facts, &connection).await?;
         }
         let force = untold != Untold::Changed;
         let files = self.file_options();
@@ -237,6 +250,24 @@ impl Configuration {
         }
         let programs = control.options().programs();
         control.conf().pending_restart(&connection, &programs, &reload.pending_restart, COMPARE_LIMIT).await
+    }
+
+    /// While synchronous replication is managed, an agent that comes back must not take the standbys away that commits
+    /// wait for.
+    async fn adopt_standby_names(
+        &self,
+        control: &mut Control,
+        facts: &Facts,
+        connection: &Connection,
+    ) -> patroni_postgres::Result<()> {
+        let published = facts.cluster.as_ref().is_ok_and(|cluster| cluster.sync.leader.is_some());
+        if self.settings.synchronous.mode != SynchronousMode::Off || published {
+            let rows = connection.query_within("SHOW synchronous_standby_names", COMPARE_LIMIT).await?;
+            let names = rows.first().and_then(|row| row.get(0)).filter(|names| !names.is_empty());
+            let names = SynchronousStandbyNames::Managed(names.map(str::to_owned));
+            control.conf().set_synchronous_standby_names(names);
+        }
+        Ok(())
     }
 
     /// Keeps a copy of the dynamic configuration in the data directory, from which a wiped store is restored.

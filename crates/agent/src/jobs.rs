@@ -8,6 +8,7 @@ use std::time::Duration;
 use patroni_core::decide::title;
 use patroni_core::facts::JobFact;
 use patroni_core::job::{DemoteMode, Job, JobOutcome, JobView, Stage, Upstream};
+use patroni_core::parameters::SynchronousStandbyNames;
 use patroni_core::plan::JobOrder;
 use patroni_core::server::Role;
 use patroni_core::settings::{Settings, SynchronousMode};
@@ -190,19 +191,20 @@ async fn run(
         Job::Bootstrap => control.bootstrap(cancel, progress).await.map(|()| JobOutcome::Done),
         Job::Clone { source, follow } => {
             control.clone_member(source.as_ref(), cancel, progress).await?;
-            start_standby(control, follow, Role::Replica, cancel, progress).await
+            start_standby(control, follow, Role::Replica, settings, cancel, progress).await
         }
         Job::Reinitialize { source, follow } => {
             control.stop(StopOptions::immediate(), cancel, progress).await?;
             control.clone_member(Some(source), cancel, progress).await?;
-            start_standby(control, follow, Role::Replica, cancel, progress).await
+            start_standby(control, follow, Role::Replica, settings, cancel, progress).await
         }
         Job::Start { role: Role::Primary, .. } => {
             let timeout = Some(settings.primary_start_timeout).filter(|timeout| !timeout.is_zero());
-            let start = StartOptions { role: Role::Primary, follow: None, timeout, callback: Some(CallbackAction::OnStart) };
+            let start =
+                StartOptions { role: Role::Primary, follow: None, timeout, callback: Some(CallbackAction::OnStart) };
             control.start(start, cancel, progress).await.map(started)
         }
-        Job::Start { role, follow, .. } => start_standby(control, follow, *role, cancel, progress).await,
+        Job::Start { role, follow, .. } => start_standby(control, follow, *role, settings, cancel, progress).await,
         Job::Restart => control.restart(None, Some(CallbackAction::OnRestart), cancel, progress).await.map(started),
         Job::Follow { upstream, restart } => {
             let role = control.role();
@@ -217,7 +219,7 @@ async fn run(
         Job::CrashRecovery => control.crash_recovery(cancel, progress).await.map(|()| JobOutcome::Done),
         Job::Rewind { source } => rewind::run(control, source, settings, cancel, progress).await,
         Job::Shutdown => {
-            let stop = StopOptions { report_shutdown: true, ..StopOptions::planned() };
+            let stop = demotion(DemoteMode::Graceful, settings);
             control.stop(stop, cancel, progress).await.map(|_| JobOutcome::Done)
         }
         Job::StopImmediate => control.stop(StopOptions::immediate(), cancel, progress).await.map(|_| JobOutcome::Done),
@@ -228,9 +230,14 @@ async fn start_standby(
     control: &mut Control,
     follow: &Upstream,
     role: Role,
+    settings: &Settings,
     cancel: &Cancel,
     progress: &Progress,
 ) -> Result<JobOutcome, Error> {
+    if settings.synchronous.mode != SynchronousMode::Off {
+        // What it waited for as a primary means nothing any more; whoever is promoted decides anew.
+        control.conf().set_synchronous_standby_names(SynchronousStandbyNames::Managed(None));
+    }
     control.follow(follow.clone(), role, false, cancel, progress).await.map(started)
 }
 

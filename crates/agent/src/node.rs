@@ -23,10 +23,12 @@ use crate::driver::{Limit, Observation, World};
 use crate::guard::Guard;
 use crate::jobs::Jobs;
 use crate::maintenance::Maintenance;
+use crate::metrics::{Metrics, Takeover};
 use crate::notes;
 use crate::publisher::Publisher;
 use crate::requests::Requests;
 use crate::store::Store;
+use crate::synchronous::Synchronous;
 use crate::watchdog::WatchdogDevice;
 
 /// How long the local server may take to answer when it is looked at.
@@ -39,6 +41,7 @@ pub struct Node {
     pub(crate) jobs: Jobs,
     pub(crate) configuration: Configuration,
     pub(crate) maintenance: Maintenance,
+    pub(crate) synchronous: Synchronous,
     pub(crate) watchdog: WatchdogDevice,
     pub(crate) guard: Guard,
     pub(crate) publisher: Publisher,
@@ -53,6 +56,10 @@ pub struct Node {
     pub(crate) timer: bool,
     /// Operators see each tick's line once, unless they want heartbeats too.
     pub(crate) last_verdict: String,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) takeover: Takeover,
+    /// When the tick that runs began.
+    pub(crate) tick_began: Instant,
 }
 
 impl World for Node {
@@ -61,6 +68,7 @@ impl World for Node {
     }
 
     async fn observe(&mut self, limit: Limit) -> Observation {
+        self.tick_began = Instant::now();
         let settings = self.configuration.settings();
         let budget = limit.within(settings.retry_timeout, clock::boot());
         let inspect_until = Instant::now() + budget.min(INSPECT_LIMIT);
@@ -119,6 +127,16 @@ impl World for Node {
                 Answer::Upstream(self.maintenance.check_upstream(&mut self.jobs, &upstream, budget).await)
             }
             Op::ActivateWatchdog => Answer::Watchdog(self.watchdog.activate(&facts.settings)),
+            Op::InspectSynchronous => Answer::Synchronous(self.synchronous.inspect(budget).await),
+            Op::SetSynchronousStandbyNames(names) => {
+                // The files of a server that was not taken over yet are not ours to write.
+                let control = self.jobs.control().filter(|_| self.configuration.knows_server());
+                Answer::StandbyNames(self.synchronous.set(control, names, budget).await)
+            }
+            Op::WriteSync(version, electorate) => {
+                let leader = &facts.settings.name;
+                Answer::Sync(self.store.write_sync(version, leader, electorate.as_ref(), budget).await)
+            }
         }
     }
 
@@ -133,6 +151,7 @@ impl World for Node {
         self.requests.answer(&plan.replies);
         self.publish(plan, facts, self.jobs.view());
         self.maintenance.after_tick(plan, facts, &self.woken);
+        self.synchronous.watch(plan.memory.enforcement.is_some(), &self.woken);
         if let Some(control) = self.jobs.control() {
             if running(&facts.server).is_some() {
                 control.seen_running().await;
@@ -142,6 +161,7 @@ impl World for Node {
                 self.woken.notify_one();
             }
         }
+        self.metrics.ticks.record(self.tick_began.elapsed());
     }
 
     async fn sleep(&mut self, limit: Duration) {
@@ -190,6 +210,10 @@ impl Node {
         let now = clock::boot();
         let view = Arc::new(self.view.borrow().after(plan, facts, job, now));
         self.configuration.save_dynamic(&view);
+        let unlocked = facts.cluster.as_ref().ok().map(|cluster| cluster.is_unlocked());
+        if let Some(duration) = self.takeover.after_tick(view.role, unlocked, view.is_leader(now), now) {
+            self.metrics.failovers.record(duration);
+        }
         if facts.cluster.is_ok() {
             self.publisher.publish(view.member_data(self.configuration.addresses(), now), self.timer);
         }

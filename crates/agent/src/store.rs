@@ -11,12 +11,14 @@ use patroni_core::lsn::Lsn;
 use patroni_core::name::MemberName;
 use patroni_core::peer::Peer;
 use patroni_core::settings::Settings;
+use patroni_core::sync::Electorate;
 use patroni_core::time::Moment;
 use patroni_dcs::{Dcs, Expected, Key, LeaderUpdate, Timing, wire};
 use patroni_http::HttpClient;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use crate::metrics::{Histogram, Metrics, StoreCall};
 use crate::peers;
 
 /// The store and the peers.
@@ -25,13 +27,14 @@ pub struct Store {
     changes: watch::Receiver<u64>,
     http: watch::Sender<HttpClient>,
     timing: Option<Timing>,
+    metrics: Arc<Metrics>,
 }
 
 impl Store {
     /// Over this store; peers are asked with the client that `http` holds.
-    pub fn new(dcs: Arc<dyn Dcs>, http: watch::Sender<HttpClient>) -> Self {
+    pub fn new(dcs: Arc<dyn Dcs>, http: watch::Sender<HttpClient>, metrics: Arc<Metrics>) -> Self {
         let changes = dcs.changes();
-        Store { dcs, changes, http, timing: None }
+        Store { dcs, changes, http, timing: None, metrics }
     }
 
     /// Another client for peers, after a reload.
@@ -48,8 +51,7 @@ impl Store {
 
     /// Takes over `ttl`, `loop_wait` and `retry_timeout`.
     pub fn configure(&mut self, settings: &Settings) {
-        let timing =
-            Timing { ttl: settings.ttl, loop_wait: settings.loop_wait, retry_timeout: settings.retry_timeout };
+        let timing = Timing { ttl: settings.ttl, loop_wait: settings.loop_wait, retry_timeout: settings.retry_timeout };
         if self.timing != Some(timing) {
             self.dcs.configure(timing);
             self.timing = Some(timing);
@@ -59,7 +61,7 @@ impl Store {
     /// Reads the cluster. Changes from here on wake the loop again.
     pub async fn load(&mut self, limit: Duration) -> Result<Arc<Cluster>, String> {
         self.changes.mark_unchanged();
-        match timeout(limit, self.dcs.load()).await {
+        match timeout(limit, self.timed(StoreCall::Load, self.dcs.load())).await {
             Ok(Outcome::Done(cluster)) => Ok(Arc::new(cluster)),
             Ok(Outcome::Refused) => Err("the store refused to be read".to_owned()),
             Ok(Outcome::Failed(why) | Outcome::Unknown(why)) => Err(why),
@@ -69,21 +71,25 @@ impl Store {
 
     /// See [`Dcs::renew`].
     pub async fn renew(&self, update: &LeaderUpdate, limit: Duration) -> Outcome<Moment> {
-        within(limit, self.dcs.renew(update)).await
+        within(limit, self.timed(StoreCall::Renew, self.dcs.renew(update))).await
     }
 
     /// See [`Dcs::acquire`].
     pub async fn acquire(&self, limit: Duration) -> Outcome<Moment> {
-        within(limit, self.dcs.acquire()).await
+        within(limit, self.timed(StoreCall::Acquire, self.dcs.acquire())).await
     }
 
     /// See [`Dcs::release`].
     pub async fn release(&self, last_lsn: Option<Lsn>, limit: Duration) -> Outcome<()> {
-        within(limit, self.dcs.release(last_lsn)).await
+        within(limit, self.timed(StoreCall::Release, self.dcs.release(last_lsn))).await
     }
 
     /// Asks peers for their status.
-    pub async fn poll_peers(&self, members: &BTreeMap<MemberName, String>, limit: Duration) -> BTreeMap<MemberName, Peer> {
+    pub async fn poll_peers(
+        &self,
+        members: &BTreeMap<MemberName, String>,
+        limit: Duration,
+    ) -> BTreeMap<MemberName, Peer> {
         let http = self.http.borrow().clone();
         peers::poll(&http, members, limit.min(peers::STATUS_LIMIT)).await
     }
@@ -98,7 +104,10 @@ impl Store {
                 let expected = if raced_for { Expected::Absent } else { Expected::Anything };
                 self.write(Key::Initialize, &id.to_string(), expected, limit).await
             }
-            InitializeWrite::Cancel => within(limit, self.dcs.delete(Key::Initialize, Expected::Anything)).await,
+            InitializeWrite::Cancel => {
+                let delete = self.dcs.delete(Key::Initialize, Expected::Anything);
+                within(limit, self.timed(StoreCall::Write, delete)).await
+            }
         }
     }
 
@@ -125,13 +134,48 @@ impl Store {
         self.write(Key::History, value, Expected::Anything, limit).await
     }
 
+    /// Measures the call; one that is given up at its deadline counts with that time.
+    async fn timed<T>(&self, call: StoreCall, work: impl Future<Output = T>) -> T {
+        let _timer = Timer { histogram: self.metrics.store(call), started: Instant::now() };
+        work.await
+    }
+
+    /// Writes `/sync`, if it still has the version it was found with; without an electorate it is deleted.
+    pub async fn write_sync(
+        &self,
+        found: Option<Version>,
+        leader: &MemberName,
+        electorate: Option<&Electorate>,
+        limit: Duration,
+    ) -> Outcome<()> {
+        let expected = found.map_or(Expected::Absent, Expected::Version);
+        let Some(electorate) = electorate else {
+            return within(limit, self.dcs.delete(Key::Sync, expected)).await;
+        };
+        let voters: Vec<MemberName> = electorate.voters.iter().cloned().collect();
+        let quorum = u32::try_from(electorate.quorum).unwrap_or(u32::MAX);
+        self.write(Key::Sync, &wire::sync(Some(leader), &voters, quorum), expected, limit).await
+    }
+
     async fn write(&self, key: Key, value: &str, expected: Expected, limit: Duration) -> Outcome<()> {
-        match within(limit, self.dcs.write(key, value, expected)).await {
+        match within(limit, self.timed(StoreCall::Write, self.dcs.write(key, value, expected))).await {
             Outcome::Done(_) => Outcome::Done(()),
             Outcome::Refused => Outcome::Refused,
             Outcome::Failed(why) => Outcome::Failed(why),
             Outcome::Unknown(why) => Outcome::Unknown(why),
         }
+    }
+}
+
+/// Records the time until it is dropped.
+struct Timer<'a> {
+    histogram: &'a Histogram,
+    started: Instant,
+}
+
+impl Drop for Timer<'_> {
+    fn drop(&mut self) {
+        self.histogram.record(self.started.elapsed());
     }
 }
 

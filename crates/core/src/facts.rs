@@ -10,7 +10,9 @@ use crate::name::{MemberName, SystemId};
 use crate::peer::Peer;
 use crate::request::{Request, RequestId};
 use crate::server::Server;
+use crate::parameters::SynchronousStandbyNames;
 use crate::settings::Settings;
+use crate::sync::{Electorate, Inspection};
 use crate::time::{Moment, Now};
 
 /// How an operation on the outside world ended.
@@ -61,6 +63,8 @@ pub struct Facts {
     pub shutdown: bool,
     /// The watchdog device.
     pub watchdog: Watchdog,
+    /// A primary that cannot reach the store and asked, less than a `ttl` ago, whether it may go on: this node said yes.
+    pub failsafe_leader: Option<MemberName>,
     /// Where this node can be reached by its peers (its `api_url`), for the key `/failsafe`.
     pub api_url: String,
     /// Answers of this tick's operations.
@@ -112,6 +116,12 @@ pub enum Op {
     CheckUpstream(Upstream),
     /// Open the watchdog, or be sure it is open.
     ActivateWatchdog,
+    /// Ask PostgreSQL about its synchronous replication.
+    InspectSynchronous,
+    /// Change `synchronous_standby_names`, and see the server take it over.
+    SetSynchronousStandbyNames(SynchronousStandbyNames),
+    /// Write `/sync`, which has this version, in the name of this node; or, without an electorate, delete it.
+    WriteSync(Option<Version>, Option<Electorate>),
 }
 
 /// What to do with `/initialize`.
@@ -150,6 +160,12 @@ pub struct Answers {
     pub upstream: Option<Result<UpstreamCheck, String>>,
     /// [`Op::ActivateWatchdog`]: it is active, or not needed.
     pub watchdog: Option<bool>,
+    /// [`Op::InspectSynchronous`].
+    pub synchronous: Option<Result<Inspection, String>>,
+    /// [`Op::SetSynchronousStandbyNames`]: the server shows the new value.
+    pub standby_names: Option<Outcome<()>>,
+    /// [`Op::WriteSync`].
+    pub sync: Option<Outcome<()>>,
 }
 
 /// One answer on its way into its slot.
@@ -177,6 +193,12 @@ pub enum Answer {
     Upstream(Result<UpstreamCheck, String>),
     /// To [`Op::ActivateWatchdog`].
     Watchdog(bool),
+    /// To [`Op::InspectSynchronous`].
+    Synchronous(Result<Inspection, String>),
+    /// To [`Op::SetSynchronousStandbyNames`].
+    StandbyNames(Outcome<()>),
+    /// To [`Op::WriteSync`].
+    Sync(Outcome<()>),
 }
 
 impl Answers {
@@ -201,6 +223,9 @@ impl Answers {
             Answer::Rewind(check) => fill(&mut self.rewind, check, "rewind"),
             Answer::Upstream(check) => fill(&mut self.upstream, check, "upstream"),
             Answer::Watchdog(active) => fill(&mut self.watchdog, active, "watchdog"),
+            Answer::Synchronous(inspection) => fill(&mut self.synchronous, inspection, "synchronous"),
+            Answer::StandbyNames(outcome) => fill(&mut self.standby_names, outcome, "standby_names"),
+            Answer::Sync(outcome) => fill(&mut self.sync, outcome, "sync"),
         }
     }
 }

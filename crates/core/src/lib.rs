@@ -19,6 +19,7 @@ pub mod request;
 pub mod server;
 pub mod settings;
 pub mod slots;
+pub mod sync;
 pub mod tags;
 pub mod time;
 pub mod units;

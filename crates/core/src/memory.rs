@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::cluster::Member;
+use crate::cluster::{Member, SyncState};
 use crate::lsn::Timeline;
 use crate::name::MemberName;
 use crate::request::{RequestId, ScheduledRestart};
 use crate::server::{Role, State};
+use crate::sync::Enforcement;
 use crate::time::Moment;
 
 /// What the agent remembers from one tick to the next. Everything else is observed anew.
@@ -61,6 +62,12 @@ pub struct Memory {
     pub scheduled_restart: Option<ScheduledRestart>,
     /// The request that the running job answers when it ends.
     pub answering: Option<RequestId>,
+    /// What is known of `synchronous_standby_names` of this primary, while it manages them.
+    pub enforcement: Option<Enforcement>,
+    /// `/sync` when it was last there: what goes should it be lost while nobody leads.
+    pub known_sync: Option<SyncState>,
+    /// Since when this standby, about to stop, asks not to be synchronous.
+    pub leaving_sync: Option<Moment>,
 }
 
 impl Memory {
@@ -91,6 +98,9 @@ impl Memory {
             stepped_down_at: None,
             scheduled_restart: None,
             answering: None,
+            enforcement: None,
+            known_sync: None,
+            leaving_sync: None,
         }
     }
 }

@@ -86,6 +86,8 @@ pub enum Verdict {
     LostDuring(String),
     /// Crash recovery took longer than primary_start_timeout.
     CrashRecoveryTimeout,
+    /// Somebody else changed `/sync`: the lease is given up.
+    PromotionPostponed,
     /// The pre_promote script refused.
     PrePromoteFailed,
     /// Watchdog required, not available.
@@ -270,6 +272,9 @@ impl fmt::Display for Verdict {
             Verdict::LostBeforePromote => f.write_str("lost leader before promote"),
             Verdict::LostDuring(title) => write!(f, "lost leader lock during {title}"),
             Verdict::CrashRecoveryTimeout => f.write_str("terminated crash recovery because of startup timeout"),
+            Verdict::PromotionPostponed => f.write_str(
+                "Postponing promotion because synchronous replication state was updated by somebody else",
+            ),
             Verdict::PrePromoteFailed => f.write_str("Promotion cancelled because the pre-promote script failed"),
             Verdict::WatchdogDemoted => f.write_str("Demoting self because watchdog could not be activated"),
             Verdict::WatchdogNotPromoting => f.write_str("Not promoting self because watchdog could not be activated"),

@@ -11,6 +11,7 @@ use crate::plan::Plan;
 use crate::request::ScheduledRestart;
 use crate::server::{Postmaster, Role, Running, Server, State, Wal};
 use crate::settings::Settings;
+use crate::tags::Tags;
 use crate::time::{Moment, WallTime};
 
 /// The state of this node, as published. Readers compare [`View::lease_until`] with the clock when they need to know
@@ -41,6 +42,8 @@ pub struct View {
     pub watchdog_failed: bool,
     /// After a promotion: no checkpoint yet.
     pub checkpoint_pending: bool,
+    /// Asks not to be a synchronous standby, because it is about to stop.
+    pub leaving_sync: bool,
     /// The verdict of the last tick, in Patroni's words.
     pub verdict: String,
     /// When the tick ended.
@@ -77,6 +80,7 @@ impl View {
             scheduled_restart: None,
             watchdog_failed: false,
             checkpoint_pending: false,
+            leaving_sync: false,
             verdict: String::new(),
             ticked_at: now,
             ticks: 0,
@@ -103,6 +107,7 @@ impl View {
             scheduled_restart: memory.scheduled_restart.clone(),
             watchdog_failed: facts.watchdog.required && !facts.watchdog.healthy,
             checkpoint_pending: memory.checkpoint_pending,
+            leaving_sync: memory.leaving_sync.is_some(),
             verdict: paused_prefix(facts.settings.paused) + &plan.verdict.to_string(),
             ticked_at: now,
             ticks: self.ticks + 1,
@@ -122,6 +127,15 @@ impl View {
         }
     }
 
+    fn announced_tags(&self) -> Tags {
+        let mut tags = self.settings.tags.clone();
+        if self.leaving_sync {
+            tags.0.insert("nosync".to_owned(), true.into());
+            tags.0.insert("sync_priority".to_owned(), 0.into());
+        }
+        tags
+    }
+
     /// The content of this member's key (`touch_member` of Patroni).
     pub fn member_data(&self, addresses: &Addresses, now: Moment) -> MemberData {
         let mut data = MemberData {
@@ -131,7 +145,7 @@ impl View {
             state: Some(self.state.to_string()),
             role: Some(self.role.to_string()),
             version: Some(COMPATIBLE_VERSION.to_owned()),
-            tags: self.settings.tags.clone(),
+            tags: self.announced_tags(),
             checkpoint_after_promote: (self.is_leader(now) && self.checkpoint_pending).then_some(false),
             scheduled_restart: self.scheduled_restart.as_ref().map(|restart| restart.raw.clone()),
             pause: self.settings.paused,

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use patroni_agent::driver::{Limit, Observation, World};
 use patroni_core::JsonMap;
 use patroni_core::cluster::{Cluster, History, HistoryLine, MemberData, Version};
 use patroni_core::facts::{Answer, Facts, JobFact, Op, Outcome, RewindCheck, UpstreamCheck, Watchdog};
@@ -19,6 +18,7 @@ use patroni_core::settings::Settings;
 use patroni_core::time::{Moment, Now, WallTime};
 use serde_json::json;
 
+use crate::driver::{Limit, Observation, World};
 use crate::postgres::Process;
 use crate::store::{StoreReply, StoreRequest};
 use crate::universe::{Arrived, Event, STORE, Sender, Shared, Universe};
@@ -30,7 +30,7 @@ const ATTEMPT: Duration = Duration::from_millis(1700);
 const PEERS: Duration = Duration::from_secs(2);
 
 /// What one agent sees.
-pub struct SimWorld {
+pub(crate) struct SimWorld {
     shared: Shared,
     node: usize,
     life: u64,
@@ -38,12 +38,12 @@ pub struct SimWorld {
 }
 
 /// Waits until there is something to return. Polled whenever something happened to the node.
-pub async fn until<T>(shared: &Shared, mut ready: impl FnMut(&mut Universe) -> Option<T>) -> T {
+pub(crate) async fn until<T>(shared: &Shared, mut ready: impl FnMut(&mut Universe) -> Option<T>) -> T {
     poll_fn(|_| ready(&mut shared.borrow_mut()).map_or(Poll::Pending, Poll::Ready)).await
 }
 
 /// Lets time pass.
-pub async fn pause(shared: &Shared, node: usize, wait: Duration) {
+pub(crate) async fn pause(shared: &Shared, node: usize, wait: Duration) {
     let end = {
         let mut universe = shared.borrow_mut();
         let end = universe.now + wait;
@@ -64,7 +64,7 @@ enum Asked {
 
 impl SimWorld {
     /// The world of this node's present agent.
-    pub fn new(shared: Shared, node: usize) -> Self {
+    pub(crate) fn new(shared: Shared, node: usize) -> Self {
         let (life, settings) = {
             let universe = shared.borrow();
             let node = &universe.nodes[node];
@@ -256,7 +256,7 @@ impl SimWorld {
 }
 
 /// The settings of the file with those of the key `/config` over them.
-pub fn with_config(mut settings: Settings, version: Version, data: Option<&JsonMap>) -> Settings {
+pub(crate) fn with_config(mut settings: Settings, version: Version, data: Option<&JsonMap>) -> Settings {
     settings.config_version = Some(version);
     let Some(data) = data else { return settings };
     let seconds = |key: &str| data.get(key).and_then(serde_json::Value::as_u64).map(Duration::from_secs);
@@ -356,6 +356,10 @@ impl World for SimWorld {
             Op::CheckRewind(source) => Answer::Rewind(self.check_rewind(&source).await),
             Op::CheckUpstream(upstream) => Answer::Upstream(self.check_upstream(&upstream)),
             Op::ActivateWatchdog => Answer::Watchdog(true),
+            // Asked in synchronous mode only.
+            Op::InspectSynchronous => Answer::Synchronous(Err("not simulated".to_owned())),
+            Op::SetSynchronousStandbyNames(_) => Answer::StandbyNames(Outcome::Failed("not simulated".to_owned())),
+            Op::WriteSync(..) => Answer::Sync(Outcome::Failed("not simulated".to_owned())),
         }
     }
 

@@ -124,12 +124,16 @@ impl Tick<'_> {
 
     /// Synchronous replication is wanted, and `/sync` says for whom.
     pub(super) fn sync_is_active(&self, cluster: &Cluster) -> bool {
-        self.settings.synchronous.mode != SynchronousMode::Off && cluster.sync.leader.is_some()
+        // While /sync names standbys it goes, even if the mode has just been turned off: only the leader may delete it.
+        let wanted = self.settings.synchronous.mode != SynchronousMode::Off || !cluster.sync.standbys.is_empty();
+        wanted && cluster.sync.leader.is_some() && !self.is_standby_cluster()
     }
 
     /// The same, with quorum commit.
     pub(super) fn quorum_is_active(&self, cluster: &Cluster) -> bool {
-        self.settings.synchronous.mode == SynchronousMode::Quorum && cluster.sync.leader.is_some()
+        // A quorum that was published goes, even if the mode has just been changed.
+        let wanted = self.settings.synchronous.mode == SynchronousMode::Quorum || cluster.sync.quorum > 0;
+        wanted && self.sync_is_active(cluster)
     }
 
     /// This node, or the former leader, is named by `/sync`.

@@ -92,7 +92,12 @@ impl Tick<'_> {
             self.memory.role = Role::Primary;
             self.memory.rewind = Rewind::Unknown;
             self.write_history_if_due(cluster, running)?;
+            self.keep_synchronous(cluster)?;
             return Ok(as_primary);
+        }
+        if !self.synchronous_before_promotion(cluster)? {
+            self.release(None)?;
+            return Ok(Verdict::PromotionPostponed);
         }
         self.memory.rewind = Rewind::Unknown;
         self.memory.failsafe_until = None;

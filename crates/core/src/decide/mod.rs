@@ -19,6 +19,7 @@ mod requests;
 mod shutdown;
 mod starting;
 mod store_failure;
+mod synchronous;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use crate::plan::{Callback, Exit, JobOrder, Plan, Step};
 use crate::request::{Answer, RequestId};
 use crate::server::{Postmaster, Role, Running, State};
 use crate::settings::Settings;
+use crate::time::Moment;
 use crate::verdict::{Level, Note, Verdict};
 
 /// Decides the next step of a tick.
@@ -69,6 +71,8 @@ struct Tick<'a> {
     disable_watchdog: bool,
     wake_after: Duration,
     exit: Option<Exit>,
+    /// Since when this node has been asking not to be synchronous, up to this tick.
+    leaving_sync: Option<Moment>,
 }
 
 impl<'a> Tick<'a> {
@@ -85,6 +89,7 @@ impl<'a> Tick<'a> {
             disable_watchdog: false,
             wake_after: facts.settings.loop_wait,
             exit: None,
+            leaving_sync: memory.leaving_sync,
         }
     }
 
@@ -95,9 +100,10 @@ impl<'a> Tick<'a> {
     }
 
     fn verdict(&mut self) -> Needs<Verdict> {
+        self.memory.leaving_sync = None;
         self.end_of_job();
         let cluster = match &self.facts.cluster {
-            Ok(cluster) => Arc::clone(cluster),
+            Ok(cluster) => self.with_known_sync(Arc::clone(cluster)),
             Err(why) => {
                 let why = why.clone();
                 return if self.facts.shutdown { self.shutdown(None) } else { self.store_failure(&why) };
@@ -112,6 +118,7 @@ impl<'a> Tick<'a> {
             return Ok(verdict);
         }
         if let JobFact::Running(view) = &self.facts.job {
+            self.memory.leaving_sync = self.leaving_sync.filter(|_| view.job == Job::Restart);
             return self.job_in_progress(&cluster, view);
         }
         if let Some(verdict) = self.after_job(&cluster)? {
@@ -149,7 +156,7 @@ impl<'a> Tick<'a> {
             self.announce_start(running);
         }
         if self.job == JobOrder::Keep
-            && let Some(restart) = self.scheduled_restart(running)
+            && let Some(restart) = self.scheduled_restart(cluster, running)
         {
             return Ok(restart);
         }
@@ -164,6 +171,7 @@ impl<'a> Tick<'a> {
         }
         if !self.has_lock(cluster) {
             self.memory.lease_until = None;
+            self.memory.enforcement = None;
         } else {
             self.memory.stepped_down_at = None;
         }
@@ -306,7 +314,7 @@ impl<'a> Tick<'a> {
         Ok(self.take_lease(outcome.clone()))
     }
 
-    fn take_lease(&mut self, outcome: Outcome<crate::time::Moment>) -> Outcome<()> {
+    fn take_lease(&mut self, outcome: Outcome<Moment>) -> Outcome<()> {
         match outcome {
             Outcome::Done(sent_at) => {
                 self.memory.lease_until = Some(sent_at + self.settings.ttl);

@@ -84,6 +84,13 @@ impl Tick<'_> {
             }
             self.memory.promotion_refused_at = None;
         }
+        if let Some(leader) = self.failsafe_leader() {
+            self.note(
+                Level::Info,
+                format!("{leader} goes on as primary without the store, and this node agreed to that"),
+            );
+            return Ok(Claim::Defer);
+        }
         let nofailover = self.settings.tags.nofailover();
         let request = cluster.failover.as_ref();
         if self.settings.paused
@@ -111,6 +118,11 @@ impl Tick<'_> {
             return Ok(Claim::Defer);
         }
         self.claim_by_position(cluster, running)
+    }
+
+    /// Who runs on in failsafe mode by the leave of this node.
+    fn failsafe_leader(&self) -> Option<&MemberName> {
+        self.facts.failsafe_leader.as_ref().filter(|leader| self.settings.failsafe_mode && *leader != self.me())
     }
 
     /// A primary without a lease goes on, unless somebody was promoted in the meantime.
@@ -146,8 +158,7 @@ impl Tick<'_> {
         }
         members.extend(cluster.members.clone());
         if self.sync_is_active(cluster) {
-            let quorum = self.settings.synchronous.mode == SynchronousMode::Quorum;
-            if !quorum && !self.sync_names_me(cluster) {
+            if !self.quorum_is_active(cluster) && !self.sync_names_me(cluster) {
                 return Ok(Claim::Defer);
             }
             members
@@ -168,6 +179,10 @@ impl Tick<'_> {
         let mut candidate_unfit = false;
         if let Some(candidate) = &request.candidate {
             if candidate == self.me() {
+                if self.sync_is_active(cluster) && !self.sync_names_me(cluster) {
+                    let text = format!("{action}: not a synchronous standby: commits that only those have are lost");
+                    self.note(Level::Warning, text);
+                }
                 return Ok(Some(Claim::Best));
             }
             if self.settings.paused {

@@ -22,7 +22,7 @@ impl Tick<'_> {
             }
             let answer = match request {
                 Request::Restart(conditions) => {
-                    let (answer, begun) = self.restart_requested(*id, conditions);
+                    let (answer, begun) = self.restart_requested(cluster, *id, conditions);
                     verdict = begun.or(verdict);
                     answer
                 }
@@ -55,6 +55,7 @@ impl Tick<'_> {
     /// A restart that begins is answered when it ends.
     fn restart_requested(
         &mut self,
+        cluster: &Cluster,
         id: RequestId,
         conditions: &RestartConditions,
     ) -> (Option<Answer>, Option<Verdict>) {
@@ -68,6 +69,9 @@ impl Tick<'_> {
         }
         if let Some(busy) = self.busy_with() {
             return (Some(Answer::Refused(format!("{busy} already in progress"))), None);
+        }
+        if self.leaves_synchronous(cluster) {
+            return (None, None); // The request stays, and is looked at again.
         }
         self.memory.answering = Some(id);
         (None, Some(self.begin_restart(conditions)))
@@ -113,7 +117,7 @@ impl Tick<'_> {
     }
 
     /// The scheduled restart, when its time has come.
-    pub(super) fn scheduled_restart(&mut self, running: &Running) -> Option<Verdict> {
+    pub(super) fn scheduled_restart(&mut self, cluster: &Cluster, running: &Running) -> Option<Verdict> {
         let restart = self.memory.scheduled_restart.clone()?;
         if restart.postmaster_start_time.as_ref().is_some_and(|start| *start != running.start_time) {
             let text = format!(
@@ -132,6 +136,10 @@ impl Tick<'_> {
         if let Err(why) = self.restart_matches(&restart.conditions) {
             self.note(Level::Info, format!("not proceeding with the restart: {why}"));
             self.note(Level::Warning, "Scheduled restart: restart conditions are not satisfied");
+            return None;
+        }
+        if self.leaves_synchronous(cluster) {
+            self.memory.scheduled_restart = Some(restart);
             return None;
         }
         Some(self.begin_restart(&restart.conditions))

@@ -25,6 +25,7 @@ impl Tick<'_> {
         match &self.facts.job {
             JobFact::Running(view) if matches!(view.job, Job::Shutdown) => {
                 let stage = view.stage.clone();
+                self.memory.leaving_sync = self.leaving_sync;
                 self.shutting_down(cluster, &stage)
             }
             JobFact::Running(_) => {
@@ -61,6 +62,9 @@ impl Tick<'_> {
     /// Nothing runs any more, or nothing was started yet.
     fn shut_down(&mut self, cluster: Option<&Cluster>) -> Needs<Verdict> {
         let Postmaster::Stopped(control) = &self.facts.server.postmaster else {
+            if cluster.is_some_and(|cluster| self.leaves_synchronous(cluster)) {
+                return Ok(Verdict::ShuttingDown);
+            }
             self.start(Job::Shutdown);
             return Ok(Verdict::ShuttingDown);
         };

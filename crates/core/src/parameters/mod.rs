@@ -109,7 +109,7 @@ pub struct Identity<'a> {
 }
 
 /// Who decides about `synchronous_standby_names`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum SynchronousStandbyNames {
     /// The configuration (`synchronous_mode` is off).
     #[default]

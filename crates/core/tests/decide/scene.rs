@@ -9,7 +9,7 @@ use std::time::Duration;
 use patroni_core::JsonMap;
 use patroni_core::cluster::{
     Cluster, ClusterConfig, FailoverRequest, History, HistoryLine, Initialize, Leader, Member, MemberData, Schedule,
-    Version,
+    SyncState, Version,
 };
 use patroni_core::decide::{decide, title};
 use patroni_core::facts::{Answer, Answers, Facts, JobFact, Op, Outcome, RewindCheck, UpstreamCheck, Watchdog};
@@ -17,11 +17,13 @@ use patroni_core::job::{CloneSource, DemoteMode, Job, JobOutcome, JobView, Stage
 use patroni_core::lsn::{Lsn, Timeline};
 use patroni_core::memory::{Handover, Memory, Rewind, Starting};
 use patroni_core::name::{MemberName, SystemId};
+use patroni_core::parameters::SynchronousStandbyNames;
 use patroni_core::peer::{Peer, PeerStatus};
 use patroni_core::plan::{JobOrder, Plan, Step};
 use patroni_core::request::{Request, RequestId, RestartConditions, ScheduledRestart};
 use patroni_core::server::{ControlData, ControlState, DataDir, Postmaster, Role, Running, Server, State, Wal};
-use patroni_core::settings::{RewindSettings, Settings, SlotSettings, StandbyCluster, Synchronous};
+use patroni_core::settings::{RewindSettings, Settings, SlotSettings, StandbyCluster, Synchronous, SynchronousMode};
+use patroni_core::sync::{Enforcement, Inspection, Sender, candidates};
 use patroni_core::tags::Tags;
 use patroni_core::time::{Moment, Now, WallTime};
 use serde_json::json;
@@ -67,6 +69,9 @@ pub(crate) struct Scene {
     pub upstream: Result<UpstreamCheck, String>,
     pub watchdog: bool,
     pub peers: Peers,
+    pub synchronous: Result<Inspection, String>,
+    pub standby_names: Outcome<()>,
+    pub sync: Outcome<()>,
 }
 
 /// The names of all baselines.
@@ -153,6 +158,9 @@ impl Scene {
             upstream: Ok(UpstreamCheck::UpToDate),
             watchdog: true,
             peers: Peers::Streaming,
+            synchronous: Ok(Inspection { flushed: HERE, synchronous_commit: "on".into(), ..Inspection::default() }),
+            standby_names: Outcome::Done(()),
+            sync: Outcome::Done(()),
         }
     }
 
@@ -165,6 +173,7 @@ impl Scene {
             || self.apply_settings(name, value)
             || self.apply_job(name, value)
             || self.apply_request(name, value)
+            || self.apply_synchronous(name, value)
             || self.apply_answer(name, value);
         assert!(known, "the table language has no words {word:?}");
     }
@@ -432,6 +441,75 @@ impl Scene {
         true
     }
 
+    /// The mode, the key `/sync` as `sync LEADER QUORUM VOTER...`, and what PostgreSQL shows.
+    fn apply_synchronous(&mut self, name: &str, value: &str) -> bool {
+        let settings = Arc::make_mut(&mut self.facts.settings);
+        let mut words = value.split(' ');
+        match name {
+            "mode" => {
+                let quorum = value == "quorum";
+                settings.synchronous.mode = if quorum { SynchronousMode::Quorum } else { SynchronousMode::On };
+                settings.synchronous.node_count = 1;
+            }
+            "strict" => settings.synchronous.strict = true,
+            "nosync" => settings.tags = tags(name),
+            "sync" => {
+                let Ok(shared) = &mut self.facts.cluster else { return false };
+                Arc::make_mut(shared).sync = SyncState {
+                    version: Some(Version(30)),
+                    leader: words.next().map(MemberName::from),
+                    quorum: words.next().expect("a quorum").parse().expect("a number"),
+                    standbys: words.map(MemberName::from).collect(),
+                };
+            }
+            "sync-known" => {
+                let standbys = vec![MemberName::from(value)];
+                let known = SyncState { version: Some(Version(29)), leader: Some("b".into()), standbys, quorum: 0 };
+                self.memory.known_sync = Some(known);
+            }
+            "sync-write" => self.sync = outcome(value, ()),
+            "names-write" => self.standby_names = outcome(value, ()),
+            "sync-unclear" => self.synchronous = Err("it does not answer".into()),
+            "shows" => self.shown().standby_names = value.into(),
+            "commits-wait" => self.shown().synchronous_commit = value.into(),
+            "sender" => {
+                let (Some(name), Some(sync_state)) = (words.next(), words.next()) else { return false };
+                let sender = Sender {
+                    name: name.into(),
+                    state: "streaming".into(),
+                    sync_state: sync_state.into(),
+                    sync_priority: i64::from(sync_state != "async"),
+                    flushed: Some(words.next().map_or(HERE, |_behind| Lsn(1))),
+                    ..Sender::default()
+                };
+                self.shown().senders.push(sender);
+            }
+            "settled" => {
+                let inspection = self.shown().clone();
+                let Ok(cluster) = &self.facts.cluster else { return false };
+                let names = inspection.standby_names.parse().expect("names");
+                let mut enforcement = Enforcement::new(Moment(NOW.0 - Duration::from_secs(60)));
+                for ago in [60, 30] {
+                    let then = Moment(NOW.0 - Duration::from_secs(ago));
+                    let standbys = candidates(&"a".into(), cluster, &inspection);
+                    enforcement.observe(&inspection, &names, &standbys, then);
+                }
+                assert!(enforcement.is_settled());
+                self.memory.enforcement = Some(enforcement);
+            }
+            "leaving-sync" => {
+                let ago = Duration::from_secs(value.parse().expect("seconds"));
+                self.memory.leaving_sync = Some(Moment(NOW.0 - ago));
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn shown(&mut self) -> &mut Inspection {
+        self.synchronous.as_mut().expect("a server that answers")
+    }
+
     fn apply_answer(&mut self, name: &str, value: &str) -> bool {
         match name {
             "renew" => self.renew = outcome(value, NOW),
@@ -497,6 +575,9 @@ impl Scene {
             Op::CheckRewind(_) => Answer::Rewind(self.rewind.clone()),
             Op::CheckUpstream(_) => Answer::Upstream(self.upstream.clone()),
             Op::ActivateWatchdog => Answer::Watchdog(self.watchdog),
+            Op::InspectSynchronous => Answer::Synchronous(self.synchronous.clone()),
+            Op::SetSynchronousStandbyNames(_) => Answer::StandbyNames(self.standby_names.clone()),
+            Op::WriteSync(..) => Answer::Sync(self.sync.clone()),
         }
     }
 
@@ -566,6 +647,16 @@ pub(crate) fn op_word(op: &Op) -> String {
         Op::CheckRewind(source) => format!("compare {}", source.name),
         Op::CheckUpstream(_) => "upstream".into(),
         Op::ActivateWatchdog => "watchdog".into(),
+        Op::InspectSynchronous => "inspect-sync".into(),
+        Op::SetSynchronousStandbyNames(SynchronousStandbyNames::Configured) => "names as configured".into(),
+        Op::SetSynchronousStandbyNames(SynchronousStandbyNames::Managed(names)) => {
+            format!("names '{}'", names.as_deref().unwrap_or(""))
+        }
+        Op::WriteSync(_, None) => "remove-sync".into(),
+        Op::WriteSync(_, Some(electorate)) => {
+            let voters: Vec<&str> = electorate.voters.iter().map(MemberName::as_str).collect();
+            format!("sync {} of '{}'", electorate.quorum, voters.join(" "))
+        }
     }
 }
 

@@ -9,12 +9,13 @@ use patroni_core::job::Job;
 use patroni_core::memory::Memory;
 use patroni_core::plan::{Exit, JobOrder, Plan, Step};
 use patroni_core::server::{DataDir, Postmaster, Role};
+use patroni_core::sync::Inspection;
 use patroni_core::verdict::Verdict;
 
 use crate::scene::{BASELINES, JOBS, NOW, Peers, Scene};
 
 /// What may be the case besides the baseline. Each pair of them is walked.
-const SITUATIONS: [&[&str]; 46] = [
+const SITUATIONS: [&[&str]; 48] = [
     &[],
     &["unlocked"],
     &["lock a"],
@@ -61,10 +62,16 @@ const SITUATIONS: [&[&str]; 46] = [
     &["starting-since 301", "crash-recovery-since 301"],
     &["handover-waits 11"],
     &["lease-left 3"],
+    &["mode on", "sync a 0 b"],
+    &["mode quorum", "strict", "sync b 1 a c"],
 ];
 
 fn outcomes<T: Clone>(done: T) -> Vec<Outcome<T>> {
     vec![Outcome::Done(done), Outcome::Refused, Outcome::Failed("no".into()), Outcome::Unknown("lost".into())]
+}
+
+fn shown(standby_names: &str) -> Answer {
+    Answer::Synchronous(Ok(Inspection { standby_names: standby_names.into(), ..Inspection::default() }))
 }
 
 /// Every answer that the world could give.
@@ -112,6 +119,9 @@ pub(crate) fn possible_answers(op: &Op) -> Vec<Answer> {
         ]
         .map(Answer::Upstream)
         .into(),
+        Op::InspectSynchronous => vec![Answer::Synchronous(Err("no".into())), shown(""), shown("b"), shown("*")],
+        Op::SetSynchronousStandbyNames(_) => outcomes(()).into_iter().map(Answer::StandbyNames).collect(),
+        Op::WriteSync(..) => outcomes(()).into_iter().map(Answer::Sync).collect(),
         Op::ActivateWatchdog => vec![Answer::Watchdog(true), Answer::Watchdog(false)],
     }
 }
