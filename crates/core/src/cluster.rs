@@ -12,6 +12,12 @@ use crate::name::{MemberName, SystemId};
 use crate::tags::Tags;
 use crate::time::WallTime;
 
+mod address;
+mod flags;
+
+pub use address::Address;
+pub use flags::{Flags, is_synchronous, settings};
+
 /// The version of one key (etcd: its mod revision). Compare-and-swap writes name the version they replace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(pub u64);

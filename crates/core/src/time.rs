@@ -3,6 +3,8 @@
 use std::ops::Add;
 use std::time::Duration;
 
+pub mod schedule;
+
 /// An instant on the boot-time clock (`CLOCK_BOOTTIME`): it counts while the machine is suspended and does not move
 /// when the wall clock is set. Leases and time-outs are measured on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

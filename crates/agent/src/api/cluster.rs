@@ -1,46 +1,9 @@
 //! `GET /cluster` and `GET /history`: what the store says of the cluster.
 
 use patroni_core::JsonMap;
-use patroni_core::cluster::{Cluster, Member, Schedule};
+use patroni_core::cluster::{Address, Cluster, Flags, Member, Schedule};
 use patroni_core::lsn::Lsn;
-use patroni_core::python::PythonText;
-use patroni_core::settings::SynchronousMode;
-use patroni_core::tags::truthy;
-use patroni_core::units::parse_bool;
 use serde_json::{Value, json};
-
-use super::status::is_sync_standby;
-
-/// What the dynamic configuration of a snapshot says, whatever the settings of this node already are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Flags {
-    /// `pause`
-    pub(crate) paused: bool,
-    /// `synchronous_mode`; off in a standby cluster.
-    pub(crate) synchronous: SynchronousMode,
-    /// `standby_cluster` names where to replicate from.
-    pub(crate) standby_cluster: bool,
-}
-
-impl Flags {
-    /// Reads them.
-    pub(crate) fn of(cluster: &Cluster) -> Self {
-        let config = cluster.config.as_ref().and_then(|config| config.data.as_ref());
-        let get = |name: &str| config.and_then(|config| config.get(name));
-        let is_on = |name: &str| get(name).and_then(parse_bool) == Some(true);
-        let standby_cluster = get("standby_cluster").and_then(Value::as_object).is_some_and(|section| {
-            ["host", "port", "restore_command"].iter().any(|key| section.get(*key).is_some_and(truthy))
-        });
-        let quorum = get("synchronous_mode").is_some_and(|mode| mode.python_text().to_lowercase() == "quorum");
-        let synchronous = match (standby_cluster, quorum) {
-            (true, _) => SynchronousMode::Off,
-            (false, true) => SynchronousMode::Quorum,
-            (false, false) if is_on("synchronous_mode") => SynchronousMode::On,
-            (false, false) => SynchronousMode::Off,
-        };
-        Flags { paused: is_on("pause"), synchronous, standby_cluster }
-    }
-}
 
 /// The document of `GET /cluster`.
 pub(crate) fn topology(cluster: &Cluster, scope: &str) -> JsonMap {
@@ -67,14 +30,14 @@ pub(crate) fn history(cluster: &Cluster) -> Value {
 fn member_entry(cluster: &Cluster, member: &Member, flags: Flags) -> JsonMap {
     let data = &member.data;
     let is_leader = cluster.leader_name() == Some(&member.name);
-    let role = member_role(cluster, member, flags);
+    let role = flags.role(cluster, member);
     let replication_state = data.replication_state.as_deref().filter(|text| role != "leader" && !text.is_empty());
     let mut entry = JsonMap::new();
     entry.insert("name".to_owned(), member.name.as_str().into());
     entry.insert("role".to_owned(), role.into());
     entry.insert("state".to_owned(), replication_state.or(data.state.as_deref()).unwrap_or_default().into());
     entry.insert("api_url".to_owned(), data.api_url.as_deref().into());
-    if let Some((host, port)) = data.conn_url.as_deref().and_then(host_and_port) {
+    if let Some(Address { host, port }) = Address::of(data) {
         entry.insert("host".to_owned(), host.into());
         entry.insert("port".to_owned(), port.into());
     }
@@ -102,17 +65,6 @@ fn member_entry(cluster: &Cluster, member: &Member, flags: Flags) -> JsonMap {
     entry
 }
 
-fn member_role(cluster: &Cluster, member: &Member, flags: Flags) -> &'static str {
-    if cluster.leader_name() == Some(&member.name) {
-        return if flags.standby_cluster { "standby_leader" } else { "leader" };
-    }
-    match flags.synchronous {
-        SynchronousMode::On if is_sync_standby(cluster, member.name.as_str()) => "sync_standby",
-        SynchronousMode::Quorum if is_sync_standby(cluster, member.name.as_str()) => "quorum_standby",
-        SynchronousMode::On | SynchronousMode::Quorum | SynchronousMode::Off => "replica",
-    }
-}
-
 /// The order of the two keys depends on whether the position is known, in Patroni as here.
 fn add_position(entry: &mut JsonMap, (lsn_key, lag_key): (&str, &str), lsn: Option<Lsn>, last: Lsn) {
     match lsn.filter(|lsn| lsn.0 > 0) {
@@ -125,22 +77,6 @@ fn add_position(entry: &mut JsonMap, (lsn_key, lag_key): (&str, &str), lsn: Opti
             entry.insert(lsn_key.to_owned(), lsn.to_string().into());
         }
     }
-}
-
-/// Host and port of `postgres://host:port/database`; the port of PostgreSQL where none is given.
-fn host_and_port(conn_url: &str) -> Option<(String, u16)> {
-    let (_, rest) = conn_url.split_once("://")?;
-    let authority = rest.split(['/', '?', '#']).next()?;
-    let address = authority.rsplit_once('@').map_or(authority, |(_, address)| address);
-    let (host, port) = match address.strip_prefix('[') {
-        Some(bracketed) => {
-            let (host, after) = bracketed.split_once(']')?;
-            (host, after.strip_prefix(':'))
-        }
-        None => address.split_once(':').map_or((address, None), |(host, port)| (host, Some(port))),
-    };
-    let port = port.filter(|port| !port.is_empty()).map_or(Some(5432), |port| port.parse().ok())?;
-    (!host.is_empty()).then(|| (host.to_lowercase(), port))
 }
 
 fn scheduled_switchover(cluster: &Cluster) -> Option<Value> {
@@ -179,19 +115,5 @@ mod tests {
         let text = crate::json::dumps(&Value::Object(topology(&cluster, "batman")));
         let expected = r#"{"members": [{"name": "postgresql0", "role": "leader", "state": "running", "api_url": "http://127.0.0.1:33400/patroni", "host": "127.0.0.1", "port": 33450, "timeline": 1, "tags": {"clonefrom": true, "datacenter": "eu 1", "rack": 7}}, {"name": "postgresql1", "role": "replica", "state": "streaming", "api_url": "http://127.0.0.1:33401/patroni", "host": "127.0.0.1", "port": 33451, "timeline": 1, "tags": {"clonefrom": true, "datacenter": "eu 1", "rack": 7}, "receive_lag": 10, "receive_lsn": "0/4000056", "replay_lsn": "unknown", "replay_lag": "unknown", "lag": 10, "lsn": "0/4000056"}], "scheduled_switchover": {"at": "2030-01-01T00:00:00+01:00", "from": "postgresql0"}, "scope": "batman"}"#;
         assert_eq!(text, expected);
-    }
-
-    #[test]
-    fn addresses_in_connection_urls() {
-        let rows = [
-            ("postgres://Host:5433/db", Some(("host", 5433))),
-            ("postgres://user:pw@host/db", Some(("host", 5432))),
-            ("postgres://[::1]:5433/db", Some(("::1", 5433))),
-            ("nonsense", None),
-            ("postgres:///db", None),
-        ];
-        for (url, expected) in rows {
-            assert_eq!(host_and_port(url), expected.map(|(host, port)| (host.to_owned(), port)), "{url}");
-        }
     }
 }

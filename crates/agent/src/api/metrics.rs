@@ -10,6 +10,7 @@ use patroni_core::server::{Role, Wal};
 use patroni_core::settings::SynchronousMode;
 
 use super::status::Status;
+use crate::metrics::{BUCKETS_MS, Histogram, Metrics, StoreCall};
 
 /// The names of the states as the help text of `patroni_postgres_state` lists them.
 const STATES: &str = "0=initdb, 1=initdb_failed, 2=custom_bootstrap, 3=custom_bootstrap_failed, 4=creating_replica, \
@@ -17,7 +18,7 @@ const STATES: &str = "0=initdb, 1=initdb_failed, 2=custom_bootstrap, 3=custom_bo
                       11=stopping, 12=stopped, 13=stop_failed, 14=crashed";
 
 /// The whole page.
-pub(crate) fn page(status: &Status<'_>) -> String {
+pub(crate) fn page(status: &Status<'_>, metrics: &Metrics) -> String {
     let settings = &status.view.settings;
     let labels = format!("scope=\"{}\",name=\"{}\"", settings.scope, settings.name);
     let mut page = Page { labels, text: String::with_capacity(8192) };
@@ -25,6 +26,7 @@ pub(crate) fn page(status: &Status<'_>) -> String {
     page.positions(status);
     page.cluster(status);
     page.own(status);
+    page.measured(metrics);
     page.text
 }
 
@@ -184,6 +186,12 @@ impl Page {
             "Seconds until the leader lease of this node ends, 0 without one.",
             left,
         );
+        let age = if left > 0.0 { view.settings.ttl.as_secs_f64() - left } else { 0.0 };
+        self.gauge(
+            "patroni_rs_lease_age_seconds",
+            "Seconds since this node last renewed its lease, 0 without one.",
+            age.max(0.0),
+        );
         self.metric("patroni_rs_ticks_total", "counter", "Ticks of the HA loop since the agent started.", view.ticks);
         let age = status.now.boot.since(view.ticked_at).as_secs_f64();
         self.gauge("patroni_rs_last_tick_age_seconds", "Seconds since the HA loop last ended a tick.", age);
@@ -195,12 +203,51 @@ impl Page {
                 self.labelled("patroni_rs_replication_lag_bytes", ("application_name", &row.application_name), lag);
             }
         }
+        if let Wal::Standby { replayed, .. } = running.wal {
+            let lag = status.leader_lsn().0.saturating_sub(replayed.unwrap_or_default().0);
+            self.gauge("patroni_rs_replay_lag_bytes", "WAL of the leader that this standby has not yet replayed.", lag);
+        }
         let end = running.wal.position();
         self.head("patroni_rs_slot_retained_bytes", "gauge", "WAL that a replication slot keeps from being removed.");
         for (name, slot) in &running.slots {
             let kept = slot.restart_lsn.map_or(0, |Lsn(start)| end.0.saturating_sub(start));
             self.labelled("patroni_rs_slot_retained_bytes", ("slot", name), kept);
         }
+    }
+}
+
+impl Page {
+    /// What the loop measured.
+    fn measured(&mut self, metrics: &Metrics) {
+        self.head("patroni_rs_tick_duration_seconds", "histogram", "How long a tick of the HA loop took.");
+        self.histogram("patroni_rs_tick_duration_seconds", "", &metrics.ticks);
+        let name = "patroni_rs_store_request_duration_seconds";
+        self.head(name, "histogram", "How long the store took to answer the HA loop.");
+        for call in StoreCall::ALL {
+            self.histogram(name, &format!(",operation=\"{}\"", call.name()), metrics.store(call));
+        }
+        let failovers = metrics.failovers.read().1;
+        self.metric(
+            "patroni_rs_failovers_total",
+            "counter",
+            "How often this node took over as primary since the agent started, planned or not.",
+            failovers,
+        );
+        let name = "patroni_rs_failover_duration_seconds";
+        self.head(name, "histogram", "From when this node saw no leader until it was primary.");
+        self.histogram(name, "", &metrics.failovers);
+    }
+
+    fn histogram(&mut self, name: &str, label: &str, histogram: &Histogram) {
+        let (cumulative, count, sum_s) = histogram.read();
+        let labels = format!("{}{label}", self.labels);
+        // Writing to a String cannot fail.
+        for (end_ms, number) in BUCKETS_MS.iter().zip(cumulative) {
+            let end_s = *end_ms as f64 / 1000.0;
+            let _ = writeln!(self.text, "{name}_bucket{{{labels},le=\"{end_s}\"}} {number}");
+        }
+        let _ = writeln!(self.text, "{name}_bucket{{{labels},le=\"+Inf\"}} {count}");
+        let _ = writeln!(self.text, "{name}_sum{{{labels}}} {sum_s}\n{name}_count{{{labels}}} {count}");
     }
 }
 
@@ -224,6 +271,8 @@ fn escaped(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use patroni_core::server::State;
     use patroni_core::time::WallTime;
 
@@ -242,7 +291,7 @@ mod tests {
         ];
         for (mut view, running, seen, golden) in rows {
             view.dcs_last_seen = Some(WallTime(seen));
-            let page = page(&Status::new(&view, Some(&running), sample::NOW));
+            let page = page(&Status::new(&view, Some(&running), sample::NOW), &Metrics::default());
             let ours: Vec<_> = page.lines().take(golden.lines().count()).collect();
             assert_eq!(ours, golden.lines().collect::<Vec<_>>());
         }
@@ -251,11 +300,20 @@ mod tests {
     #[test]
     fn a_silent_server_has_no_numbers() {
         let view = sample::view("postgresql0", sample::primary());
-        let page = page(&Status::new(&view, None, sample::NOW));
+        let metrics = Metrics::default();
+        metrics.store(StoreCall::Load).record(Duration::from_millis(20));
+        metrics.failovers.record(Duration::from_secs(3));
+        let page = page(&Status::new(&view, None, sample::NOW), &metrics);
         let value = |name: &str| page.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned();
         let labels = "{scope=\"batman\",name=\"postgresql0\"}";
         assert_eq!(value("patroni_postgres_state{"), format!("patroni_postgres_state{labels} -1"));
         assert_eq!(value("patroni_postmaster_start_time{"), format!("patroni_postmaster_start_time{labels} 0"));
         assert_eq!(value("patroni_postgres_streaming"), "");
+        let last = |name: &str| value(name).rsplit_once(' ').map(|(_, value)| value.to_owned()).unwrap_or_default();
+        assert_eq!(last("patroni_rs_failovers_total"), "1");
+        assert_eq!(last("patroni_rs_failover_duration_seconds_sum"), "3");
+        let bucket = r#"patroni_rs_store_request_duration_seconds_bucket{scope="batman",name="postgresql0",operation="load",le=""#;
+        assert_eq!((last(&format!("{bucket}0.01\"")), last(&format!("{bucket}0.025\""))), ("0".into(), "1".into()));
+        assert_eq!(last(&format!("{bucket}+Inf\"")), "1");
     }
 }

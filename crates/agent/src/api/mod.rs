@@ -17,6 +17,7 @@ use patroni_http::HttpClient;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::log::QueueState;
+use crate::metrics::Metrics;
 
 mod access;
 mod cluster;
@@ -40,6 +41,7 @@ mod status;
 mod switchover;
 #[cfg(test)]
 mod tests;
+mod write_limit;
 
 pub use options::{ApiOptions, Compatibility, ServerTokens};
 pub use probe::{PATIENCE, QUERY_LIMIT, StatusProbe};
@@ -93,6 +95,8 @@ pub struct ApiParts {
     pub clock: Arc<dyn Fn() -> Now + Send + Sync>,
     /// How the log's queue is.
     pub log: Arc<dyn Fn() -> QueueState + Send + Sync>,
+    /// What the loop measured.
+    pub metrics: Arc<Metrics>,
 }
 
 /// What handlers own.
@@ -105,6 +109,7 @@ struct ApiState {
     http: watch::Receiver<HttpClient>,
     clock: Arc<dyn Fn() -> Now + Send + Sync>,
     log: Arc<dyn Fn() -> QueueState + Send + Sync>,
+    metrics: Arc<Metrics>,
 }
 
 impl ApiState {
@@ -118,6 +123,7 @@ impl ApiState {
             http: parts.http,
             clock: parts.clock,
             log: parts.log,
+            metrics: parts.metrics,
         }
     }
 

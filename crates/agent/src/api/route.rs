@@ -172,7 +172,7 @@ impl Reading<'_> {
 
     async fn metrics(&self) -> Reply {
         let running = self.ask().await;
-        let page = metrics::page(&self.status(running.as_deref()));
+        let page = metrics::page(&self.status(running.as_deref()), &self.state.metrics);
         Reply { content_type: Some("text/plain"), ..Reply::text(200, page) }
     }
 }

@@ -129,6 +129,7 @@ pub(crate) fn view(name: &str, running: Running) -> View {
         scheduled_restart: None,
         watchdog_failed: false,
         checkpoint_pending: false,
+        leaving_sync: false,
         verdict: String::new(),
         ticked_at: NOW.boot,
         ticks: 1,

@@ -23,6 +23,7 @@ use super::access::{Access, Client};
 use super::options::ApiOptions;
 use super::reply::Reply;
 use super::route::respond;
+use super::write_limit::WriteLimit;
 use super::{ApiParts, ApiState};
 
 /// How long a client may take for the head of a request, and how long a connection may be idle.
@@ -30,6 +31,9 @@ const HEAD_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a client may take for the TLS handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long an answer may wait for the client to read any of it.
+const WRITE_LIMIT: Duration = Duration::from_secs(10);
 
 /// The most bytes of a request's head.
 const MAX_HEAD_BYTES: usize = 64 << 10;
@@ -424,7 +428,7 @@ where
         .max_buf_size(MAX_HEAD_BYTES)
         .half_close(true)
         .title_case_headers(true)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(WriteLimit::new(stream, WRITE_LIMIT)), service)
         .await;
     if let Err(e) = served {
         tracing::debug!(target: "patroni::api", "Connection from {} ended: {e}", client.address);

@@ -2,7 +2,7 @@
 
 use patroni_core::COMPATIBLE_VERSION;
 use patroni_core::JsonMap;
-use patroni_core::cluster::Cluster;
+use patroni_core::cluster::{Cluster, is_synchronous};
 use patroni_core::lsn::Lsn;
 use patroni_core::request::ScheduledRestart;
 use patroni_core::server::{DataDir, Replication, Role, Running, State, Wal};
@@ -68,7 +68,7 @@ impl<'a> Status<'a> {
         let replica = self.running.is_some() && self.role() == Role::Replica;
         let listed = || {
             let name = self.view.settings.name.as_str();
-            self.cluster().is_some_and(|cluster| is_sync_standby(cluster, name))
+            self.cluster().is_some_and(|cluster| is_synchronous(&cluster.sync, name))
         };
         let managed = mode != SynchronousMode::Off && !self.is_standby_cluster();
         (replica && managed && listed()).then_some(mode)
@@ -209,12 +209,6 @@ impl<'a> Status<'a> {
 /// PostgreSQL is worth asking in the state that was announced.
 pub(crate) fn asks_server(view: &View) -> bool {
     matches!(view.state, State::Running | State::Restarting | State::Starting)
-}
-
-/// Is this member among the synchronous standbys? PostgreSQL compares names without regard to case.
-pub(crate) fn is_sync_standby(cluster: &Cluster, name: &str) -> bool {
-    let name = name.to_lowercase();
-    cluster.sync.leader.is_some() && cluster.sync.standbys.iter().any(|s| s.as_str().to_lowercase() == name)
 }
 
 fn xlog(wal: &Wal) -> Value {

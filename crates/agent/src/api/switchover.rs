@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use patroni_core::JsonMap;
-use patroni_core::cluster::{Cluster, FailoverRequest, Schedule, Version};
+use patroni_core::cluster::{Cluster, FailoverRequest, Flags, Schedule, Version, is_synchronous};
 use patroni_core::facts::Outcome;
 use patroni_core::name::MemberName;
 use patroni_core::peer::Peer;
@@ -15,10 +15,8 @@ use patroni_core::time::WallTime;
 use patroni_dcs::{Expected, Key, wire};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::cluster::Flags;
 use super::reply::Reply;
 use super::schedule::{self, Scheduled};
-use super::status::is_sync_standby;
 use super::{ApiState, Signal};
 use crate::peers;
 
@@ -199,7 +197,7 @@ fn candidates(cluster: &Cluster, order: &Order) -> Result<BTreeMap<MemberName, S
     if order.leader.is_some() && order.leader.as_ref() != cluster.leader_name() {
         return Err("leader name does not match".to_owned());
     }
-    let is_sync = |name: &MemberName| is_sync_standby(cluster, name.as_str());
+    let is_sync = |name: &MemberName| is_synchronous(&cluster.sync, name.as_str());
     if let Some(candidate) = &order.candidate
         && order.action == Action::Switchover
         && named_sync

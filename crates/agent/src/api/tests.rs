@@ -81,6 +81,7 @@ async fn node(options: ApiOptions) -> Node {
         http: watch::Sender::new(client).subscribe(),
         clock: Arc::new(|| sample::NOW),
         log: Arc::new(QueueState::default),
+        metrics: Arc::default(),
     };
     let cancel = CancellationToken::new();
     let api = serve(options, parts, cancel.clone()).await.unwrap();

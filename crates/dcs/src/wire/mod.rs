@@ -4,7 +4,6 @@
 //! fail. Writing gives the bytes the reference would write.
 
 pub mod json;
-pub mod schedule;
 
 mod read;
 mod write;

@@ -10,9 +10,9 @@ use patroni_core::cluster::{
 use patroni_core::lsn::{Lsn, Timeline};
 use patroni_core::name::{MemberName, SystemId};
 use patroni_core::tags::{Tags, truthy};
+use patroni_core::time;
 use serde_json::Value;
 
-use super::schedule::parse_timestamp;
 use super::{FAILSAFE, LEADER, LEGACY_STATUS, MEMBERS, STATUS, key_name};
 use crate::Key;
 
@@ -214,10 +214,10 @@ fn schedule(value: &Value) -> Schedule {
     let Value::String(text) = value else {
         return Schedule::Invalid(super::json::text(value));
     };
-    match parse_timestamp(text) {
-        Ok(parsed) if parsed.has_offset => Schedule::At(parsed.wall, parsed.iso_text),
-        Ok(parsed) => Schedule::Invalid(parsed.iso_text),
-        Err(_) => Schedule::Invalid(text.clone()),
+    match time::schedule::parse(text, None) {
+        Some(written) if written.has_offset => Schedule::At(written.wall, written.iso_text),
+        Some(written) => Schedule::Invalid(written.iso_text),
+        None => Schedule::Invalid(text.clone()),
     }
 }
 
