@@ -1,0 +1,346 @@
+//! The REST API on real nodes: the rows of `rest.rows`, in the form of Patroni 4, in that of Patroni 2, and the same rows
+//! against Patroni 4.1.5, which differs only where a row says so.
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use patroni_tests::{Answer, Cluster, Kind, Limit, Node, Programs, Value, json, request, wait_for};
+
+const ROWS: &str = include_str!("rest.rows");
+
+/// Statements of the chapter that no request shows: who uses an endpoint (43, 51, 55, 58) is shown by the tests of
+/// patronictl, that a change is taken up (32) by the states `behind` and `restart pending` coming about.
+const SHOWN_ELSEWHERE: [u32; 5] = [32, 43, 51, 55, 58];
+
+/// Whose answers are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Four,
+    Two,
+    Reference,
+}
+
+/// A line of the table.
+struct Row {
+    line: usize,
+    nodes: Vec<usize>,
+    methods: Vec<String>,
+    paths: Vec<String>,
+    body: Option<String>,
+    four: String,
+    two: Option<String>,
+    reference: Option<String>,
+    statements: Vec<u32>,
+}
+
+enum Line {
+    State(String),
+    Row(Row),
+}
+
+impl Row {
+    fn parse(line: usize, text: &str) -> Row {
+        let (text, statements) = text.split_once(" ;; ").unwrap_or((text, ""));
+        let (text, reference) = optional(text, " =ref=> ");
+        let (text, two) = optional(text, " =2=> ");
+        let (asked, four) = text.split_once(" => ").unwrap_or_else(|| panic!("line {line}: no =>"));
+        let (asked, body) = optional(asked, " <- ");
+        let mut words = asked.split_whitespace();
+        let mut word = || words.next().unwrap_or_else(|| panic!("line {line}: too short"));
+        let nodes = word().split('+').map(|name| name[1..].parse().unwrap()).collect();
+        let methods = word().split(',').map(str::to_owned).collect();
+        let statements = statements.split_whitespace().map(|number| number.parse().unwrap()).collect();
+        let paths = words.map(str::to_owned).collect();
+        Row { line, nodes, methods, paths, body, four: four.trim().to_owned(), two, reference, statements }
+    }
+
+    fn expected(&self, form: Form) -> &str {
+        match form {
+            Form::Four => &self.four,
+            Form::Two => self.two.as_deref().unwrap_or(&self.four),
+            Form::Reference => self.reference.as_deref().unwrap_or(&self.four),
+        }
+    }
+
+    /// Asks all that the row asks; what is wrong.
+    fn run(&self, form: Form, nodes: &[Node]) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let (status, pattern) = expectation(self.expected(form));
+        let methods = self.methods.iter().map(String::as_str);
+        for (node, path) in self.nodes.iter().flat_map(|node| self.paths.iter().map(move |path| (*node, path))) {
+            for method in methods.clone() {
+                let found = self.ask(&nodes[node], method, path);
+                let fits =
+                    found.status == status && pattern.as_ref().is_none_or(|pattern| matches(pattern, &body(&found)));
+                if !fits {
+                    wrong.push(self.complaint(form, node, method, path, &found));
+                }
+            }
+            if method_is_get(&self.methods) && is_check(path) {
+                for method in ["HEAD", "OPTIONS"] {
+                    let found = self.ask(&nodes[node], method, path);
+                    if (found.status, found.body.as_str()) != (status, "") {
+                        wrong.push(self.complaint(form, node, method, path, &found));
+                    }
+                }
+            }
+        }
+        wrong
+    }
+
+    fn ask(&self, node: &Node, method: &str, path: &str) -> Answer {
+        let limit = Duration::from_secs(60);
+        request(node.rest_port, method, path, self.body.as_deref(), limit)
+            .unwrap_or_else(|error| panic!("line {}: {method} {path}: {error}", self.line))
+    }
+
+    fn complaint(&self, form: Form, node: usize, method: &str, path: &str, found: &Answer) -> String {
+        let (line, expected) = (self.line, self.expected(form));
+        format!(
+            "line {line}, {form:?}: n{node} {method} {path} {}\n  expected {expected}\n  found    {} {}",
+            self.body.as_deref().unwrap_or_default(),
+            found.status,
+            found.body
+        )
+    }
+}
+
+fn method_is_get(methods: &[String]) -> bool {
+    methods.iter().any(|method| method == "GET")
+}
+
+/// Whether HEAD and OPTIONS give the status of GET, by the table of the API as well as in Patroni.
+fn is_check(path: &str) -> bool {
+    let name = path[1..].split(['/', '?']).next().unwrap();
+    !["patroni", "cluster", "history", "config", "metrics", "failsafe", "liveness", "readiness", "openapi.json"]
+        .contains(&name)
+}
+
+fn optional<'a>(text: &'a str, mark: &str) -> (&'a str, Option<String>) {
+    match text.split_once(mark) {
+        Some((before, after)) => (before, Some(after.trim().to_owned())),
+        None => (text, None),
+    }
+}
+
+fn expectation(text: &str) -> (u16, Option<Value>) {
+    let (status, pattern) = text.split_once(' ').map_or((text, None), |(status, pattern)| (status, Some(pattern)));
+    let pattern = pattern.map(|text| serde_json::from_str(text).unwrap_or_else(|error| panic!("{text}: {error}")));
+    (status.parse().unwrap(), pattern)
+}
+
+/// The body as JSON, or as a text where it is none.
+fn body(answer: &Answer) -> Value {
+    serde_json::from_str(&answer.body).unwrap_or_else(|_| Value::String(answer.body.clone()))
+}
+
+fn matches(pattern: &Value, found: &Value) -> bool {
+    match (pattern, found) {
+        (Value::Object(pattern), Value::Object(found)) => pattern.iter().all(|(key, pattern)| match found.get(key) {
+            Some(found) => matches(pattern, found),
+            None => pattern == "<absent>",
+        }),
+        (Value::Array(pattern), Value::Array(found)) => {
+            pattern.len() == found.len() && pattern.iter().zip(found).all(|(pattern, found)| matches(pattern, found))
+        }
+        (Value::String(kind), found) if kind.starts_with('<') => match kind.as_str() {
+            "<int>" => found.is_i64() || found.is_u64(),
+            "<text>" => found.as_str().is_some_and(|text| !text.is_empty()),
+            "<bool>" => found.is_boolean(),
+            "<any>" => true,
+            "<time>" => found.as_str().is_some_and(|text| has_form(text, "0000-00-00 00:00:00.000000+00:00")),
+            "<old time>" => {
+                let parts = found.as_str().and_then(|text| text.rsplit_once(' '));
+                parts.is_some_and(|(time, zone)| {
+                    has_form(time, "0000-00-00 00:00:00.000") && zone.chars().all(|c| c.is_ascii_uppercase())
+                })
+            }
+            "<absent>" => false,
+            other => panic!("unknown kind {other}"),
+        },
+        (pattern, found) => pattern == found,
+    }
+}
+
+/// A digit for each zero, everything else as it stands.
+fn has_form(text: &str, form: &str) -> bool {
+    text.len() == form.len()
+        && text.chars().zip(form.chars()).all(|(c, f)| if f == '0' { c.is_ascii_digit() } else { c == f })
+}
+
+fn table() -> Vec<Line> {
+    let lines = ROWS.lines().enumerate().map(|(index, text)| (index + 1, text.trim()));
+    lines
+        .filter(|(_, text)| !text.is_empty() && !text.starts_with('#'))
+        .map(|(line, text)| match text.strip_prefix("== ") {
+            Some(state) => Line::State(state.to_owned()),
+            None => Line::Row(Row::parse(line, text)),
+        })
+        .collect()
+}
+
+/// Brings the cluster into a state.
+fn enter(state: &str, cluster: &mut Cluster) {
+    let nodes = &cluster.nodes;
+    match state {
+        "running" => {
+            wait_for("all are in the store and stream", Limit(60), || settled(&nodes[0]));
+        }
+        "behind" => {
+            wait_for("all are in the store and stream", Limit(60), || settled(&nodes[0]));
+            nodes[1].sql("SELECT pg_wal_replay_pause()");
+            nodes[1].wait_sql("SELECT pg_get_wal_replay_pause_state()", "paused", Limit(10));
+            nodes[0].sql("CREATE TABLE filler AS SELECT repeat('x', 500) AS x FROM generate_series(1, 6000)");
+            nodes[1].wait_sql("SELECT pg_last_wal_receive_lsn() - pg_last_wal_replay_lsn() > 2097152", "t", Limit(20));
+        }
+        "restart pending" => {
+            nodes[1].sql("SELECT pg_wal_replay_resume()");
+            nodes[0].patch_config(&json!({"postgresql": {"parameters": {"max_connections": 60}}}));
+            for node in nodes {
+                wait_for("a restart is pending", Limit(30), || pending_restart(node, &json!(true)));
+            }
+            let pending = || {
+                let members = nodes[0].request("GET", "/cluster", None).unwrap().json()["members"].clone();
+                let all = members.as_array().unwrap().iter().all(|member| member["pending_restart"] == true);
+                if all { Ok(()) } else { Err(members) }
+            };
+            wait_for("all members tell of it", Limit(30), pending);
+        }
+        "restarted" => {
+            let setting =
+                "SELECT setting FROM pg_file_settings WHERE name = 'max_connections' ORDER BY seqno DESC LIMIT 1";
+            for node in nodes {
+                node.wait_sql(setting, "60", Limit(30));
+            }
+        }
+        "reinitialized" => {
+            for node in nodes {
+                wait_for("no restart is pending", Limit(30), || pending_restart(node, &Value::Null));
+            }
+        }
+        "synchronous" => {
+            wait_for("all stream again", Limit(90), || settled(&nodes[0]));
+            nodes[0].patch_config(&json!({"synchronous_mode": true}));
+            wait_for("n1 is synchronous", Limit(30), || {
+                let status = nodes[1].status();
+                if status["sync_standby"] == true { Ok(()) } else { Err(status) }
+            });
+            let role = || {
+                let members = nodes[0].request("GET", "/cluster", None).unwrap().json()["members"].clone();
+                if members[1]["role"] == "sync_standby" { Ok(()) } else { Err(members) }
+            };
+            wait_for("all know", Limit(30), role);
+        }
+        "paused" => {
+            nodes[0].patch_config(&json!({"pause": true, "synchronous_mode": null}));
+            for node in nodes {
+                wait_for("all are paused", Limit(30), || {
+                    let status = node.status();
+                    if status["pause"] == true && status["sync_standby"].is_null() { Ok(()) } else { Err(status) }
+                });
+            }
+        }
+        "stopped" => {
+            let data = nodes[1].data.display().to_string();
+            nodes[1].pg_program(&cluster.sandbox, "pg_ctl", &["stop", "-w", "-m", "fast", "-D", &data]);
+            wait_for("the agent knows", Limit(30), || {
+                let status = nodes[1].status();
+                if status["state"] == "stopped" { Ok(()) } else { Err(status) }
+            });
+        }
+        "switched over" => {
+            nodes[0].patch_config(&json!({"pause": null}));
+            nodes[1].wait_streaming(Limit(60));
+            wait_for("all are well", Limit(60), || settled(&nodes[0]));
+        }
+        "failed over" => cluster.wait_streaming(1, Limit(60)),
+        "history" => {
+            cluster.wait_streaming(0, Limit(60));
+            wait_for("the history is written", Limit(30), || {
+                let history = cluster.nodes[0].request("GET", "/history", None).unwrap().json();
+                if history.as_array().is_some_and(|lines| lines.len() == 2) { Ok(()) } else { Err(history) }
+            });
+        }
+        "configuration replaced" => {}
+        other => panic!("unknown state {other}"),
+    }
+}
+
+fn settled(leader: &Node) -> Result<(), Value> {
+    let document = leader.request("GET", "/cluster", None).map(|answer| answer.json()).unwrap_or_default();
+    let members = document["members"].as_array().cloned().unwrap_or_default();
+    let replicas = members
+        .iter()
+        .filter(|member| (member["state"] == "streaming" || member["state"] == "running") && member["lag"].is_u64());
+    let primary = leader.status();
+    let senders =
+        primary["replication"].as_array().map_or(0, |rows| rows.iter().filter(|r| r["state"] == "streaming").count());
+    if replicas.count() == 2 && senders == 2 { Ok(()) } else { Err(document) }
+}
+
+fn pending_restart(node: &Node, expected: &Value) -> Result<(), Value> {
+    let status = node.status();
+    if &status["pending_restart"] == expected { Ok(()) } else { Err(status) }
+}
+
+fn run(form: Form) {
+    let kind = if form == Form::Reference { Kind::Reference } else { Kind::Ours };
+    let mut builder = Cluster::mixed(&[kind; 3])
+        .node(1, json!({"tags": {"clonefrom": true, "rack": 7, "datacenter": "eu 1"}}))
+        .node(2, json!({"tags": {"noloadbalance": true, "nofailover": true, "nosync": true}}));
+    if form == Form::Two {
+        builder = builder.config(json!({"restapi": {"compatibility": 2}}));
+    }
+    let mut cluster = builder.prepare();
+    cluster.start_node(0);
+    let leads = |node: &Node| if node.status_of("/primary") == 200 { Ok(()) } else { Err("") };
+    wait_for("n0 leads", Limit(60), || leads(&cluster.nodes[0]));
+    cluster.start_node(1);
+    cluster.start_node(2);
+    let mut wrong = Vec::new();
+    for line in table() {
+        match line {
+            Line::State(state) => enter(&state, &mut cluster),
+            Line::Row(row) => {
+                let found = row.run(form, &cluster.nodes);
+                // At once: a state that does not come about would hide them.
+                found.iter().for_each(|complaint| eprintln!("{complaint}"));
+                wrong.extend(found);
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} answers are wrong, see above", wrong.len());
+}
+
+#[test]
+fn answers_in_the_form_of_patroni_4() {
+    run(Form::Four);
+}
+
+#[test]
+fn answers_in_the_form_of_patroni_2() {
+    run(Form::Two);
+}
+
+#[test]
+fn answers_of_the_reference_are_the_same() {
+    let programs = Programs::find();
+    if programs.reference.is_none() || programs.test_the_reference() {
+        eprintln!("SKIPPED: Patroni 4.1.5 is not installed; ./test installs it");
+        return;
+    }
+    run(Form::Reference);
+}
+
+#[test]
+fn every_statement_of_the_chapter_is_shown() {
+    let mut shown: BTreeSet<u32> = SHOWN_ELSEWHERE.into();
+    for line in table() {
+        if let Line::Row(row) = line {
+            shown.extend(row.statements);
+        }
+    }
+    let missing: Vec<u32> = (1..=58).filter(|statement| !shown.contains(statement)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
