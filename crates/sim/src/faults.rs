@@ -16,7 +16,7 @@ use crate::universe::{Event, STORE, Universe};
 
 /// A fault, the end of one, or something an operator does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     AgentDies(usize),
     AgentStarts(usize),
     AgentTold(usize),
@@ -52,7 +52,7 @@ pub enum Fault {
 
 impl Fault {
     /// Its name in the summary.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Fault::AgentDies(_) => "agent killed",
             Fault::AgentStarts(_) => "agent started",
@@ -89,7 +89,7 @@ impl Fault {
 
 /// What a run is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Weather {
+pub(crate) enum Weather {
     /// Only planned actions: nothing that was acknowledged may be lost.
     Calm,
     /// Anything.
@@ -97,7 +97,7 @@ pub enum Weather {
 }
 
 /// Everything that will happen to a cluster of so many nodes, of which `spare` join later.
-pub fn plan(random: &mut Random, weather: Weather, nodes: usize, length: Duration) -> Vec<(Duration, Fault)> {
+pub(crate) fn plan(random: &mut Random, weather: Weather, nodes: usize, length: Duration) -> Vec<(Duration, Fault)> {
     let mut events = Vec::new();
     let count = random.within(1..if weather == Weather::Calm { 5 } else { 10 });
     let begin = if weather == Weather::Stormy && random.percent(30) { 0 } else { 20_000 };
@@ -161,7 +161,7 @@ fn stormy(random: &mut Random, node: usize, nodes: usize, lasts: Duration) -> (F
 }
 
 /// Makes it happen.
-pub fn apply(simulation: &mut Simulation, fault: Fault) {
+pub(crate) fn apply(simulation: &mut Simulation, fault: Fault) {
     {
         let mut universe = simulation.shared.borrow_mut();
         *universe.faults.entry(fault.name()).or_default() += 1;
@@ -313,7 +313,7 @@ fn request_leader_change(universe: &mut Universe, switchover: bool) {
 }
 
 /// patronictl edit-config, pause, or resume.
-pub fn configure(universe: &mut Universe, key: &str, value: serde_json::Value) {
+pub(crate) fn configure(universe: &mut Universe, key: &str, value: serde_json::Value) {
     let Some(config) = universe.store.cluster().config.clone().filter(|_| !universe.store.down) else { return };
     let mut data: JsonMap = config.data.unwrap_or_default();
     data.insert(key.to_owned(), value);
@@ -321,7 +321,7 @@ pub fn configure(universe: &mut Universe, key: &str, value: serde_json::Value) {
 }
 
 /// A request over REST.
-pub fn ask(universe: &mut Universe, node: usize, request: Request) {
+pub(crate) fn ask(universe: &mut Universe, node: usize, request: Request) {
     if !universe.nodes[node].alive || universe.nodes[node].frozen_until.is_some() {
         return;
     }
@@ -332,7 +332,7 @@ pub fn ask(universe: &mut Universe, node: usize, request: Request) {
 }
 
 /// Everything that went wrong is over. What operators asked for stays asked for.
-pub fn heal(simulation: &mut Simulation) {
+pub(crate) fn heal(simulation: &mut Simulation) {
     {
         let mut universe = simulation.shared.borrow_mut();
         universe.log(STORE, || "--- all faults are over".into());
@@ -340,6 +340,7 @@ pub fn heal(simulation: &mut Simulation) {
         universe.store.down = false;
         universe.slow = 1;
         configure(&mut universe, "pause", json!(false));
+        bring_back(&mut universe);
         for node in 0..universe.nodes.len() {
             universe.nodes[node].postgres.hung = false;
             universe.nodes[node].postgres.disk_full = false;
@@ -351,8 +352,16 @@ pub fn heal(simulation: &mut Simulation) {
     operator_looks(simulation);
 }
 
+/// Who left while nobody else leads may have taken the only copy along: nobody would leave it at that.
+fn bring_back(universe: &mut Universe) {
+    let led = crate::invariants::leader(universe).is_some_and(|leader| !universe.nodes[leader].absent);
+    for node in &mut universe.nodes {
+        node.absent &= led || node.postgres.data().is_none();
+    }
+}
+
 /// What the messages of the agents tell an operator to do, and nothing else.
-pub fn operator_looks(simulation: &mut Simulation) {
+pub(crate) fn operator_looks(simulation: &mut Simulation) {
     let count = simulation.shared.borrow().nodes.len();
     for node in 0..count {
         let (absent, alive, fatal) = {
@@ -395,7 +404,7 @@ fn help(universe: &mut Universe, node: usize) {
 }
 
 /// The end of a fault that has an end.
-pub fn schedule(universe: &mut Universe, plan: Vec<(Duration, Fault)>) {
+pub(crate) fn schedule(universe: &mut Universe, plan: Vec<(Duration, Fault)>) {
     let begin = universe.now;
     for (at, fault) in plan {
         universe.at(begin + at, Event::Fault(fault));

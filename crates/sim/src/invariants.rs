@@ -9,7 +9,7 @@ use crate::postgres::Process;
 use crate::universe::{STORE, Universe};
 
 /// Checks what must be true at any time.
-pub fn check(universe: &mut Universe) {
+pub(crate) fn check(universe: &mut Universe) {
     let writers: Vec<usize> =
         (0..universe.nodes.len()).filter(|&node| universe.nodes[node].postgres.accepts_writes()).collect();
     two_primaries(universe, &writers);
@@ -27,9 +27,8 @@ fn two_primaries(universe: &mut Universe, writers: &[usize]) {
     for (index, &one) in writers.iter().enumerate() {
         for &other in &writers[index + 1..] {
             let system = |node: usize| universe.nodes[node].postgres.data().map(|data| data.system);
-            let excused = |node: usize| {
-                universe.nodes[node].was_paused || universe.nodes[node].unattended && !universe.guarded
-            };
+            let excused =
+                |node: usize| universe.nodes[node].was_paused || universe.nodes[node].unattended && !universe.guarded;
             if system(one) == system(other) && !excused(one) && !excused(other) {
                 let names = (universe.nodes[one].name.clone(), universe.nodes[other].name.clone());
                 universe.violation(one, format!("two primaries accept writes: {} and {}", names.0, names.1));
@@ -63,7 +62,7 @@ fn attended(universe: &mut Universe, node: usize) {
 }
 
 /// There is one leader: it holds the lease, knows it, and accepts writes.
-pub fn leader(universe: &Universe) -> Option<usize> {
+pub(crate) fn leader(universe: &Universe) -> Option<usize> {
     let node = universe.node_named(universe.store.cluster().leader_name()?)?;
     let this = &universe.nodes[node];
     let knows = this.alive && this.lease_until.is_some_and(|until| universe.now < until);
@@ -71,7 +70,7 @@ pub fn leader(universe: &Universe) -> Option<usize> {
 }
 
 /// The end: everybody streams from one leader, and nothing is left undone.
-pub fn settled(universe: &mut Universe, calm: bool) {
+pub(crate) fn settled(universe: &mut Universe, calm: bool) {
     let Some(leader) = leader(universe) else {
         let verdicts: Vec<String> =
             universe.nodes.iter().map(|node| format!("{}: {}", node.name, node.verdict)).collect();
@@ -104,13 +103,14 @@ fn member(universe: &mut Universe, node: usize, leader: &crate::wal::Wal) {
     let follows = this.postgres.data().is_some_and(|data| data.wal.is_prefix_of(leader));
     let level = this.postgres.data().is_some_and(|data| data.wal.timeline() == leader.timeline());
     if !(streams && follows && level) {
-        let text = format!("does not stream from the leader in the end: {} ({:?})", this.verdict, this.postgres.process);
+        let text =
+            format!("does not stream from the leader in the end: {} ({:?})", this.verdict, this.postgres.process);
         universe.violation(node, text);
     }
 }
 
 /// How long the cluster may take to have a leader again once nothing is wrong any more: the lease has to end, two
 /// ticks have to pass, and PostgreSQL has to start and be promoted.
-pub fn leader_bound(ttl: Duration, loop_wait: Duration) -> Duration {
+pub(crate) fn leader_bound(ttl: Duration, loop_wait: Duration) -> Duration {
     ttl + 2 * loop_wait + Duration::from_secs(25)
 }

@@ -15,7 +15,7 @@ use crate::world::{pause, until};
 const START: Duration = Duration::from_secs(8);
 
 /// Carries out a job.
-pub async fn run(shared: Shared, node: usize, job: Job) -> JobOutcome {
+pub(crate) async fn run(shared: Shared, node: usize, job: Job) -> JobOutcome {
     let hand = Hand { shared, node };
     match job {
         Job::Bootstrap => hand.bootstrap().await,
@@ -78,10 +78,8 @@ impl Hand {
         loop {
             let shutdown = until(&self.shared, |universe| {
                 let server = &universe.nodes[node].postgres;
-                let told = matches!(
-                    universe.nodes[node].job.as_ref().map(|view| &view.stage),
-                    Some(Stage::ShutDown { .. })
-                );
+                let told =
+                    matches!(universe.nodes[node].job.as_ref().map(|view| &view.stage), Some(Stage::ShutDown { .. }));
                 match server.process {
                     Process::Down => Some(None),
                     Process::Stopping | Process::Starting | Process::Up { .. } => {
@@ -124,7 +122,8 @@ impl Hand {
 
     /// In the role it had.
     async fn start_again(&self) -> JobOutcome {
-        let primary = self.with(|universe, node| universe.nodes[node].postgres.data().is_some_and(|data| !data.standby));
+        let primary =
+            self.with(|universe, node| universe.nodes[node].postgres.data().is_some_and(|data| !data.standby));
         if primary && !self.may_be_primary() {
             return failed("the lease has ended");
         }
@@ -172,9 +171,8 @@ impl Hand {
 
     async fn promote(&self) -> JobOutcome {
         self.takes(1..40).await;
-        let standby = self.with(|universe, node| {
-            matches!(universe.nodes[node].postgres.process, Process::Up { primary: false, .. })
-        });
+        let standby = self
+            .with(|universe, node| matches!(universe.nodes[node].postgres.process, Process::Up { primary: false, .. }));
         if !standby || !self.may_be_primary() {
             return failed("there is no standby to promote, or no lease any more");
         }
@@ -229,9 +227,10 @@ impl Hand {
         self.stop_fast().await;
         self.stage(Stage::Committed("rewinding".into()));
         let clean = self.with(|universe, node| {
-            universe.nodes[node].postgres.data().is_some_and(|data| {
-                matches!(data.control, ControlState::ShutDown | ControlState::ShutDownInRecovery)
-            })
+            universe.nodes[node]
+                .postgres
+                .data()
+                .is_some_and(|data| matches!(data.control, ControlState::ShutDown | ControlState::ShutDownInRecovery))
         });
         if !clean || self.copyable(&source.name, true).is_none() {
             return failed("pg_rewind could not begin");

@@ -11,11 +11,11 @@ use patroni_core::server::{
 use crate::wal::Wal;
 
 /// The length of a checkpoint record.
-pub const CHECKPOINT: u64 = 120;
+pub(crate) const CHECKPOINT: u64 = 120;
 
 /// One server.
 #[derive(Clone, Debug)]
-pub struct Postgres {
+pub(crate) struct Postgres {
     /// The data directory.
     pub disk: Disk,
     /// The postmaster.
@@ -32,7 +32,7 @@ pub struct Postgres {
 
 /// The data directory.
 #[derive(Clone, Debug)]
-pub enum Disk {
+pub(crate) enum Disk {
     /// Nothing.
     Empty,
     /// A copy or a rewind was interrupted.
@@ -43,7 +43,7 @@ pub enum Disk {
 
 /// A database system on disk.
 #[derive(Clone, Debug)]
-pub struct Data {
+pub(crate) struct Data {
     /// Its identifier.
     pub system: SystemId,
     /// Its log.
@@ -62,7 +62,7 @@ pub struct Data {
 
 /// The postmaster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Process {
+pub(crate) enum Process {
     /// None.
     Down,
     /// Recovers; not yet answering.
@@ -80,12 +80,12 @@ pub enum Process {
 
 impl Postgres {
     /// A server without data.
-    pub fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Postgres { disk: Disk::Empty, process: Process::Down, epoch: 0, hung: false, disk_full: false, shutdown: None }
     }
 
     /// What it can lose: the database system.
-    pub fn data(&self) -> Option<&Data> {
+    pub(crate) fn data(&self) -> Option<&Data> {
         match &self.disk {
             Disk::Data(data) => Some(data),
             Disk::Empty | Disk::Torn => None,
@@ -93,7 +93,7 @@ impl Postgres {
     }
 
     /// The same, to change it.
-    pub fn data_mut(&mut self) -> Option<&mut Data> {
+    pub(crate) fn data_mut(&mut self) -> Option<&mut Data> {
         match &mut self.disk {
             Disk::Data(data) => Some(data),
             Disk::Empty | Disk::Torn => None,
@@ -101,29 +101,29 @@ impl Postgres {
     }
 
     /// Clients can write.
-    pub fn accepts_writes(&self) -> bool {
+    pub(crate) fn accepts_writes(&self) -> bool {
         matches!(self.process, Process::Up { primary: true, .. }) && !self.hung
     }
 
     /// Others can stream from it.
-    pub fn serves(&self) -> bool {
+    pub(crate) fn serves(&self) -> bool {
         matches!(self.process, Process::Up { .. }) && !self.hung
     }
 
     /// A primary that runs.
-    pub fn is_primary(&self) -> bool {
+    pub(crate) fn is_primary(&self) -> bool {
         matches!(self.process, Process::Up { primary: true, .. })
     }
 
     /// The process is gone, whatever it did.
-    pub fn die(&mut self) {
+    pub(crate) fn die(&mut self) {
         self.process = Process::Down;
         self.hung = false;
         self.epoch += 1;
     }
 
     /// What an inspection finds.
-    pub fn inspect(&self, replication: Vec<Replication>, started: Duration) -> Server {
+    pub(crate) fn inspect(&self, replication: Vec<Replication>, started: Duration) -> Server {
         let data_dir = match &self.disk {
             Disk::Empty => DataDir::Empty,
             Disk::Torn => DataDir::Invalid("a copy or a rewind was interrupted".into()),

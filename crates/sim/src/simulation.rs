@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use patroni_agent::driver;
 use patroni_core::decide::title;
 use patroni_core::job::{Job, JobOutcome, JobView, Stage};
 use patroni_core::plan::{Exit, JobOrder};
@@ -17,6 +16,7 @@ use patroni_core::settings::{RewindSettings, Settings, SlotSettings, Synchronous
 use patroni_core::tags::Tags;
 use patroni_core::time::Moment;
 
+use crate::driver;
 use crate::faults::{self, Fault, Weather};
 use crate::invariants;
 use crate::jobs;
@@ -54,7 +54,7 @@ pub struct Report {
 }
 
 /// A cluster in motion.
-pub struct Simulation {
+pub(crate) struct Simulation {
     pub(crate) shared: Shared,
     agents: Vec<Option<Task<Exit>>>,
     jobs: Vec<Option<Task<JobOutcome>>>,
@@ -90,7 +90,9 @@ fn settings(random: &mut Random) -> Settings {
     let rewind = match random.within(0..10) {
         0 => RewindSettings::default(),
         1 | 2 => RewindSettings { remove_data_directory_on_diverged_timelines: true, ..RewindSettings::default() },
-        3 => RewindSettings { use_pg_rewind: true, remove_data_directory_on_rewind_failure: true, ..Default::default() },
+        3 => {
+            RewindSettings { use_pg_rewind: true, remove_data_directory_on_rewind_failure: true, ..Default::default() }
+        }
         _ => RewindSettings { use_pg_rewind: true, ..RewindSettings::default() },
     };
     Settings {
@@ -200,7 +202,9 @@ impl Simulation {
             let Some(event) = event else { break };
             self.events += 1;
             if self.events > EVENTS {
-                self.shared.borrow_mut().violation(usize::MAX, "too many events: something wakes itself for ever".into());
+                self.shared
+                    .borrow_mut()
+                    .violation(usize::MAX, "too many events: something wakes itself for ever".into());
             }
             match event {
                 Event::Fault(fault) => faults::apply(self, fault),
@@ -216,11 +220,7 @@ impl Simulation {
         loop {
             let node = {
                 let mut universe = self.shared.borrow_mut();
-                let ready = universe
-                    .runnable
-                    .iter()
-                    .copied()
-                    .find(|&node| universe.nodes[node].frozen_until.is_none());
+                let ready = universe.runnable.iter().copied().find(|&node| universe.nodes[node].frozen_until.is_none());
                 let Some(node) = ready else { return };
                 universe.runnable.remove(&node);
                 node
@@ -296,6 +296,8 @@ impl Simulation {
         let stage = if job == Job::Promote { Stage::Revocable } else { Stage::Committed("working".into()) };
         self.shared.borrow_mut().nodes[node].job = Some(JobView { stage, ..view });
         self.shared.borrow_mut().nodes[node].postgres.shutdown = None;
+        // A job that ended while the loop decided to replace it must not hide the one that runs now.
+        self.shared.borrow_mut().nodes[node].ended = None;
         self.jobs[node] = Some(Box::pin(jobs::run(Rc::clone(&self.shared), node, job)));
         self.shared.borrow_mut().runnable.insert(node);
     }

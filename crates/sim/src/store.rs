@@ -17,7 +17,7 @@ use patroni_core::name::MemberName;
 
 /// What is asked of the store.
 #[derive(Clone, Debug)]
-pub enum StoreRequest {
+pub(crate) enum StoreRequest {
     Load,
     Acquire,
     Renew { last_lsn: Option<Lsn> },
@@ -31,7 +31,7 @@ pub enum StoreRequest {
 
 /// What it answers.
 #[derive(Clone, Debug)]
-pub enum StoreReply {
+pub(crate) enum StoreReply {
     Cluster(Arc<Cluster>),
     Done,
     Refused,
@@ -39,7 +39,7 @@ pub enum StoreReply {
 
 /// The keys of the cluster.
 #[derive(Clone, Debug, Default)]
-pub struct Store {
+pub(crate) struct Store {
     /// It answers.
     pub down: bool,
     cluster: Arc<Cluster>,
@@ -49,17 +49,23 @@ pub struct Store {
 
 impl Store {
     /// The keys as they are.
-    pub fn cluster(&self) -> &Cluster {
+    pub(crate) fn cluster(&self) -> &Cluster {
         &self.cluster
     }
 
     /// The next moment at which a lease ends.
-    pub fn next_expiry(&self) -> Option<Duration> {
+    pub(crate) fn next_expiry(&self) -> Option<Duration> {
         self.leases.values().min().copied()
     }
 
     /// Carries out a request. `true`: watchers are told.
-    pub fn handle(&mut self, me: &MemberName, ttl: Duration, request: StoreRequest, now: Duration) -> (StoreReply, bool) {
+    pub(crate) fn handle(
+        &mut self,
+        me: &MemberName,
+        ttl: Duration,
+        request: StoreRequest,
+        now: Duration,
+    ) -> (StoreReply, bool) {
         let heard = self.expire(now);
         let (reply, changed) = match request {
             StoreRequest::Load => (StoreReply::Cluster(Arc::clone(&self.cluster)), false),
@@ -83,7 +89,7 @@ impl Store {
     }
 
     /// Removes what has ended. `true`: something did.
-    pub fn expire(&mut self, now: Duration) -> bool {
+    pub(crate) fn expire(&mut self, now: Duration) -> bool {
         let ended: Vec<MemberName> =
             self.leases.iter().filter(|(_, until)| **until <= now).map(|(name, _)| name.clone()).collect();
         for name in &ended {

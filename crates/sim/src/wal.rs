@@ -4,7 +4,7 @@ use patroni_core::lsn::{Lsn, Timeline};
 
 /// One stretch of WAL on one timeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Branch {
+pub(crate) struct Branch {
     /// What PostgreSQL does not know: which promotion made it. Two servers may both call theirs timeline 2.
     pub id: u64,
     /// The timeline.
@@ -15,7 +15,7 @@ pub struct Branch {
 
 /// A log: its branches, oldest first, and its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wal {
+pub(crate) struct Wal {
     /// At least one.
     pub branches: Vec<Branch>,
     /// Everything before this position is there.
@@ -24,23 +24,23 @@ pub struct Wal {
 
 impl Wal {
     /// The log of a new database system.
-    pub fn new(id: u64) -> Self {
+    pub(crate) fn new(id: u64) -> Self {
         let start = Lsn(0x100_0000);
         Wal { branches: vec![Branch { id, timeline: Timeline(1), start }], end: Lsn(start.0 + 1000) }
     }
 
     /// The branch that is being written.
-    pub fn last(&self) -> Branch {
+    pub(crate) fn last(&self) -> Branch {
         *self.branches.last().expect("a log has a branch")
     }
 
     /// The timeline that is being written.
-    pub fn timeline(&self) -> Timeline {
+    pub(crate) fn timeline(&self) -> Timeline {
         self.last().timeline
     }
 
     /// A new timeline begins here.
-    pub fn fork(&mut self, id: u64) {
+    pub(crate) fn fork(&mut self, id: u64) {
         let timeline = Timeline(self.timeline().0 + 1);
         self.branches.push(Branch { id, timeline, start: self.end });
     }
@@ -51,17 +51,17 @@ impl Wal {
     }
 
     /// Everything in this log is in the other one too.
-    pub fn is_prefix_of(&self, other: &Wal) -> bool {
+    pub(crate) fn is_prefix_of(&self, other: &Wal) -> bool {
         self.end <= self.common(other, |a, b| a.id == b.id)
     }
 
     /// The same, as PostgreSQL sees it: by timelines and the positions at which they begin.
-    pub fn seems_prefix_of(&self, other: &Wal) -> bool {
+    pub(crate) fn seems_prefix_of(&self, other: &Wal) -> bool {
         self.end <= self.common(other, |a, b| (a.timeline, a.start) == (b.timeline, b.start))
     }
 
     /// This write is in the log.
-    pub fn contains(&self, id: u64, end: Lsn) -> bool {
+    pub(crate) fn contains(&self, id: u64, end: Lsn) -> bool {
         self.branches.iter().position(|branch| branch.id == id).is_some_and(|index| end <= self.end_of(index))
     }
 

@@ -113,7 +113,13 @@ impl SimWorld {
         }
     }
 
-    async fn write<T>(&self, request: StoreRequest, limit: Limit, again: bool, done: impl Fn(Moment) -> T) -> Outcome<T> {
+    async fn write<T>(
+        &self,
+        request: StoreRequest,
+        limit: Limit,
+        again: bool,
+        done: impl Fn(Moment) -> T,
+    ) -> Outcome<T> {
         let time = limit.within(self.settings.retry_timeout, Moment(self.time()));
         match self.ask(request, time, again).await {
             Asked::Answered(StoreReply::Done | StoreReply::Cluster(_), sent_at) => Outcome::Done(done(sent_at)),
@@ -238,9 +244,7 @@ impl SimWorld {
     fn tell_guard(&self, plan: &Plan) {
         let mut universe = self.shared.borrow_mut();
         let node = &universe.nodes[self.node];
-        let becoming = |job: &Job| {
-            matches!(job, Job::Promote | Job::Restart | Job::Start { role: Role::Primary, .. })
-        };
+        let becoming = |job: &Job| matches!(job, Job::Promote | Job::Restart | Job::Start { role: Role::Primary, .. });
         let ordered = matches!(&plan.job, JobOrder::Start(job) | JobOrder::Replace(job) if becoming(job));
         let may_write = ordered
             || node.job.as_ref().is_some_and(|view| becoming(&view.job))
@@ -305,6 +309,7 @@ impl World for SimWorld {
             requests: node.requests.clone(),
             shutdown: node.stopping,
             watchdog: Watchdog { required: false, healthy: true },
+            failsafe_leader: None,
             api_url: format!("http://{}:8008/patroni", node.name),
         }
     }
@@ -413,4 +418,3 @@ impl World for SimWorld {
         .await;
     }
 }
-

@@ -1,0 +1,602 @@
+//! Model checking: every order of events among a few nodes, with the same `decide`.
+//!
+//! Time goes in steps of `loop_wait`; each operation of a tick is a step of its own, and may be lost before or after
+//! it had its effect. The agent of a node may die; its guard stops PostgreSQL when the lease ends.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use patroni_core::JsonMap;
+use patroni_core::cluster::{
+    Cluster, ClusterConfig, FailoverRequest, History, HistoryLine, Initialize, Leader, Member, MemberData, Version,
+};
+use patroni_core::decide::{decide, title};
+use patroni_core::facts::{Answer, Answers, Facts, JobFact, Op, Outcome, RewindCheck, UpstreamCheck, Watchdog};
+use patroni_core::job::{DemoteMode, Job, JobOutcome, JobView, Stage};
+use patroni_core::lsn::{Lsn, Timeline};
+use patroni_core::memory::Memory;
+use patroni_core::name::{MemberName, SystemId};
+use patroni_core::peer::{Peer, PeerStatus};
+use patroni_core::plan::{JobOrder, Plan, Step};
+use patroni_core::server::{ControlData, ControlState, DataDir, Postmaster, Role, Running, Server, Wal};
+use patroni_core::settings::{RewindSettings, Settings, SlotSettings, Synchronous};
+use patroni_core::tags::Tags;
+use patroni_core::time::{Moment, Now, WallTime};
+use serde_json::json;
+use stateright::{Checker, HasDiscoveries, Model, Property};
+
+const NAMES: [&str; 3] = ["a", "b", "c"];
+/// A step of time, and `loop_wait`.
+const STEP: u64 = 10;
+/// `ttl`, in steps.
+const TTL: u8 = 3;
+const SYSTEM: SystemId = SystemId(7);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Process {
+    Down { clean: bool },
+    Standby,
+    Primary,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Node {
+    alive: bool,
+    process: Process,
+    /// The timelines of its log, and how much was written.
+    timeline: u8,
+    written: u8,
+    memory: Memory,
+    job: JobFact,
+    /// A tick in the middle: its facts, the operation it waits for, and when it was asked for.
+    tick: Option<(Facts, Op, u8)>,
+    wake_at: u8,
+    guard: Option<u8>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct State {
+    now: u8,
+    leader: Option<(u8, u8)>,
+    request: Option<u8>,
+    handed_over: bool,
+    history: u8,
+    nodes: Vec<Node>,
+    faults: u8,
+    /// What no state may have seen.
+    wrong: Option<&'static str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Event {
+    Tick(u8),
+    BlindTick(u8),
+    Answer(u8),
+    AnswerLost(u8),
+    RequestLost(u8),
+    Work(u8),
+    Time,
+    AgentDies(u8),
+    PostgresDies(u8),
+    Write(u8),
+    Stream(u8),
+    Ask(u8),
+}
+
+struct Few {
+    nodes: u8,
+    horizon: u8,
+    faults: u8,
+    requests: bool,
+}
+
+impl Model for Few {
+    type State = State;
+    type Action = Event;
+
+    fn init_states(&self) -> Vec<State> {
+        let nodes = (0..self.nodes).map(|index| node(index, self.nodes)).collect();
+        let requests = self.requests.then_some(u8::MAX);
+        vec![State {
+            now: 0,
+            leader: Some((0, TTL)),
+            request: requests,
+            handed_over: false,
+            history: 1,
+            nodes,
+            faults: self.faults,
+            wrong: None,
+        }]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Event>) {
+        if state.wrong.is_some() {
+            return;
+        }
+        for index in 0..self.nodes {
+            let node = &state.nodes[usize::from(index)];
+            let faulty = state.faults > 0;
+            if node.alive {
+                if node.tick.is_some() {
+                    actions.push(Event::Answer(index));
+                    if faulty {
+                        actions.extend([Event::AnswerLost(index), Event::RequestLost(index)]);
+                    }
+                } else if node.wake_at <= state.now {
+                    actions.push(Event::Tick(index));
+                    if faulty {
+                        actions.push(Event::BlindTick(index));
+                    }
+                }
+                if let JobFact::Running(_) = node.job {
+                    actions.push(Event::Work(index));
+                }
+                if faulty {
+                    actions.push(Event::AgentDies(index));
+                }
+            }
+            if node.process == Process::Primary && node.written < 2 {
+                actions.push(Event::Write(index));
+            }
+            if faulty && !matches!(node.process, Process::Down { .. }) {
+                actions.push(Event::PostgresDies(index));
+            }
+            actions.push(Event::Stream(index));
+            if state.request == Some(u8::MAX) && index > 0 {
+                actions.push(Event::Ask(index));
+            }
+        }
+        if state.now < self.horizon && state.nodes.iter().all(|node| may_wait(node, state.now)) {
+            actions.push(Event::Time);
+        }
+    }
+
+    fn next_state(&self, last: &State, action: Event) -> Option<State> {
+        let mut state = last.clone();
+        match action {
+            Event::Tick(index) => state.begin_tick(index, true),
+            Event::BlindTick(index) => {
+                state.faults -= 1;
+                state.begin_tick(index, false);
+            }
+            Event::Answer(index) => state.answer(index, true, true),
+            Event::AnswerLost(index) => {
+                state.faults -= 1;
+                state.answer(index, true, false);
+            }
+            Event::RequestLost(index) => {
+                state.faults -= 1;
+                state.answer(index, false, false);
+            }
+            Event::Work(index) => state.work(index),
+            Event::Time => state.time_passes(),
+            Event::AgentDies(index) => {
+                state.faults -= 1;
+                let node = &mut state.nodes[usize::from(index)];
+                node.alive = false;
+                node.tick = None;
+                node.job = JobFact::Idle;
+                node.memory = Memory::new();
+            }
+            Event::PostgresDies(index) => {
+                state.faults -= 1;
+                let node = &mut state.nodes[usize::from(index)];
+                node.process = Process::Down { clean: false };
+                node.wake_at = state.now;
+            }
+            Event::Write(index) => state.nodes[usize::from(index)].written += 1,
+            Event::Stream(index) => state.stream(index),
+            Event::Ask(index) => state.request = Some(index),
+        }
+        (state != *last).then_some(state)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        let mut properties = vec![
+            Property::always("one primary", |_, state: &State| {
+                state.nodes.iter().filter(|node| node.process == Process::Primary).count() <= 1
+            }),
+            Property::always("nothing went wrong", |_, state: &State| state.wrong.is_none()),
+            Property::sometimes("failover", |_, state: &State| {
+                !state.handed_over
+                    && state.nodes[1..].iter().any(|n| n.process == Process::Primary && n.memory.lease_until.is_some())
+            }),
+        ];
+        if self.requests {
+            properties.push(Property::sometimes("switchover", |_, state: &State| {
+                state.handed_over && state.nodes[1..].iter().any(|node| node.process == Process::Primary)
+            }));
+        }
+        properties
+    }
+}
+
+/// Nothing of this node has to happen before time goes on.
+fn may_wait(node: &Node, now: u8) -> bool {
+    if !node.alive {
+        return true;
+    }
+    // As the loop has it: nothing outlasts the lease.
+    let lease_ends = node.guard.is_some_and(|until| until <= now + 1);
+    let in_time = node.tick.as_ref().map_or(node.wake_at > now, |(_, _, asked)| *asked == now && !lease_ends);
+    let stopping = matches!(&node.job, JobFact::Running(view) if matches!(view.job, Job::Demote(_)));
+    in_time && !stopping
+}
+
+impl State {
+    fn begin_tick(&mut self, index: u8, sees_store: bool) {
+        let facts = self.facts(index, sees_store);
+        self.nodes[usize::from(index)].job = match &facts.job {
+            JobFact::Ended(..) | JobFact::Idle => JobFact::Idle,
+            JobFact::Running(view) => JobFact::Running(view.clone()),
+        };
+        self.go_on(index, facts);
+    }
+
+    fn go_on(&mut self, index: u8, facts: Facts) {
+        let now = self.now;
+        let node = &mut self.nodes[usize::from(index)];
+        match decide(&node.memory, &facts) {
+            Step::Run(op) => node.tick = Some((facts, op, now)),
+            Step::Finish(plan) => {
+                node.tick = None;
+                self.carry_out(index, *plan);
+            }
+        }
+    }
+
+    fn answer(&mut self, index: u8, happens: bool, arrives: bool) {
+        let Some((mut facts, op, asked)) = self.nodes[usize::from(index)].tick.take() else { return };
+        let asked_at = Moment(Duration::from_secs(3600 + u64::from(asked) * STEP));
+        let done = happens.then(|| self.effect(index, &op));
+        let write = |done: Option<bool>| match done {
+            Some(true) if arrives => Outcome::Done(()),
+            Some(false) if arrives => Outcome::Refused,
+            Some(_) => Outcome::Unknown("lost".into()),
+            None => Outcome::Failed("lost".into()),
+        };
+        let lease = |outcome: Outcome<()>| match outcome {
+            Outcome::Done(()) => Outcome::Done(asked_at),
+            Outcome::Refused => Outcome::Refused,
+            Outcome::Failed(why) => Outcome::Failed(why),
+            Outcome::Unknown(why) => Outcome::Unknown(why),
+        };
+        let answer = match op {
+            Op::RenewLease => Answer::Renew(lease(write(done))),
+            Op::AcquireLease => Answer::Acquire(lease(write(done))),
+            Op::ReleaseLease(_) => Answer::Release(write(done)),
+            Op::Initialize(_) => Answer::Initialize(write(done)),
+            Op::WriteConfig(_) => Answer::Config(write(done)),
+            Op::WriteFailover(..) => Answer::Failover(write(done)),
+            Op::WriteHistory => Answer::History(write(done)),
+            Op::PollPeers(names) => Answer::Peers(self.peers(&names, arrives)),
+            Op::CheckRewind(_) => Answer::Rewind(RewindCheck::NotNeeded),
+            Op::CheckUpstream(_) => Answer::Upstream(Ok(UpstreamCheck::UpToDate)),
+            Op::ActivateWatchdog => Answer::Watchdog(true),
+        };
+        if matches!(&answer, Answer::Renew(Outcome::Done(_)) | Answer::Acquire(Outcome::Done(_))) {
+            self.nodes[usize::from(index)].guard = Some(asked + TTL);
+        }
+        facts.answers.record(answer);
+        self.go_on(index, facts);
+    }
+
+    /// What an operation does to the store. `false`: it is refused.
+    fn effect(&mut self, index: u8, op: &Op) -> bool {
+        let mine = self.leader.is_some_and(|(holder, _)| holder == index);
+        let until = self.now + TTL;
+        match op {
+            Op::RenewLease if mine => self.leader = Some((index, until)),
+            Op::AcquireLease if self.leader.is_none() => self.leader = Some((index, until)),
+            Op::ReleaseLease(_) if mine => {
+                self.leader = None;
+                self.handed_over = true;
+            }
+            Op::RenewLease | Op::AcquireLease | Op::ReleaseLease(_) => return false,
+            Op::WriteFailover(..) => self.request = None,
+            Op::WriteHistory => self.history = self.nodes[usize::from(index)].timeline,
+            Op::Initialize(_)
+            | Op::WriteConfig(_)
+            | Op::PollPeers(_)
+            | Op::CheckRewind(_)
+            | Op::CheckUpstream(_)
+            | Op::ActivateWatchdog => {}
+        }
+        true
+    }
+
+    fn peers(&self, names: &BTreeMap<MemberName, String>, arrives: bool) -> BTreeMap<MemberName, Peer> {
+        let answer = |name: &MemberName| {
+            let node = &self.nodes[NAMES.iter().position(|known| *known == name.as_str()).expect("a node")];
+            if !node.alive || !arrives {
+                return Peer::Unreachable("silent".into());
+            }
+            let up = !matches!(node.process, Process::Down { .. });
+            Peer::Status(PeerStatus {
+                in_recovery: node.process != Process::Primary && node.memory.role != Role::Primary,
+                wal_position: if up { position(node) } else { Lsn(0) },
+                timeline: up.then_some(Timeline(node.timeline.into())),
+                replication_state: (node.process == Process::Standby).then(|| "streaming".into()),
+                tags: Tags::default(),
+                watchdog_failed: false,
+            })
+        };
+        names.keys().map(|name| (name.clone(), answer(name))).collect()
+    }
+
+    fn carry_out(&mut self, index: u8, plan: Plan) {
+        let now = self.now;
+        let node = &mut self.nodes[usize::from(index)];
+        let soon = plan.wake_after < Duration::from_secs(STEP) && plan.job != JobOrder::Keep;
+        let lease_end = node.guard.map_or(u8::MAX, |until| until.saturating_sub(1));
+        node.wake_at = if soon { now } else { (now + 1).min(lease_end.max(now)) };
+        node.memory = plan.memory;
+        node.memory.comparison_awaited_since = None;
+        node.memory.stepped_down_at = None;
+        if node.memory.lease_until.is_none() && node.process != Process::Primary {
+            node.guard = None;
+        }
+        match plan.job {
+            JobOrder::Keep => {}
+            JobOrder::Cancel => {
+                if matches!(&node.job, JobFact::Running(view) if view.stage == Stage::Revocable) {
+                    node.job = JobFact::Idle;
+                }
+            }
+            JobOrder::Start(job) | JobOrder::Replace(job) => {
+                let stage = if job == Job::Promote { Stage::Revocable } else { Stage::Committed(String::new()) };
+                let since = Moment(Duration::from_secs(3600));
+                node.job = JobFact::Running(JobView { title: title(&job), job, since, stage });
+            }
+        }
+    }
+
+    /// One step of the job of a node.
+    fn work(&mut self, index: u8) {
+        let (now, leader) = (self.now, self.leader);
+        let node = &mut self.nodes[usize::from(index)];
+        let JobFact::Running(view) = node.job.clone() else { return };
+        let leased = node.guard.is_some_and(|until| now < until);
+        let mut outcome = JobOutcome::Done;
+        match (&view.job, &view.stage) {
+            (Job::Promote, Stage::Revocable) if leased && node.process == Process::Standby => {
+                if leader.is_none_or(|(holder, _)| holder != index) {
+                    self.wrong = Some("promoted without the lease");
+                }
+                let stage = Stage::Committed(String::new());
+                node.job = JobFact::Running(JobView { stage, ..view });
+                return;
+            }
+            (Job::Promote, Stage::Committed(_)) if node.process == Process::Standby => {
+                node.process = Process::Primary;
+                node.timeline += 1;
+            }
+            (Job::Promote, _) => outcome = JobOutcome::Failed(String::new()),
+            (Job::Demote(DemoteMode::Graceful), Stage::Committed(_)) => {
+                node.process = Process::Down { clean: true };
+                node.written += 1;
+                let checkpoint = Lsn(position(node).0 - 1);
+                let stage = Stage::ShutDown { checkpoint, previous: checkpoint, exited: false };
+                node.job = JobFact::Running(JobView { stage, ..view });
+                node.wake_at = now;
+                return;
+            }
+            (Job::Demote(mode), _) => {
+                if node.process != (Process::Down { clean: true }) {
+                    node.process = Process::Down { clean: *mode == DemoteMode::Offline };
+                }
+            }
+            (Job::Start { role: Role::Primary, .. }, _) if leased => node.process = Process::Primary,
+            (Job::Start { role: Role::Primary, .. }, _) => outcome = JobOutcome::Failed(String::new()),
+            (Job::Start { .. }, _) => node.process = Process::Standby,
+            (Job::CrashRecovery, _) => node.process = Process::Down { clean: true },
+            (_, _) => {}
+        }
+        node.job = JobFact::Ended(view.job, outcome);
+        node.wake_at = now;
+    }
+
+    /// Time goes on; leases end in the store; guards act; a primary whose agent lives must not outlast its lease.
+    fn time_passes(&mut self) {
+        self.now += 1;
+        if self.leader.is_some_and(|(_, until)| until <= self.now) {
+            self.leader = None;
+            self.nodes.iter_mut().for_each(|node| node.wake_at = self.now);
+        }
+        for node in &mut self.nodes {
+            let ended = node.guard.is_some_and(|until| until <= self.now);
+            if ended && node.process == Process::Primary {
+                if node.alive {
+                    self.wrong = Some("a primary outlasts its lease, and only the guard stops it");
+                }
+                node.process = Process::Down { clean: false };
+            }
+        }
+    }
+
+    /// A standby gets what the primary has.
+    fn stream(&mut self, index: u8) {
+        let source = self.nodes.iter().find(|node| {
+            node.process == Process::Primary
+                || matches!(&node.job, JobFact::Running(view) if matches!(view.stage, Stage::ShutDown { .. }))
+        });
+        let Some((timeline, written)) = source.map(|node| (node.timeline, node.written)) else { return };
+        let node = &mut self.nodes[usize::from(index)];
+        if node.process == Process::Standby {
+            node.timeline = timeline;
+            node.written = written;
+        }
+    }
+
+    fn facts(&self, index: u8, sees_store: bool) -> Facts {
+        let node = &self.nodes[usize::from(index)];
+        let boot = Moment(Duration::from_secs(3600 + u64::from(self.now) * STEP));
+        let name = NAMES[usize::from(index)];
+        Facts {
+            now: Now { boot, wall: WallTime(0) },
+            settings: Arc::new(settings(name)),
+            cluster: if sees_store { Ok(Arc::new(self.cluster())) } else { Err("silent".into()) },
+            server: Arc::new(server(node)),
+            job: node.job.clone(),
+            requests: BTreeMap::new(),
+            shutdown: false,
+            watchdog: Watchdog { required: false, healthy: true },
+            failsafe_leader: None,
+            api_url: String::new(),
+            answers: Answers::default(),
+        }
+    }
+
+    fn cluster(&self) -> Cluster {
+        let leader = self.leader.map(|(holder, _)| NAMES[usize::from(holder)]);
+        let request = self.request.filter(|to| *to != u8::MAX).map(|to| FailoverRequest {
+            version: Version(2),
+            leader: Some("a".into()),
+            candidate: Some(NAMES[usize::from(to)].into()),
+            scheduled_at: None,
+        });
+        let line = |timeline: u8| HistoryLine(vec![json!(timeline), json!(1), json!(""), json!(""), json!("")]);
+        let lines: Vec<HistoryLine> = (1..self.history).map(line).collect();
+        let raw = if lines.is_empty() { "[]" } else { "[...]" };
+        let data = JsonMap::from_iter([("ttl".to_owned(), json!(30))]);
+        Cluster {
+            initialize: Initialize::Done(SYSTEM),
+            config: Some(ClusterConfig { version: Version(1), data: Some(data) }),
+            leader: leader.map(|name| Leader { name: name.into(), version: Version(1), session: None }),
+            members: members(self.nodes.len()),
+            failover: request,
+            history: Some(History { version: Version(1), raw: raw.into(), lines }),
+            ..Cluster::default()
+        }
+    }
+}
+
+fn position(node: &Node) -> Lsn {
+    Lsn(1000 + u64::from(node.timeline) * 100 + u64::from(node.written))
+}
+
+fn server(node: &Node) -> Server {
+    let timeline = Timeline(node.timeline.into());
+    let running = |wal| {
+        Postmaster::Running(Running {
+            start_time: String::new(),
+            server_version: 150_018,
+            wal,
+            timeline: Some(timeline),
+            control_timeline: Some(timeline),
+            replication: Vec::new(),
+            slots: BTreeMap::new(),
+            pending_restart: JsonMap::new(),
+        })
+    };
+    let postmaster = match node.process {
+        Process::Primary => running(Wal::Primary { location: position(node) }),
+        Process::Standby => running(Wal::Standby {
+            received: Some(position(node)),
+            replayed: Some(position(node)),
+            replayed_timestamp: None,
+            paused: false,
+            latest_end: None,
+            replication_state: Some("streaming".into()),
+        }),
+        Process::Down { clean } => Postmaster::Stopped(Some(ControlData {
+            state: if clean { ControlState::ShutDown } else { ControlState::InProduction },
+            checkpoint: Lsn(position(node).0 - 1),
+            checkpoint_timeline: timeline,
+            min_recovery_end: position(node),
+            min_recovery_timeline: timeline,
+            standby_signal: false,
+            backup_label: false,
+        })),
+    };
+    Server { data_dir: DataDir::Present(SYSTEM), postmaster }
+}
+
+fn node(index: u8, nodes: u8) -> Node {
+    let leads = index == 0;
+    let mut memory = Memory::new();
+    memory.role = if leads { Role::Primary } else { Role::Replica };
+    memory.started = true;
+    memory.known_members = members(nodes.into());
+    memory.last_leader = Some("a".into());
+    memory.timeline = Some(Timeline(1));
+    let until = Moment(Duration::from_secs(3600 + u64::from(TTL) * STEP));
+    memory.lease_until = leads.then_some(until);
+    Node {
+        alive: true,
+        process: if leads { Process::Primary } else { Process::Standby },
+        timeline: 1,
+        written: 0,
+        memory,
+        job: JobFact::Idle,
+        tick: None,
+        wake_at: 0,
+        guard: leads.then_some(TTL),
+    }
+}
+
+fn members(count: usize) -> BTreeMap<MemberName, Member> {
+    let member = |name: &str| {
+        let data = MemberData {
+            conn_url: Some(format!("postgres://{name}")),
+            api_url: Some(format!("http://{name}")),
+            state: Some("running".into()),
+            ..MemberData::default()
+        };
+        Member { name: name.into(), version: Version(1), session: None, data }
+    };
+    NAMES[..count].iter().map(|name| (MemberName::from(*name), member(name))).collect()
+}
+
+fn settings(name: &str) -> Settings {
+    Settings {
+        scope: "demo".into(),
+        name: name.into(),
+        config_version: Some(Version(1)),
+        ttl: Duration::from_secs(u64::from(TTL) * STEP),
+        loop_wait: Duration::from_secs(STEP),
+        retry_timeout: Duration::from_secs(STEP),
+        maximum_lag_on_failover: 1 << 20,
+        check_timeline: false,
+        primary_start_timeout: Duration::from_secs(300),
+        primary_stop_timeout: Duration::ZERO,
+        paused: false,
+        failsafe_mode: false,
+        synchronous: Synchronous::default(),
+        standby_cluster: None,
+        slots: SlotSettings::default(),
+        max_timelines_history: 0,
+        tags: Tags::default(),
+        can_bootstrap: true,
+        can_clone_without_leader: false,
+        rewind: RewindSettings::default(),
+    }
+}
+
+fn explore(model: Few) {
+    let checker = model.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_dfs().join();
+    println!("{} states, {} unique", checker.state_count(), checker.unique_state_count());
+    for (name, path) in checker.discoveries() {
+        let last = path.last_state().clone();
+        let steps = path.into_actions();
+        let found = name == "failover" || name == "switchover";
+        assert!(found, "{name:?} is not so ({:?}) after {steps:?}", last.wrong);
+    }
+    checker.assert_properties();
+}
+
+#[test]
+fn two_nodes_two_faults() {
+    explore(Few { nodes: 2, horizon: 6, faults: 2, requests: false });
+}
+
+#[test]
+fn a_switchover_of_two_nodes_and_a_fault() {
+    explore(Few { nodes: 2, horizon: 5, faults: 1, requests: true });
+}
+
+#[test]
+fn three_nodes_and_a_fault() {
+    explore(Few { nodes: 3, horizon: 5, faults: 1, requests: false });
+}
