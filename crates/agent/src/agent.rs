@@ -149,6 +149,7 @@ async fn assemble(
         requests: Requests::new(incoming),
         signals: signals.1,
         postmaster_seen: false,
+        failsafe_leader: None,
         timer: true,
         last_verdict: String::new(),
         takeover: Takeover::default(),

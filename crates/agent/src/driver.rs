@@ -12,6 +12,7 @@ use patroni_core::cluster::Cluster;
 use patroni_core::decide::decide;
 use patroni_core::facts::{Answer, Answers, Facts, JobFact, Op, Watchdog};
 use patroni_core::memory::Memory;
+use patroni_core::name::MemberName;
 use patroni_core::plan::{Exit, Plan, Step};
 use patroni_core::request::{Request, RequestId};
 use patroni_core::server::Server;
@@ -58,6 +59,8 @@ pub struct Observation {
     pub shutdown: bool,
     /// The watchdog device.
     pub watchdog: Watchdog,
+    /// See [`Facts::failsafe_leader`].
+    pub failsafe_leader: Option<MemberName>,
     /// The `api_url` of this node.
     pub api_url: String,
 }
@@ -125,6 +128,7 @@ async fn observe(world: &mut impl World, limit: Limit) -> Facts {
         requests: observation.requests,
         shutdown: observation.shutdown,
         watchdog: observation.watchdog,
+        failsafe_leader: observation.failsafe_leader,
         api_url: observation.api_url,
         answers: Answers::default(),
     }

@@ -6,10 +6,11 @@ use std::time::Duration;
 use patroni_core::cluster::Initialize;
 use patroni_core::facts::{Answer, Facts, Op, Outcome};
 use patroni_core::job::JobView;
+use patroni_core::name::MemberName;
 use patroni_core::plan::{Callback, Plan};
 use patroni_core::server::{Postmaster, Role, Running, Server};
 use patroni_core::settings::Settings;
-use patroni_core::time::Now;
+use patroni_core::time::{Moment, Now};
 use patroni_core::view::{View, paused_prefix};
 use patroni_postgres::callbacks::CallbackAction;
 use patroni_postgres::monitor::Monitor;
@@ -52,6 +53,8 @@ pub struct Node {
     pub(crate) view: watch::Sender<Arc<View>>,
     /// The last tick found a postmaster, so its exit can be waited for.
     pub(crate) postmaster_seen: bool,
+    /// The primary that last asked whether it may go on without the store, and when.
+    pub(crate) failsafe_leader: Option<(MemberName, Moment)>,
     /// The last sleep ended by its timer.
     pub(crate) timer: bool,
     /// Operators see each tick's line once, unless they want heartbeats too.
@@ -87,6 +90,7 @@ impl World for Node {
             requests: self.requests.facts(),
             shutdown: *self.shutdown.borrow(),
             watchdog: self.watchdog.fact(&settings),
+            failsafe_leader: self.failsafe_leader(&settings),
             api_url: self.configuration.addresses().api_url.clone(),
             settings,
         }
@@ -194,6 +198,12 @@ impl Node {
         watchdog.disable();
     }
 
+    /// Who was told, less than a `ttl` ago, that it may go on without the store.
+    fn failsafe_leader(&self, settings: &Settings) -> Option<MemberName> {
+        let (name, since) = self.failsafe_leader.as_ref()?;
+        (clock::boot().since(*since) < settings.ttl).then(|| name.clone())
+    }
+
     async fn take_signal(&mut self, signal: Signal) {
         match signal {
             Signal::Wake => {}
@@ -201,8 +211,11 @@ impl Node {
                 self.configuration.reload().await;
                 self.store.set_http(self.configuration.http_client());
             }
-            // Failsafe mode is decided upon by an issue of its own; who asks is told that this node has not accepted.
-            Signal::Failsafe(_) => {}
+            Signal::Failsafe(message) => {
+                if let Some(name) = message.get("name").and_then(|name| name.as_str()) {
+                    self.failsafe_leader = Some((MemberName::new(name), clock::boot()));
+                }
+            }
         }
     }
 

@@ -135,6 +135,7 @@ impl Scene {
             requests: BTreeMap::new(),
             shutdown: false,
             watchdog: Watchdog { required: false, healthy: true },
+            failsafe_leader: None,
             api_url: "http://a:8008/patroni".into(),
             answers: Answers::default(),
         };
@@ -316,6 +317,10 @@ impl Scene {
                     "crashed" => State::Crashed,
                     _ => return false,
                 }
+            }
+            "failsafe-leader" => {
+                self.facts.failsafe_leader = Some(value.into());
+                Arc::make_mut(&mut self.facts.settings).failsafe_mode = true;
             }
             "not-started" => {
                 memory.started = false;
