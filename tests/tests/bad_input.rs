@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use patroni_tests::{Cluster, Limit, json, wait_for};
+use patroni_tests::{Cluster, Limit, Signal, json, wait_for};
 
 fn empty(directory: &std::path::Path) -> bool {
     std::fs::read_dir(directory).map_or(true, |mut entries| entries.next().is_none())
@@ -52,6 +52,22 @@ fn a_taken_postgresql_port_is_told_and_leaves_a_cluster_to_come() {
         }
         if cluster.nodes[0].is_writable_primary() { Ok(()) } else { Err("no primary") }
     });
+}
+
+#[test]
+fn a_replica_whose_port_is_taken_and_its_leader_still_end_when_asked() {
+    let mut cluster = Cluster::of(2).prepare();
+    cluster.start_node(0);
+    cluster.nodes[0].wait_primary(Limit(60));
+    let _taken = std::net::TcpListener::bind(("127.0.0.1", cluster.nodes[1].pg_port)).unwrap();
+    cluster.start_node(1);
+    cluster.nodes[1].wait_log("Address already in use", Limit(60));
+    cluster.nodes[0].signal(Signal::TERM);
+    cluster.nodes[1].signal(Signal::TERM);
+    for node in &mut cluster.nodes {
+        assert!(node.wait_exit(Limit(15)).success());
+        assert_eq!(node.postmaster(), None);
+    }
 }
 
 #[test]
