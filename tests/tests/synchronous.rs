@@ -84,6 +84,7 @@ fn strictly_nothing_is_acknowledged_without_a_standby() {
     cluster.nodes[0].wait_primary(Limit(60));
     wait_names(&cluster.nodes[0], "*", Limit(10));
     let mut client = cluster.nodes[0].connect().unwrap();
+    client.batch_execute("SET synchronous_commit = on; SET statement_timeout = 0").unwrap();
     let commit = std::thread::spawn(move || client.batch_execute("CREATE TABLE t AS SELECT 1 AS id"));
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE 'CREATE TABLE%'";
     cluster.nodes[0].wait_sql(waiting, "1", Limit(10));

@@ -49,7 +49,7 @@ impl Tick<'_> {
         let now = self.facts.now.boot;
         let server = self.shown_names(cluster, inspection);
         let standbys = candidates(self.me(), cluster, inspection);
-        let mut enforcement = self.memory.enforcement.take().unwrap_or_else(|| Enforcement::new(now));
+        let mut enforcement = self.memory.enforcement.take().unwrap_or_else(|| Enforcement::new(now, false));
         self.warn_of_commits_that_do_not_wait(&enforcement, inspection);
         enforcement.observe(inspection, &server, &standbys, now);
         let wanted = self.wanted_names(cluster, &standbys, &server, &enforcement);
@@ -133,7 +133,7 @@ impl Tick<'_> {
         let managed = SynchronousStandbyNames::Managed(Some(text.clone()).filter(|text| !text.is_empty()));
         let outcome = ask(&self.facts.answers.standby_names, || Op::SetSynchronousStandbyNames(managed))?.clone();
         let now = self.facts.now.boot;
-        self.memory.enforcement.get_or_insert_with(|| Enforcement::new(now)).requested(text, now);
+        self.memory.enforcement.get_or_insert_with(|| Enforcement::new(now, true)).requested(text, now);
         if outcome.is_done() {
             self.look_again_in(SETTLING);
         } else {
@@ -167,7 +167,7 @@ impl Tick<'_> {
     fn end_synchronous(&mut self, cluster: &Cluster) -> Needs<()> {
         if cluster.sync.leader.is_some() {
             let now = self.facts.now.boot;
-            self.memory.enforcement.get_or_insert_with(|| Enforcement::new(now));
+            self.memory.enforcement.get_or_insert_with(|| Enforcement::new(now, false));
             if self.write_sync(cluster, None)? {
                 self.note(Level::Info, "Disabled synchronous replication");
             }
@@ -205,7 +205,7 @@ impl Tick<'_> {
         let settings = &self.settings.synchronous;
         let mut picked = standbys.pick(settings);
         // Right after a start standbys are still on their way back: those that were waited for are given that time.
-        if self.facts.now.boot.since(enforcement.server.1) < self.settings.loop_wait {
+        if enforcement.begun.is_some_and(|begun| self.facts.now.boot.since(begun) < self.settings.loop_wait) {
             let missing = match settings.mode {
                 SynchronousMode::Quorum => server.names.len(),
                 SynchronousMode::On | SynchronousMode::Off => {
@@ -223,7 +223,7 @@ impl Tick<'_> {
 
     fn warn_of_commits_that_do_not_wait(&mut self, known: &Enforcement, inspection: &Inspection) {
         let waits = !matches!(inspection.synchronous_commit.as_str(), "off" | "local");
-        if !waits && known.server.0 != inspection.start_time {
+        if !waits && known.start_time != inspection.start_time {
             let text = format!(
                 "synchronous_commit is {}: commits do not wait for standbys, and a failover can lose them",
                 inspection.synchronous_commit

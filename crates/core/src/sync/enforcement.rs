@@ -73,13 +73,15 @@ pub struct Enforcement {
     settled: Option<Lsn>,
     /// Who has reached it.
     reached: Names,
-    /// Which server this is, and since when it has been seen as a primary.
-    pub server: (String, Moment),
+    /// When the server was started, as it says.
+    pub start_time: String,
+    /// When it became primary or was restarted, if that has been seen: its standbys are on their way back.
+    pub begun: Option<Moment>,
 }
 
 impl Enforcement {
-    /// Of a primary that is seen for the first time.
-    pub fn new(now: Moment) -> Self {
+    /// Of a primary that has just been promoted, at that time, or of one that was found as such.
+    pub fn new(now: Moment, promoted: bool) -> Self {
         Enforcement {
             shown: String::new(),
             since: now,
@@ -87,7 +89,8 @@ impl Enforcement {
             waits: false,
             settled: None,
             reached: Names::new(),
-            server: (String::new(), now),
+            start_time: String::new(),
+            begun: promoted.then_some(now),
         }
     }
 
@@ -101,9 +104,11 @@ impl Enforcement {
 
     /// Takes in what the server says now. `names`: its setting, read.
     pub fn observe(&mut self, inspection: &Inspection, names: &StandbyNames, standbys: &Candidates, now: Moment) {
-        if self.server.0 != inspection.start_time {
-            let first = self.server.0.is_empty();
-            self.server = (inspection.start_time.clone(), if first { self.server.1 } else { now });
+        if self.start_time != inspection.start_time {
+            if !self.start_time.is_empty() {
+                self.begun = Some(now);
+            }
+            self.start_time = inspection.start_time.clone();
             self.forget(now);
         }
         if self.shown != inspection.standby_names {
@@ -192,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_standby_counts_when_the_setting_acts_and_it_has_all_from_before() {
-        let mut enforcement = Enforcement::new(at(0));
+        let mut enforcement = Enforcement::new(at(0), false);
         observe(&mut enforcement, &inspection("a", 100, 0, 100), at(0));
         assert!(!enforcement.is_settled(), "the sender still goes by the old list");
         observe(&mut enforcement, &inspection("a", 200, 1, 150), at(50));
@@ -210,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_busy_checkpointer_delays_the_first_setting_only() {
-        let mut enforcement = Enforcement::new(at(0));
+        let mut enforcement = Enforcement::new(at(0), false);
         let busy = |names: &str| Inspection { checkpointer_busy: true, ..inspection(names, 100, 1, 100) };
         observe(&mut enforcement, &busy("a"), at(0));
         observe(&mut enforcement, &busy("a"), at(1000));
@@ -224,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_setting_that_was_asked_for_and_is_not_seen_leaves_nothing_certain() {
-        let mut enforcement = Enforcement::new(at(0));
+        let mut enforcement = Enforcement::new(at(0), false);
         observe(&mut enforcement, &inspection("a", 100, 1, 100), at(0));
         observe(&mut enforcement, &inspection("a", 100, 1, 100), at(100));
         assert!(enforcement.is_settled());
@@ -238,12 +243,12 @@ mod tests {
 
     #[test]
     fn a_restart_is_noticed() {
-        let mut enforcement = Enforcement::new(at(0));
+        let mut enforcement = Enforcement::new(at(0), false);
         observe(&mut enforcement, &inspection("a", 100, 1, 100), at(10));
-        assert_eq!(enforcement.server, ("noon".to_owned(), at(0)));
+        assert_eq!(enforcement.begun, None);
         let restarted = Inspection { start_time: "later".into(), ..inspection("a", 100, 1, 100) };
         observe(&mut enforcement, &restarted, at(5000));
-        assert_eq!(enforcement.server, ("later".to_owned(), at(5000)));
+        assert_eq!(enforcement.begun, Some(at(5000)));
         assert!(!enforcement.is_settled());
     }
 }

@@ -493,7 +493,7 @@ impl Scene {
                 let inspection = self.shown().clone();
                 let Ok(cluster) = &self.facts.cluster else { return false };
                 let names = inspection.standby_names.parse().expect("names");
-                let mut enforcement = Enforcement::new(Moment(NOW.0 - Duration::from_secs(60)));
+                let mut enforcement = Enforcement::new(Moment(NOW.0 - Duration::from_secs(60)), false);
                 for ago in [60, 30] {
                     let then = Moment(NOW.0 - Duration::from_secs(ago));
                     let standbys = candidates(&"a".into(), cluster, &inspection);
