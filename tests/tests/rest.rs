@@ -267,6 +267,15 @@ fn enter(state: &str, cluster: &mut Cluster) {
             });
         }
         "configuration replaced" => {}
+        "configuration known" => {
+            // Nodes answer with what they last read; a change wakes them at once.
+            for node in nodes {
+                wait_for("the node has read it", Limit(10), || {
+                    let config = node.request("GET", "/config", None).unwrap().json();
+                    if config["maximum_lag_on_failover"] == 1_048_577 { Ok(()) } else { Err(config) }
+                });
+            }
+        }
         other => panic!("unknown state {other}"),
     }
 }

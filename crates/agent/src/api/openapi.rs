@@ -172,7 +172,9 @@ fn request_schema(change: Operation) -> Value {
         "description": "ISO 8601 with an offset, or any other clear way to write a time.",
     });
     match change {
-        Operation::PatchConfig | Operation::PutConfig => json!({"$ref": "#/components/schemas/Configuration"}),
+        Operation::PatchConfig | Operation::PutConfig | Operation::Failsafe | Operation::Mpp => {
+            json!({"type": "object", "minProperties": 1})
+        }
         Operation::Restart => json!({
             "type": "object",
             "additionalProperties": false,
@@ -204,12 +206,9 @@ fn request_schema(change: Operation) -> Value {
             "required": ["candidate"],
             "properties": {"candidate": {"type": "string"}, "leader": {"type": "string"}},
         }),
-        Operation::Failsafe
-        | Operation::Mpp
-        | Operation::Reload
-        | Operation::DeleteRestart
-        | Operation::DeleteSwitchover
-        | Operation::Sigterm => json!({"type": "object"}),
+        Operation::Reload | Operation::DeleteRestart | Operation::DeleteSwitchover | Operation::Sigterm => {
+            json!({"type": "object"})
+        }
     }
 }
 

@@ -289,7 +289,8 @@ impl Reading {
         match lower.as_str() {
             "am" | "a" => self.afternoon = Some(false),
             "pm" | "p" => self.afternoon = Some(true),
-            "utc" | "gmt" | "z" if self.time.is_none() => return None,
+            // A zone belongs to a time, and there is one.
+            "utc" | "gmt" | "z" if self.time.is_none() || self.offset_s.is_some() => return None,
             "utc" | "gmt" | "z" => {
                 self.offset_s = Some(0);
                 if let [Piece::Mark(sign @ ('+' | '-')), rest @ ..] = after {
@@ -302,7 +303,11 @@ impl Reading {
             "h" | "m" | "min" | "s" | "sec" if self.time.is_some() => {}
             day if is_weekday(day) => {}
             // The name of another time zone: names are ambiguous, and count as none.
-            zone if self.time.is_some() && zone.len() >= 3 && zone.len() <= 5 && word == word.to_uppercase() => {}
+            zone if self.time.is_some()
+                && self.offset_s.is_none()
+                && zone.len() >= 3
+                && zone.len() <= 5
+                && word == word.to_uppercase() => {}
             _ => return None,
         }
         Some(after)
