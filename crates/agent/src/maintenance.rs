@@ -25,9 +25,9 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::jobs::Jobs;
+use crate::node::running;
 use crate::notes;
 use crate::rewind;
-use crate::node::running;
 
 /// How long the changes of slots of one tick may take.
 const SLOTS_LIMIT: Duration = Duration::from_secs(10);
@@ -99,7 +99,12 @@ impl Maintenance {
     ///
     /// # Errors
     /// The history file cannot be read.
-    pub async fn history(&self, timeline: Timeline, cluster: &Cluster, settings: &Settings) -> Result<Option<String>, String> {
+    pub async fn history(
+        &self,
+        timeline: Timeline,
+        cluster: &Cluster,
+        settings: &Settings,
+    ) -> Result<Option<String>, String> {
         let stored = cluster.history.as_ref().map_or(&[][..], |history| &history.lines);
         let path = self.monitor.options().data_dir.join(format!("pg_wal/{:08X}.history", timeline.0));
         let (text, time) = if timeline == Timeline(1) {
@@ -208,7 +213,8 @@ impl Maintenance {
 /// Writes the first checkpoint of a new primary: until then pg_rewind takes it for what it was before.
 async fn checkpoint(monitor: Monitor, woken: Arc<Notify>) {
     let work = async {
-        let connection = Connection::open(&monitor.options().local_superuser(), "Patroni checkpoint", UNLIMITED).await?;
+        let connection =
+            Connection::open(&monitor.options().local_superuser(), "Patroni checkpoint", UNLIMITED).await?;
         connection.query_within("CHECKPOINT", CHECKPOINT_LIMIT).await?;
         Ok::<(), patroni_postgres::Error>(())
     };
@@ -239,4 +245,3 @@ fn iso_time(time: std::time::SystemTime) -> String {
     let Ok(timestamp) = Timestamp::try_from(time) else { return String::new() };
     timestamp.to_zoned(TimeZone::system()).strftime("%Y-%m-%dT%H:%M:%S.%6f%:z").to_string()
 }
-

@@ -77,11 +77,7 @@ pub fn file_options(config: &Config) -> FileOptions {
 /// Where others reach this node.
 pub fn addresses(config: &Config, server: &ServerOptions, files: &FileOptions) -> Addresses {
     let conf = patroni_postgres::conf::Conf::new(server.clone().into(), files.clone().into(), 0);
-    Addresses {
-        conn_url: conf.connection_url(),
-        api_url: api_url(config),
-        proxy_url: conf.proxy_url(),
-    }
+    Addresses { conn_url: conf.connection_url(), api_url: api_url(config), proxy_url: conf.proxy_url() }
 }
 
 fn api_url(config: &Config) -> String {
@@ -197,9 +193,7 @@ fn replica_methods(config: &Config) -> BTreeMap<String, Value> {
 fn tool_options(options: &[ToolOption]) -> Value {
     let option = |option: &ToolOption| match option {
         ToolOption::Flag(name) => Value::String(name.clone()),
-        ToolOption::Value(name, value) => {
-            Value::Object(Map::from_iter([(name.clone(), Value::String(value.clone()))]))
-        }
+        ToolOption::Value(name, value) => Value::Object(Map::from_iter([(name.clone(), Value::String(value.clone()))])),
     };
     Value::Array(options.iter().map(option).collect())
 }

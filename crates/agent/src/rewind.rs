@@ -44,7 +44,8 @@ pub async fn run(
     cancel: &Cancel,
     progress: &Progress,
 ) -> Result<JobOutcome, Error> {
-    let stop = StopOptions { mode: Mode::Fast, checkpoint: false, report_shutdown: false, timeout: None, callback: true };
+    let stop =
+        StopOptions { mode: Mode::Fast, checkpoint: false, report_shutdown: false, timeout: None, callback: true };
     control.stop(stop, cancel, progress).await?;
     control.learn_version().await?;
     let context = RewindContext::new(control.conf(), settings.rewind.use_pg_rewind, None, QUERY_LIMIT);

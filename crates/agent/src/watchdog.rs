@@ -133,8 +133,8 @@ impl WatchdogDevice {
         let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
         let mut options = OpenOptions::new();
         options.write(true).custom_flags(flags);
-        options.open(&self.config.device).map_err(|error| {
-            format!("Can't open watchdog device {}: {error}", self.config.device.display())
-        })
+        options
+            .open(&self.config.device)
+            .map_err(|error| format!("Can't open watchdog device {}: {error}", self.config.device.display()))
     }
 }
