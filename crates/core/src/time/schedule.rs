@@ -361,7 +361,7 @@ fn date_from(parts: &[DatePart], today: Option<(i64, u32, u32)>) -> Option<(i64,
     };
     Some(match *parts {
         [Number(y, 3..), Number(m, _)] => (i64::from(y), m, today?.2),
-        [Number(y, d @ 3..), Number(m, _), Number(day, _)] => year_month_day(year(y, d)?, m, day),
+        [Number(y, d @ 3..), Number(m, _), Number(day, _)] => (year(y, d)?, m, day),
         [Number(y, d), Month(m), Number(day, _)] if d > 2 || y > 31 => (year(y, d)?, m, day),
         [Number(day, _), Month(m), Number(y, d)] | [Month(m), Number(day, _), Number(y, d)] => (year(y, d)?, m, day),
         [Number(day, _), Month(m)] | [Month(m), Number(day, _)] => (today?.0, m, day),
@@ -370,11 +370,6 @@ fn date_from(parts: &[DatePart], today: Option<(i64, u32, u32)>) -> Option<(i64,
         [Number(m, _), Number(day, _), Number(y, d)] => (year(y, d)?, m, day),
         _ => return None,
     })
-}
-
-/// 2030-24-12 can only be the 24th of December.
-fn year_month_day(year: i64, month: u32, day: u32) -> (i64, u32, u32) {
-    if month > 12 { (year, day, month) } else { (year, month, day) }
 }
 
 /// The year with these last two digits that is nearest to this one.
@@ -515,6 +510,7 @@ mod tests {
         for text in [
             "",
             "nonsense",
+            "2030-24-12 12:00Z",
             "2026-13-01T00:00:00Z",
             "2026-02-30T00:00:00Z",
             "2026-01-01T24:00:00Z",
