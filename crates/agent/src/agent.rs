@@ -151,7 +151,6 @@ async fn assemble(
         postmaster_seen: false,
         failsafe_leader: None,
         timer: true,
-        last_verdict: String::new(),
         takeover: Takeover::default(),
         tick_began: Instant::now(),
         metrics,

@@ -57,8 +57,6 @@ pub struct Node {
     pub(crate) failsafe_leader: Option<(MemberName, Moment)>,
     /// The last sleep ended by its timer.
     pub(crate) timer: bool,
-    /// Operators see each tick's line once, unless they want heartbeats too.
-    pub(crate) last_verdict: String,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) takeover: Takeover,
     /// When the tick that runs began.
@@ -239,7 +237,6 @@ impl Node {
         }
         let verdict = paused_prefix(settings.paused) + &plan.verdict.to_string();
         tracing::info!(target: "patroni", "{verdict}");
-        self.last_verdict = verdict;
     }
 
     /// Callbacks need the handle; while a job has it they belong to the job.
