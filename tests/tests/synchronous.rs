@@ -94,7 +94,7 @@ fn strictly_nothing_is_acknowledged_without_a_standby() {
     commit.join().unwrap().unwrap();
     wait_sync(&cluster, 0, "n1", 0, REACTION);
     wait_names(&cluster.nodes[0], "n1", REACTION);
-    assert_eq!(cluster.nodes[1].sql("SELECT count(*) FROM t"), "1");
+    cluster.nodes[1].wait_sql("SELECT count(*) FROM t", "1", Limit(10));
 }
 
 #[test]

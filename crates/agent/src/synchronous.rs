@@ -37,6 +37,11 @@ const INSPECT: &str = "SELECT pg_catalog.current_setting('synchronous_standby_na
      w.write_lsn, w.flush_lsn, w.replay_lsn \
      FROM pg_catalog.pg_stat_get_wal_senders() w, pg_catalog.pg_stat_get_activity(w.pid) a) r)";
 
+/// Some WAL. WAL senders release commits when a standby confirms something: after a new setting nothing may be left to
+/// confirm while a commit waits, until the standby reports by itself (`wal_receiver_status_interval`, 10 s).
+const NUDGE: &str = "DO $$ BEGIN IF NOT pg_catalog.pg_is_in_recovery() THEN \
+     SET LOCAL synchronous_commit = 'local'; PERFORM pg_catalog.txid_current(); END IF; END; $$";
+
 const STANDBYS: &str = "SELECT pg_catalog.string_agg(pg_catalog.concat_ws('/', w.pid, a.application_name, w.state, \
      w.sync_state), ',' ORDER BY w.pid) \
      FROM pg_catalog.pg_stat_get_wal_senders() w, pg_catalog.pg_stat_get_activity(w.pid) a";
@@ -46,12 +51,14 @@ pub struct Synchronous {
     monitor: Monitor,
     connection: Option<Connection>,
     watch: Option<JoinHandle<()>>,
+    /// A setting was made since standbys were last made to confirm something.
+    nudge: bool,
 }
 
 impl Synchronous {
     /// Of the server that `monitor` looks at.
     pub fn new(monitor: Monitor) -> Self {
-        Synchronous { monitor, connection: None, watch: None }
+        Synchronous { monitor, connection: None, watch: None, nudge: false }
     }
 
     /// What the primary says.
@@ -71,6 +78,10 @@ impl Synchronous {
         let rows = connection.query_within(INSPECT, limit).await?;
         // Asked afterwards: whatever was acknowledged by what the first answer shows lies before it.
         let flushed = connection.query_within("SELECT pg_catalog.pg_current_wal_flush_lsn()", limit).await?;
+        if std::mem::take(&mut self.nudge) {
+            // By now all WAL senders have the setting, which they may not have had the first time.
+            connection.query_within(NUDGE, limit).await?;
+        }
         let modern = connection.server_version() >= 140_000;
         self.connection = Some(connection);
         let row = rows.first();
@@ -121,6 +132,8 @@ impl Synchronous {
         while Instant::now() < until {
             let rows = connection.query_within("SHOW synchronous_standby_names", limit).await?;
             if rows.first().and_then(|row| row.get(0)).unwrap_or_default() == wanted {
+                connection.query_within(NUDGE, limit).await?;
+                self.nudge = true;
                 self.connection = Some(connection);
                 return Ok(());
             }
