@@ -198,7 +198,13 @@ impl Context {
         Ok(self.http.get_or_init(|| client))
     }
 
-    fn client_options(&self) -> ClientOptions {
+    /// All sections of the configuration.
+    pub(crate) fn effective(&self) -> &patroni_core::JsonMap {
+        self.config.effective()
+    }
+
+    /// How the REST API is asked.
+    pub(crate) fn client_options(&self) -> ClientOptions {
         let ctl = &self.config.ctl;
         let text = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
         ClientOptions {

@@ -1,11 +1,13 @@
 //! `patronictl`: the command line for clusters of Patroni 4.1 and of patroni-rs alike.
 
 mod address;
+mod candidates;
 mod cli;
 mod commands;
 mod context;
 mod dcs_url;
 mod difflib;
+mod doctor;
 mod editor;
 mod error;
 mod flags;

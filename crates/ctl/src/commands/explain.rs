@@ -1,20 +1,17 @@
 //! `patronictl explain`: why the present leader leads, and who could take over now.
 
-use http::Method;
-use patroni_core::cluster::{Cluster, Member};
-use patroni_core::lsn::Lsn;
+use patroni_core::cluster::Cluster;
 use patroni_core::settings::SynchronousMode;
 use serde_json::Value;
 
+use crate::candidates::{Contender, contenders};
 use crate::cli::definition::{CLUSTER_NAME, Command, GROUP};
 use crate::cli::parse::Matches;
-use crate::context::{Context, QUICK, Store};
+use crate::context::Context;
 use crate::error::CtlError;
-use crate::flags::{Flags, is_synchronous, settings};
+use crate::flags::{Flags, settings};
 use crate::output;
-
-/// `maximum_lag_on_failover` where it is not set, in bytes.
-const DEFAULT_MAXIMUM_LAG: u64 = 1_048_576;
+use crate::statuses::{self, Statuses};
 
 pub(crate) const COMMAND: Command = Command {
     name: "explain",
@@ -28,45 +25,30 @@ pub(crate) const COMMAND: Command = Command {
 async fn run(context: &Context, matches: &Matches) -> Result<(), CtlError> {
     let store = context.open_default(matches)?;
     let cluster = store.load().await?;
-    let mut answers = Vec::new();
-    for member in cluster.members.values() {
-        answers.push((member, status(context, member).await));
-    }
-    output::write(&explain(&cluster, &store, &answers));
+    let statuses = statuses::ask_all(context, &cluster).await;
+    output::write(&explain(&cluster, &store.scope, &statuses, jiff::Timestamp::now().as_second()));
     Ok(())
 }
 
-/// What a member answers to `GET /patroni`; `Err` with the reason where it does not.
-async fn status(context: &Context, member: &Member) -> Result<Value, String> {
-    let answer = context.request(member, Method::GET, Some("patroni"), None, QUICK).await;
-    let answer = answer.map_err(|error| error.to_string())?;
-    serde_json::from_str(&answer.body).map_err(|error| format!("its answer is not JSON: {error}"))
-}
-
-/// The whole text.
-fn explain(cluster: &Cluster, store: &Store, answers: &[(&Member, Result<Value, String>)]) -> String {
+/// The whole text. `now_s`: seconds since 1970.
+fn explain(cluster: &Cluster, scope: &str, statuses: &Statuses, now_s: i64) -> String {
     let flags = Flags::of(cluster);
-    let mut lines = vec![format!("Cluster {}", store.scope), String::new()];
-    lines.push(leader_line(cluster, flags));
-    lines.push(String::new());
-    let mut able: Vec<(Lsn, i64, &str)> = Vec::new();
-    for (member, answer) in answers.iter().filter(|(member, _)| Some(&member.name) != cluster.leader_name()) {
-        let obstacles = obstacles(cluster, flags, member, answer);
-        if obstacles.is_empty() {
-            let lsn = position(member);
-            able.push((lsn, member.data.tags.failover_priority(), member.name.as_str()));
-            lines.push(format!("{} is a candidate: it has WAL up to {lsn}", member.name));
-        } else {
-            lines.push(format!("{} is no candidate: {}", member.name, obstacles.join("; ")));
-        }
+    let contenders = contenders(cluster, statuses);
+    let mut lines = vec![format!("Cluster {scope}"), String::new()];
+    lines.extend(leader_lines(cluster, flags, statuses, now_s));
+    if !contenders.is_empty() {
+        lines.push(String::new());
     }
+    lines.extend(contenders.iter().map(|one| contender_line(one, cluster)));
     lines.push(String::new());
-    lines.push(forecast(flags, able));
+    lines.extend(forecast(cluster, flags, &contenders));
     lines.join("\n") + "\n"
 }
 
-fn leader_line(cluster: &Cluster, flags: Flags) -> String {
-    let Some(leader) = cluster.leader_name() else { return "Nobody holds the leader key.".to_owned() };
+fn leader_lines(cluster: &Cluster, flags: Flags, statuses: &Statuses, now_s: i64) -> Vec<String> {
+    let Some(leader) = cluster.leader_name() else {
+        return vec!["Nobody holds the leader key.".to_owned()];
+    };
     let kind = if flags.standby_cluster { "standby leader" } else { "leader" };
     let last = cluster.history.as_ref().and_then(|history| history.lines.last());
     let field = |index: usize| last.and_then(|line| line.0.get(index)).and_then(Value::as_str);
@@ -74,59 +56,139 @@ fn leader_line(cluster: &Cluster, flags: Flags) -> String {
         (Some(time), true) => format!(": it was promoted at {time} ({})", field(2).unwrap_or("reason unknown")),
         (Some(_), false) | (None, _) => String::new(),
     };
-    format!("{leader} is the {kind}, because it holds the leader key{since}.")
+    let mut lines = vec![format!("{leader} is the {kind}, because it holds the leader key{since}.")];
+    match statuses.get(leader) {
+        Some(Ok(status)) => {
+            let seen = status.document.get("dcs_last_seen").and_then(Value::as_i64).filter(|seen| *seen > 0);
+            let age = seen.map(|seen| (now_s - seen).max(0));
+            lines.extend(
+                age.map(|age| format!("It reached the store {age} s ago; its lease lasts {} s.", ttl(cluster))),
+            );
+            if status.flag("failsafe_mode_is_active") {
+                lines.push(
+                    "Failsafe mode is on: it cannot renew its lease, and leads because all members agree.".into(),
+                );
+            }
+        }
+        Some(Err(reason)) => lines.push(format!("Its REST API does not answer ({reason}).")),
+        None => lines.push("It has no member key: its agent is gone, or has just begun.".to_owned()),
+    }
+    lines
 }
 
-/// All that keeps a member from being promoted.
-fn obstacles(cluster: &Cluster, flags: Flags, member: &Member, answer: &Result<Value, String>) -> Vec<String> {
-    let mut found = Vec::new();
-    if let Err(reason) = answer {
-        found.push(format!("its REST API does not answer ({reason})"));
-    }
-    if member.data.tags.nofailover() {
-        found.push("it has the tag nofailover (or failover_priority 0)".to_owned());
-    }
-    if !member.data.is_running() {
-        found.push(format!("PostgreSQL is in state {:?}", member.data.state.as_deref().unwrap_or("unknown")));
-    }
-    if flags.synchronous != SynchronousMode::Off && !is_synchronous(&cluster.sync, member.name.as_str()) {
-        found.push("synchronous_mode is on and it is not a synchronous standby".to_owned());
-    }
-    let maximum = settings(cluster).and_then(|map| map.get("maximum_lag_on_failover")).and_then(Value::as_u64);
-    let maximum = maximum.unwrap_or(DEFAULT_MAXIMUM_LAG);
-    let lag = cluster.status.last_lsn.0.saturating_sub(position(member).0);
-    if lag > maximum {
-        found.push(format!("it is {lag} bytes behind, more than maximum_lag_on_failover ({maximum})"));
-    }
-    if answer.as_ref().is_ok_and(|status| status.get("watchdog_failed") == Some(&Value::Bool(true))) {
-        found.push("its watchdog is required and does not work".to_owned());
-    }
-    found
+fn ttl(cluster: &Cluster) -> u64 {
+    settings(cluster).and_then(|map| map.get("ttl")).and_then(Value::as_u64).unwrap_or(30)
 }
 
-fn position(member: &Member) -> Lsn {
-    let data = &member.data;
-    data.receive_lsn.max(data.replay_lsn).max(data.xlog_location).unwrap_or_default()
+fn contender_line(one: &Contender, cluster: &Cluster) -> String {
+    if !one.obstacles.is_empty() {
+        return format!("{} is no candidate: {}.", one.name, one.obstacles.join("; "));
+    }
+    let lag = cluster.status.last_lsn.0.saturating_sub(one.position.0);
+    let behind = if lag == 0 { "all that the store knows of".to_owned() } else { format!("{lag} bytes behind") };
+    let priority = if one.priority == 1 { String::new() } else { format!(", failover_priority {}", one.priority) };
+    format!("{} is a candidate: it has WAL up to {} ({behind}){priority}.", one.name, one.position)
 }
 
-fn forecast(flags: Flags, mut able: Vec<(Lsn, i64, &str)>) -> String {
+/// What would happen if the leader died this second.
+fn forecast(cluster: &Cluster, flags: Flags, contenders: &[Contender]) -> Vec<String> {
     if flags.paused {
-        return "If the leader died now, nobody would take over: the cluster is paused (patronictl resume).".to_owned();
+        let text = "If the leader died now, nobody would take over: the cluster is paused (patronictl resume).";
+        return vec![text.to_owned()];
     }
-    able.sort_by_key(|(lsn, priority, _)| std::cmp::Reverse((*lsn, *priority)));
-    match able.as_slice() {
-        [] => "If the leader died now, nobody could take over.".to_owned(),
-        [(_, _, only)] => format!("If the leader died now, {only} would take over."),
-        [first, second, ..] if (first.0, first.1) > (second.0, second.1) => {
-            format!(
-                "If the leader died now, {} would take over: it has the most WAL, or the highest priority.",
-                first.2
-            )
+    let able: Vec<&Contender> = contenders.iter().filter(|one| one.obstacles.is_empty()).collect();
+    let best = |one: &&Contender| (one.position, one.priority);
+    let who = match able.as_slice() {
+        [] => return vec!["If the leader died now, nobody could take over.".to_owned()],
+        [only] => format!("{} would take over: it is the only candidate.", only.name),
+        [first, second, ..] if first.position > second.position => {
+            format!("{} would take over: it has the most WAL.", first.name)
+        }
+        [first, second, ..] if first.priority > second.priority => {
+            format!("{} would take over: nobody has more WAL, and it has the highest failover_priority.", first.name)
         }
         [first, ..] => {
-            let equal = able.iter().filter(|other| (other.0, other.1) == (first.0, first.1));
-            let names: Vec<&str> = equal.map(|(_, _, name)| *name).collect();
-            format!("If the leader died now, the first of {} to take the leader key would take over.", names.join(", "))
+            let names: Vec<&str> =
+                able.iter().filter(|other| best(other) == best(first)).map(|one| &*one.name).collect();
+            format!("the first of {} to take the leader key would take over: they are equal.", names.join(", "))
         }
+    };
+    let lost = match flags.synchronous {
+        SynchronousMode::Off => "Transactions that it has not received by then would be lost.",
+        SynchronousMode::On | SynchronousMode::Quorum => "No transaction that was confirmed to a client would be lost.",
+    };
+    vec![
+        format!("If the leader died now, {who}"),
+        format!("It would be noticed when the lease has ended, {} s from now at most.", ttl(cluster)),
+        lost.to_owned(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use patroni_core::name::MemberName;
+    use patroni_dcs::wire::{self, RawKey};
+    use serde_json::json;
+
+    use super::*;
+    use crate::statuses::Status;
+
+    fn cluster(config: &Value, sync: Option<&str>) -> Cluster {
+        let raw = |text: String| RawKey { value: text.into_bytes(), ..RawKey::default() };
+        let member = |name: &str, lsn: u64, tags: Value| {
+            let data =
+                json!({"state": "running", "role": "replica", "xlog_location": lsn, "timeline": 2, "tags": tags});
+            (format!("members/{name}"), raw(data.to_string()))
+        };
+        let mut keys = BTreeMap::from([
+            member("a", 5000, json!({})),
+            member("b", 4000, json!({})),
+            member("c", 5000, json!({})),
+            member("d", 5000, json!({"nofailover": true})),
+            ("leader".to_owned(), raw("a".to_owned())),
+            ("status".to_owned(), raw(r#"{"optime": 5000}"#.to_owned())),
+            ("config".to_owned(), raw(config.to_string())),
+        ]);
+        keys.extend(sync.map(|text| ("sync".to_owned(), raw(text.to_owned()))));
+        wire::cluster(&keys)
+    }
+
+    fn statuses() -> Statuses {
+        let silent = |name: &str| (MemberName::from(name), Ok(Status::default()));
+        BTreeMap::from([silent("a"), silent("b"), silent("c"), silent("d")])
+    }
+
+    #[test]
+    fn who_leads_and_who_could() {
+        let text = explain(&cluster(&json!({"ttl": 30}), None), "batman", &statuses(), 0);
+        let expected = "Cluster batman\n\na is the leader, because it holds the leader key.\n\n\
+             c is a candidate: it has WAL up to 0/1388 (all that the store knows of).\n\
+             b is a candidate: it has WAL up to 0/FA0 (1000 bytes behind).\n\
+             d is no candidate: it has the tag nofailover (or failover_priority 0).\n\n\
+             If the leader died now, c would take over: it has the most WAL.\n\
+             It would be noticed when the lease has ended, 30 s from now at most.\n\
+             Transactions that it has not received by then would be lost.\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn what_keeps_members_from_it() {
+        let config = json!({"maximum_lag_on_failover": 100, "synchronous_mode": true});
+        let sync = r#"{"leader": "a", "sync_standby": "b"}"#;
+        let mut statuses = statuses();
+        statuses.insert(MemberName::from("c"), Err("no connection".to_owned()));
+        let text = explain(&cluster(&config, Some(sync)), "batman", &statuses, 0);
+        for line in [
+            "b is no candidate: it is 1000 bytes behind, more than maximum_lag_on_failover (100).",
+            "c is no candidate: its REST API does not answer (no connection); synchronous_mode is on and it is not a \
+             synchronous standby.",
+            "If the leader died now, nobody could take over.",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line}\n{text}");
+        }
+        let text = explain(&cluster(&json!({"pause": true}), None), "batman", &statuses, 0);
+        assert!(text.contains("the cluster is paused (patronictl resume)"), "{text}");
     }
 }

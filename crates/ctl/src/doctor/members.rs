@@ -1,0 +1,187 @@
+//! What members tell of trouble, by their keys and by their REST API.
+
+use patroni_core::cluster::{Cluster, Initialize, Member};
+
+use super::{Finding, finding};
+use crate::candidates::{contenders, maximum_lag, position};
+use crate::statuses::{Status, Statuses};
+
+/// All of it.
+pub(crate) fn of_members(cluster: &Cluster, statuses: &Statuses, scope: &str) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for member in cluster.members.values() {
+        let answer = statuses.get(&member.name);
+        let status = answer.and_then(|answer| answer.as_ref().ok());
+        found.extend(of_key(cluster, member, status, scope));
+        match answer {
+            Some(Ok(status)) => found.extend(of_status(cluster, member, status)),
+            Some(Err(reason)) => found.push(silent(member, reason)),
+            None => {}
+        }
+    }
+    let contenders = contenders(cluster, statuses);
+    if !cluster.members.is_empty() && contenders.iter().all(|one| !one.obstacles.is_empty()) {
+        found.push(finding("no member could take over from the leader", format!("patronictl explain {scope}")));
+    }
+    found
+}
+
+fn silent(member: &Member, reason: &str) -> Finding {
+    let name = &member.name;
+    // A key without a lease outlives the agent that wrote it.
+    if member.session.is_none() {
+        let what = format!("{name} does not answer, and its member key never expires: {reason}");
+        return finding(what, format!("start its agent, or delete the key members/{name} from the store"));
+    }
+    finding(
+        format!("{name} does not answer: {reason}"),
+        "start its agent, or open its REST port to this machine and the other members",
+    )
+}
+
+fn of_key(cluster: &Cluster, member: &Member, status: Option<&Status>, scope: &str) -> Vec<Finding> {
+    let (name, data) = (&member.name, &member.data);
+    let is_leader = cluster.leader_name() == Some(name);
+    let mut found = Vec::new();
+    if !data.is_running() && data.state.as_deref() != Some("creating replica") {
+        let state = data.state.as_deref().unwrap_or("unknown");
+        let remedy = format!("look into the log of PostgreSQL and of the agent on {name}");
+        found.push(finding(format!("PostgreSQL of {name} is in state {state:?}"), remedy));
+    }
+    if data.pending_restart {
+        found.push(finding(
+            format!("{name} has to be restarted for settings to take effect"),
+            format!("patronictl restart {scope} {name} --pending"),
+        ));
+    }
+    let leader_timeline = cluster.leader_member().and_then(|leader| leader.data.timeline);
+    let streams = data.replication_state.as_deref() == Some("streaming");
+    if let (false, false, Some(own), Some(theirs)) = (is_leader, streams, data.timeline, leader_timeline)
+        && own != theirs
+    {
+        found.push(finding(
+            format!("{name} is on timeline {own}, the leader on {theirs}"),
+            format!("patronictl reinit {scope} {name}, if it does not catch up"),
+        ));
+    }
+    if !is_leader && data.is_running() && !streams && !data.tags.nostream() {
+        let state = data.replication_state.as_deref().unwrap_or("not connected");
+        found.push(finding(
+            format!("{name} does not stream ({state})"),
+            format!("look into the log of PostgreSQL on {name} for the error of its WAL receiver"),
+        ));
+    }
+    let lag = cluster.status.last_lsn.0.saturating_sub(position(member, status).0);
+    if !is_leader && lag > maximum_lag(cluster) {
+        found.push(finding(
+            format!("{name} is {lag} bytes behind: it would not take over"),
+            format!("look at pg_stat_replication of the leader and the log of {name}"),
+        ));
+    }
+    found
+}
+
+fn of_status(cluster: &Cluster, member: &Member, status: &Status) -> Vec<Finding> {
+    let name = &member.name;
+    let mut found = Vec::new();
+    if let (Initialize::Done(id), Some(own)) = (&cluster.initialize, status.text("database_system_identifier"))
+        && id.to_string() != own
+    {
+        found.push(finding(
+            format!("{name} has system identifier {own}, the cluster has {id}"),
+            format!("{name} is a member of another cluster: give it another scope or an empty data directory"),
+        ));
+    }
+    if status.flag("watchdog_failed") {
+        found.push(finding(
+            format!("the watchdog of {name} is required and does not work"),
+            "make the device writable for the user of the agent",
+        ));
+    }
+    if let Some(ahead) = status.clock_ahead_s.filter(|ahead| *ahead != 0) {
+        let direction = if ahead > 0 { "ahead of" } else { "behind" };
+        found.push(finding(
+            format!("the clock of {name} is {} s {direction} the clock here", ahead.abs()),
+            format!("on {name} (or here): timedatectl set-ntp true, or chronyc makestep"),
+        ));
+    }
+    if status.flag("failsafe_mode_is_active") {
+        found.push(finding(format!("failsafe mode is on: {name} cannot reach the store"), "look after the store"));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use patroni_core::name::MemberName;
+    use patroni_dcs::wire::{self, RawKey};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// What is found where member b, or what it answers, differs from health by these keys.
+    fn found(key: &Value, answer: &Value) -> Vec<Finding> {
+        let merged = |base: Value, change: &Value| {
+            let mut map = base.as_object().cloned().expect("an object");
+            map.extend(change.as_object().cloned().unwrap_or_default());
+            map
+        };
+        let raw = |text: String, lease| RawKey { value: text.into_bytes(), session: lease, ..RawKey::default() };
+        let running = json!({"state": "running", "timeline": 2, "xlog_location": 90_000_000});
+        let replica = merged(running.clone(), &json!({"replication_state": "streaming"}));
+        let lease = Some("1".to_owned());
+        let keys = BTreeMap::from([
+            ("members/a".to_owned(), raw(running.to_string(), lease.clone())),
+            (
+                "members/b".to_owned(),
+                raw(Value::Object(merged(Value::Object(replica), key)).to_string(), lease.clone()),
+            ),
+            ("initialize".to_owned(), raw("77".to_owned(), None)),
+            ("leader".to_owned(), raw("a".to_owned(), lease)),
+            ("status".to_owned(), raw(r#"{"optime": 90000000}"#.to_owned(), None)),
+        ]);
+        let ahead = answer.get("ahead").and_then(Value::as_i64);
+        let document = merged(json!({"database_system_identifier": "77"}), answer);
+        let of_b = match answer.get("silent") {
+            Some(_) => Err("no connection".to_owned()),
+            None => Ok(Status { document, clock_ahead_s: ahead }),
+        };
+        let statuses = BTreeMap::from([(MemberName::from("a"), Ok(Status::default())), (MemberName::from("b"), of_b)]);
+        of_members(&wire::cluster(&keys), &statuses, "batman")
+    }
+
+    #[test]
+    fn each_trouble_and_its_remedy() {
+        let none = json!({});
+        assert_eq!(found(&none, &none), []);
+        let cannot = finding("no member could take over from the leader", "patronictl explain batman");
+        let rows = [
+            (json!({"pending_restart": true}), json!({}), "b has to be restarted for settings to take effect", false),
+            (
+                json!({"xlog_location": 80_000_000}),
+                json!({}),
+                "b is 10000000 bytes behind: it would not take over",
+                true,
+            ),
+            (json!({"tags": {"nofailover": true}}), json!({}), "no member could take over from the leader", false),
+            (json!({}), json!({"silent": true}), "b does not answer: no connection", true),
+            (json!({}), json!({"ahead": -7}), "the clock of b is 7 s behind the clock here", false),
+            (json!({}), json!({"watchdog_failed": true}), "the watchdog of b is required and does not work", true),
+            (
+                json!({}),
+                json!({"database_system_identifier": "78"}),
+                "b has system identifier 78, the cluster has 77",
+                false,
+            ),
+            (json!({"replication_state": null}), json!({}), "b does not stream (not connected)", false),
+        ];
+        for (key, answer, what, unable) in rows {
+            let found = found(&key, &answer);
+            assert_eq!(found[0].what, what, "{found:?}");
+            assert_eq!(found.contains(&cannot), unable || found[0] == cannot, "{found:?}");
+            assert_eq!(found.len(), 1 + usize::from(unable), "{found:?}");
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! What PostgreSQL of the leader tells of trouble: slots, archiving, the ability to be rewound, `pg_hba.conf`.
+
+use std::net::IpAddr;
+
+use serde_json::Value;
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
+
+use super::hba::{self, Rule, Verdict};
+use super::{Finding, finding};
+
+/// A slot may hold back so much WAL, in bytes, before that is told; one that nobody uses less.
+const HELD_WAL: u64 = 1 << 30;
+const HELD_WAL_INACTIVE: u64 = 64 << 20;
+/// So many finished segments may wait for the archiver.
+const WAITING_SEGMENTS: u64 = 16;
+
+/// What the leader says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Facts {
+    /// Its slots.
+    pub(crate) slots: Vec<Slot>,
+    /// `archive_mode` is on.
+    pub(crate) archives: bool,
+    /// The last attempt to archive failed: the segment.
+    pub(crate) archive_failed: Option<String>,
+    /// Finished segments that wait for the archiver.
+    pub(crate) unarchived: u64,
+    /// `wal_log_hints` or data checksums: pg_rewind works.
+    pub(crate) can_rewind: bool,
+    /// `pg_hba.conf`; empty where it may not be read.
+    pub(crate) rules: Vec<Rule>,
+    /// Lines of `pg_hba.conf` with errors: line and error.
+    pub(crate) hba_errors: Vec<(String, String)>,
+}
+
+/// A replication slot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Slot {
+    /// Its name.
+    pub(crate) name: String,
+    /// Somebody uses it.
+    pub(crate) active: bool,
+    /// Bytes of WAL that it holds back.
+    pub(crate) held: u64,
+    /// `lost`, `unreserved`, ... (PostgreSQL 13 and later).
+    pub(crate) wal_status: String,
+}
+
+/// Asks the leader.
+///
+/// # Errors
+/// The text of the first question that is vital and was not answered.
+pub(crate) async fn ask(client: &Client) -> Result<Facts, String> {
+    let mut facts = Facts::default();
+    let slots = "SELECT slot_name, active, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint, to_jsonb(s) ->> \
+                 'wal_status' FROM pg_replication_slots s";
+    for row in rows(client, slots).await? {
+        facts.slots.push(Slot {
+            name: text(&row, 0),
+            active: text(&row, 1) == "t",
+            held: text(&row, 2).parse().unwrap_or(0),
+            wal_status: text(&row, 3),
+        });
+    }
+    let archiver = "SELECT current_setting('archive_mode') <> 'off', CASE WHEN last_failed_time > \
+                    coalesce(last_archived_time, '-infinity') THEN last_failed_wal END FROM pg_stat_archiver";
+    for row in rows(client, archiver).await? {
+        facts.archives = text(&row, 0) == "t";
+        facts.archive_failed = Some(text(&row, 1)).filter(|wal| !wal.is_empty());
+    }
+    let rewind = "SELECT current_setting('wal_log_hints') = 'on' OR current_setting('data_checksums') = 'on'";
+    facts.can_rewind = rows(client, rewind).await?.iter().any(|row| text(row, 0) == "t");
+    // These are for superusers; without them less is found.
+    let waiting = "SELECT count(*) FROM pg_ls_dir('pg_wal/archive_status') name WHERE name LIKE '%.ready'";
+    let waiting = rows(client, waiting).await.unwrap_or_default();
+    facts.unarchived = waiting.first().and_then(|row| text(row, 0).parse().ok()).unwrap_or(0);
+    let rules = "SELECT type, to_json(database), to_json(user_name), address, netmask, auth_method, line_number, error \
+                 FROM pg_hba_file_rules ORDER BY line_number";
+    for row in rows(client, rules).await.unwrap_or_default() {
+        let error = text(&row, 7);
+        if error.is_empty() {
+            facts.rules.push(rule(&row));
+        } else {
+            facts.hba_errors.push((text(&row, 6), error));
+        }
+    }
+    Ok(facts)
+}
+
+fn rule(row: &SimpleQueryRow) -> Rule {
+    let list = |index| serde_json::from_str::<Vec<String>>(&text(row, index)).unwrap_or_default();
+    Rule {
+        kind: text(row, 0),
+        databases: list(1),
+        users: list(2),
+        address: text(row, 3),
+        mask: text(row, 4),
+        method: text(row, 5),
+    }
+}
+
+async fn rows(client: &Client, sql: &str) -> Result<Vec<SimpleQueryRow>, String> {
+    let answer = client.simple_query(sql).await.map_err(|error| crate::sql::describe(&error))?;
+    let row = |message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    };
+    Ok(answer.into_iter().filter_map(row).collect())
+}
+
+fn text(row: &SimpleQueryRow, index: usize) -> String {
+    row.try_get(index).ok().flatten().unwrap_or_default().to_owned()
+}
+
+/// What is found. `replicas`: names and addresses of the others; `user`: as whom they connect.
+pub(crate) fn findings(
+    facts: &Facts,
+    leader: &str,
+    scope: &str,
+    user: &str,
+    replicas: &[(String, IpAddr)],
+) -> Vec<Finding> {
+    let mut found: Vec<Finding> = facts.slots.iter().filter_map(of_slot).collect();
+    if let Some(segment) = facts.archive_failed.as_ref().filter(|_| facts.archives) {
+        found.push(finding(
+            format!("{leader} could not archive {segment}: WAL piles up"),
+            format!("look into the log of PostgreSQL on {leader} for archive_command, and mend it"),
+        ));
+    } else if facts.archives && facts.unarchived > WAITING_SEGMENTS {
+        found.push(finding(
+            format!("{} segments of WAL wait to be archived on {leader}", facts.unarchived),
+            "make archive_command faster, or look for what it waits for",
+        ));
+    }
+    if !facts.can_rewind {
+        found.push(finding(
+            "pg_rewind cannot work: wal_log_hints is off and there are no data checksums",
+            format!("patronictl edit-config {scope} -p wal_log_hints=on, then patronictl restart {scope} --pending"),
+        ));
+    }
+    for (line, error) in &facts.hba_errors {
+        found.push(finding(
+            format!("line {line} of pg_hba.conf on {leader} is wrong: {error}"),
+            format!("correct postgresql.pg_hba, then patronictl reload {scope}"),
+        ));
+    }
+    for (name, from) in replicas.iter().filter(|_| !facts.rules.is_empty()) {
+        let why = match hba::verdict(&facts.rules, user, *from) {
+            Verdict::Admitted | Verdict::Unknown => continue,
+            Verdict::Rejected => "rejects",
+            Verdict::NoRule => "has no rule for",
+        };
+        found.push(finding(
+            format!("pg_hba.conf of {leader} {why} replication of user {user} from {name} ({from})"),
+            format!(
+                "add \"host replication {user} {from}/{} scram-sha-256\" to postgresql.pg_hba, then patronictl reload \
+                 {scope}",
+                if from.is_ipv4() { 32 } else { 128 }
+            ),
+        ));
+    }
+    found
+}
+
+fn of_slot(slot: &Slot) -> Option<Finding> {
+    let name = &slot.name;
+    let drop = format!("SELECT pg_drop_replication_slot('{name}') on the leader, if nobody needs it any more");
+    let megabytes = slot.held >> 20;
+    if matches!(slot.wal_status.as_str(), "lost" | "unreserved") {
+        return Some(finding(
+            format!("the slot {name} has lost WAL that its consumer needs ({})", slot.wal_status),
+            drop,
+        ));
+    }
+    if !slot.active && slot.held > HELD_WAL_INACTIVE {
+        return Some(finding(format!("nobody uses the slot {name}, and it holds back {megabytes} MB of WAL"), drop));
+    }
+    (slot.held > HELD_WAL).then(|| finding(format!("the slot {name} holds back {megabytes} MB of WAL"), drop))
+}
+
+/// As whom replicas connect, by the configuration.
+pub(crate) fn replication_user(postgresql: Option<&Value>) -> Option<&str> {
+    postgresql?.get("authentication")?.get("replication")?.get("username")?.as_str()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_trouble() {
+        let rule = Rule {
+            kind: "host".to_owned(),
+            databases: vec!["replication".to_owned()],
+            users: vec!["all".to_owned()],
+            address: "10.0.0.0".to_owned(),
+            mask: "255.255.255.0".to_owned(),
+            method: "md5".to_owned(),
+        };
+        let healthy = Facts { can_rewind: true, rules: vec![rule], ..Facts::default() };
+        let replicas = [("b".to_owned(), IpAddr::from([10, 0, 0, 2]))];
+        let found = |facts: &Facts| findings(facts, "a", "batman", "rep", &replicas);
+        assert_eq!(found(&healthy), []);
+        let slot = |active, held, wal_status: &str| Facts {
+            slots: vec![Slot { name: "s".to_owned(), active, held, wal_status: wal_status.to_owned() }],
+            ..healthy.clone()
+        };
+        let mut hba = healthy.clone();
+        hba.rules[0].address = "10.0.9.0".to_owned();
+        let rows = [
+            (slot(true, 100 << 20, "reserved"), ""),
+            (slot(false, 100 << 20, "reserved"), "nobody uses the slot s, and it holds back 100 MB of WAL"),
+            (slot(true, 2 << 30, "extended"), "the slot s holds back 2048 MB of WAL"),
+            (slot(false, 0, "lost"), "the slot s has lost WAL that its consumer needs (lost)"),
+            (
+                Facts { archives: true, archive_failed: Some("0001".to_owned()), ..healthy.clone() },
+                "a could not archive 0001: WAL piles up",
+            ),
+            (
+                Facts { archives: true, unarchived: 17, ..healthy.clone() },
+                "17 segments of WAL wait to be archived on a",
+            ),
+            (
+                Facts { can_rewind: false, ..healthy.clone() },
+                "pg_rewind cannot work: wal_log_hints is off and there are no data checksums",
+            ),
+            (hba, "pg_hba.conf of a has no rule for replication of user rep from b (10.0.0.2)"),
+            (
+                Facts { hba_errors: vec![("7".to_owned(), "invalid".to_owned())], ..healthy.clone() },
+                "line 7 of pg_hba.conf on a is wrong: invalid",
+            ),
+        ];
+        for (facts, what) in rows {
+            let whats: Vec<String> = found(&facts).into_iter().map(|finding| finding.what).collect();
+            assert_eq!(whats.join("\n"), what);
+        }
+    }
+}
