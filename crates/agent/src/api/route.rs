@@ -91,7 +91,8 @@ impl Reading<'_> {
     }
 
     async fn check(&self, method: &Method, path: &str) -> Reply {
-        let running = self.ask().await;
+        let asks = *method == Method::GET || health::needs_server(path, &self.status(None));
+        let running = if asks { self.ask().await } else { None };
         let status = self.status(running.as_deref());
         let code = if health::passes(path, &self.query, &status) { 200 } else { 503 };
         if *method == Method::GET { self.document(&status, code) } else { Reply::bare(code) }

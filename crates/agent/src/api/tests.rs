@@ -169,6 +169,9 @@ async fn clients_that_trickle_do_not_keep_others_waiting() {
 async fn a_server_that_hangs_leaves_the_leader_a_leader() {
     let node = node(local(ApiOptions::default())).await;
     node.probe.hangs.store(true, Ordering::SeqCst);
+    let start = tokio::time::Instant::now();
+    assert_eq!(node.ask("OPTIONS", "/primary", None).await.0, 200);
+    assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
     let (code, body) = node.ask("GET", "/primary", None).await;
     assert_eq!(code, 200);
     assert!(body.starts_with(r#"{"state": "unknown", "role": "primary""#), "{body}");
