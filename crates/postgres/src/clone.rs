@@ -272,6 +272,7 @@ async fn copy(command: Command, data_dir: &Path, from: &str, cancel: &Cancel, pr
     let work = programs::run(command, None, Stderr::Log, cancel, None);
     let mut work = std::pin::pin!(work);
     let mut pause = PAUSE_BETWEEN_LOOKS;
+    let start = Instant::now();
     loop {
         tokio::select! {
             output = &mut work => return output?.success().map(|_| ()),
@@ -282,11 +283,17 @@ async fn copy(command: Command, data_dir: &Path, from: &str, cancel: &Cancel, pr
         let size = blocking(move || Ok(size(&path)));
         tokio::select! {
             output = &mut work => return output?.success().map(|_| ()),
-            bytes = size => progress.committed(format!("copied {} MB from {from}", bytes.unwrap_or(0) >> 20)),
+            bytes = size => progress.committed(copied(bytes.unwrap_or(0), start.elapsed(), from)),
         }
         // A directory with a million files takes a while to add up.
         pause = PAUSE_BETWEEN_LOOKS.max(began.elapsed() * PAUSE_TO_LOOK);
     }
+}
+
+/// How far a copy is, and how fast it has been.
+fn copied(bytes: u64, took: Duration, from: &str) -> String {
+    let per_second = bytes / took.as_secs().max(1);
+    format!("copied {} MB from {from}, {} MB/s", bytes >> 20, per_second >> 20)
 }
 
 /// Bytes in the files below a directory. Those that vanish or cannot be read count as nothing.

@@ -244,6 +244,10 @@ fn schemas() -> Value {
                     "properties": {"version": text, "scope": text, "name": text},
                 },
                 "scheduled_restart": object, "watchdog_failed": flag,
+                "job": {
+                    "type": "object", "required": ["title", "seconds"],
+                    "properties": {"title": text, "seconds": number, "progress": text},
+                },
                 "logger_queue_size": number, "logger_records_lost": number,
             },
         },

@@ -3,6 +3,7 @@
 use patroni_core::COMPATIBLE_VERSION;
 use patroni_core::JsonMap;
 use patroni_core::cluster::{Cluster, is_synchronous};
+use patroni_core::job::{JobView, Stage};
 use patroni_core::lsn::Lsn;
 use patroni_core::request::ScheduledRestart;
 use patroni_core::server::{DataDir, Replication, Role, Running, State, Wal};
@@ -191,6 +192,9 @@ impl<'a> Status<'a> {
         if view.watchdog_failed {
             document.insert("watchdog_failed".to_owned(), true.into());
         }
+        if let Some(job) = &view.job {
+            document.insert("job".to_owned(), job_part(job, self.now));
+        }
     }
 
     /// When the store last answered, in seconds since 1970; 0 before the first time.
@@ -232,6 +236,16 @@ fn replication_row(row: &Replication) -> Value {
         "sync_state": row.sync_state,
         "sync_priority": row.sync_priority,
     })
+}
+
+/// The long action that runs. Not in Patroni: its readers look for the keys they know.
+fn job_part(job: &JobView, now: Now) -> Value {
+    let seconds = now.boot.0.saturating_sub(job.since.0).as_secs();
+    let mut part = json!({"title": job.title, "seconds": seconds});
+    if let Stage::Committed(text) = &job.stage {
+        part["progress"] = text.as_str().into();
+    }
+    part
 }
 
 /// The request as it was made, with its time as it was understood.
@@ -324,6 +338,15 @@ mod tests {
         ] {
             assert_eq!(document.get(key), Some(&value), "{key}");
         }
+        view.job = Some(JobView {
+            job: patroni_core::job::Job::Restart,
+            title: "bootstrap from leader 'a'".to_owned(),
+            since: Moment(sample::NOW.boot.0 - std::time::Duration::from_secs(7)),
+            stage: Stage::Committed("copied 12 MB from a".to_owned()),
+        });
+        let document = Status::new(&view, Some(&running), sample::NOW).document(QueueState::default());
+        let job = json!({"title": "bootstrap from leader 'a'", "seconds": 7, "progress": "copied 12 MB from a"});
+        assert_eq!(document.get("job"), Some(&job));
         // A snapshot that is too old is none.
         view.dcs_last_seen = Some(WallTime(sample::NOW.wall.0 - 30_000));
         assert!(Status::new(&view, Some(&running), sample::NOW).cluster().is_none());

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use http::Method;
 use patroni_core::cluster::Member;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::cli::definition::{CLUSTER_NAME_REQUIRED, Command, FORCE, GROUP, Kind, MEMBER_NAMES, Opt};
 use crate::cli::parse::Matches;
-use crate::context::{Context, MEDIUM, SHORT};
+use crate::context::{Context, MEDIUM};
 use crate::error::{CtlError, failed};
 use crate::selection::RoleFilter;
+use crate::statuses::{self, Status};
 use crate::{output, progress, prompt, selection};
 
 pub(crate) const COMMAND: Command = Command {
@@ -75,16 +76,17 @@ async fn wait(context: &Context, mut members: Vec<&Member>) -> Result<(), CtlErr
         tokio::time::sleep(Duration::from_secs(2)).await;
         let mut waiting = Vec::new();
         for member in members {
-            match state_of(context, member).await {
-                None => waiting.push(member),
-                Some(state) if state == "creating replica" => waiting.push(member),
-                Some(state) => {
-                    progress::show("");
-                    output::echo(&format!("Reinitialize is completed on: {}", member.name));
-                    if matches!(state.as_str(), "start failed" | "crashed") {
-                        broken.push(format!("{} ({state})", member.name));
-                    }
-                }
+            let status = statuses::ask(context, member).await;
+            if let Some(what) = unfinished(&status) {
+                progress::show(&format!("{}: {what}", member.name));
+                waiting.push(member);
+                continue;
+            }
+            progress::show("");
+            output::echo(&format!("Reinitialize is completed on: {}", member.name));
+            let state = status.as_ref().ok().and_then(|status| status.text("state")).unwrap_or_default();
+            if matches!(state, "start failed" | "crashed") {
+                broken.push(format!("{} ({state})", member.name));
             }
         }
         members = waiting;
@@ -95,17 +97,39 @@ async fn wait(context: &Context, mut members: Vec<&Member>) -> Result<(), CtlErr
     failed(format!("PostgreSQL does not run on {}: see the log of the agent there", broken.join(", ")))
 }
 
-/// The state of PostgreSQL on a member, with the progress of a clone told on the terminal.
-async fn state_of(context: &Context, member: &Member) -> Option<String> {
-    let answer = context.request(member, Method::GET, Some("patroni"), None, SHORT).await.ok()?;
-    let status: Value = serde_json::from_str(&answer.body).ok()?;
-    let state = status.get("state").and_then(Value::as_str)?.to_owned();
-    if let Some(clone) = status.get("clone_progress").and_then(Value::as_object) {
-        let number = |key: &str| clone.get(key).and_then(Value::as_u64);
-        let percent = number("percent").map(|n| format!("{n} %, ")).unwrap_or_default();
-        let rate = number("bytes_per_second").map(|n| format!(", {} MiB/s", n >> 20)).unwrap_or_default();
-        let bytes = number("bytes").map(|n| format!("{} MiB", n >> 20)).unwrap_or_default();
-        progress::show(&format!("{}: {percent}{bytes}{rate}", member.name));
+/// What a member is still doing; `None` when it is through.
+fn unfinished(status: &Result<Status, String>) -> Option<String> {
+    let status = match status {
+        Ok(status) => status,
+        Err(reason) => return Some(format!("no answer ({reason})")),
+    };
+    let state = status.text("state").unwrap_or("unknown");
+    // Before the old data is gone PostgreSQL is stopped; Patroni 4.1 tells nothing about jobs.
+    let busy = matches!(state, "creating replica" | "stopping");
+    status.job().or_else(|| busy.then(|| state.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn when_a_reinitialization_is_over() {
+        let unfinished = |document: Value| {
+            let document = document.as_object().cloned().expect("an object");
+            super::unfinished(&Ok(Status { document, clock_ahead_s: None }))
+        };
+        for state in ["creating replica", "stopping"] {
+            assert_eq!(unfinished(json!({"state": state})).as_deref(), Some(state));
+        }
+        let job = json!({"title": "reinitialize", "progress": "copied 12 MB from a, 6 MB/s"});
+        let told = unfinished(json!({"state": "stopped", "job": job}));
+        assert_eq!(told.as_deref(), Some("reinitialize: copied 12 MB from a, 6 MB/s"));
+        for state in ["running", "start failed"] {
+            assert_eq!(unfinished(json!({"state": state})), None);
+        }
+        assert!(super::unfinished(&Err("no connection".to_owned())).is_some());
     }
-    Some(state)
 }
