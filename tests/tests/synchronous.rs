@@ -1,5 +1,7 @@
 //! Synchronous replication on real clusters: how fast it follows events, and that it keeps what was acknowledged.
 
+#![allow(clippy::disallowed_methods)] // Kills come at random moments.
+
 use std::time::Duration;
 
 use patroni_tests::{Cluster, Limit, Node, Value, Writer, json, wait_for};

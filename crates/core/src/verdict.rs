@@ -272,9 +272,9 @@ impl fmt::Display for Verdict {
             Verdict::LostBeforePromote => f.write_str("lost leader before promote"),
             Verdict::LostDuring(title) => write!(f, "lost leader lock during {title}"),
             Verdict::CrashRecoveryTimeout => f.write_str("terminated crash recovery because of startup timeout"),
-            Verdict::PromotionPostponed => f.write_str(
-                "Postponing promotion because synchronous replication state was updated by somebody else",
-            ),
+            Verdict::PromotionPostponed => {
+                f.write_str("Postponing promotion because synchronous replication state was updated by somebody else")
+            }
             Verdict::PrePromoteFailed => f.write_str("Promotion cancelled because the pre-promote script failed"),
             Verdict::WatchdogDemoted => f.write_str("Demoting self because watchdog could not be activated"),
             Verdict::WatchdogNotPromoting => f.write_str("Not promoting self because watchdog could not be activated"),

@@ -277,6 +277,10 @@ impl State {
             Op::CheckRewind(_) => Answer::Rewind(RewindCheck::NotNeeded),
             Op::CheckUpstream(_) => Answer::Upstream(Ok(UpstreamCheck::UpToDate)),
             Op::ActivateWatchdog => Answer::Watchdog(true),
+            // The clusters of this model are asynchronous.
+            Op::InspectSynchronous | Op::SetSynchronousStandbyNames(_) | Op::WriteSync(..) => {
+                unreachable!("synchronous mode is off")
+            }
         };
         if matches!(&answer, Answer::Renew(Outcome::Done(_)) | Answer::Acquire(Outcome::Done(_))) {
             self.nodes[usize::from(index)].guard = Some(asked + TTL);
@@ -304,7 +308,10 @@ impl State {
             | Op::PollPeers(_)
             | Op::CheckRewind(_)
             | Op::CheckUpstream(_)
-            | Op::ActivateWatchdog => {}
+            | Op::ActivateWatchdog
+            | Op::InspectSynchronous
+            | Op::SetSynchronousStandbyNames(_)
+            | Op::WriteSync(..) => {}
         }
         true
     }

@@ -3,8 +3,8 @@
 use super::Key::{AnyOf, AtMostOne, Optional, OrEmpty, Required};
 use super::Rule::{Bool, Check, Dict, Int, List, Map, OneOf, Or, Programs, Text};
 use super::checks::{
-    binary_name, comma_separated_host_port, compatibility, connect_address, data_dir, host_port, host_port_list, ipv4, ipv6, listen,
-    listen_multiple, log_format, synchronous_mode, watchdog_mode,
+    binary_name, comma_separated_host_port, compatibility, connect_address, data_dir, host_port, host_port_list, ipv4,
+    ipv6, listen, listen_multiple, log_format, synchronous_mode, watchdog_mode,
 };
 use super::{Key, Range, Rule, Type};
 

@@ -192,7 +192,6 @@ fn start_as_primary(plan: &mut Plan, facts: &Facts) {
             if matches!(control.state, ControlState::ShutDown | ControlState::InProduction)
     );
     if former && let JobOrder::Start(Job::Start { role: Role::Replica, .. }) = plan.job {
-        plan.job =
-            JobOrder::Start(Job::Start { role: Role::Primary, follow: Upstream::None, after_failure: true });
+        plan.job = JobOrder::Start(Job::Start { role: Role::Primary, follow: Upstream::None, after_failure: true });
     }
 }
