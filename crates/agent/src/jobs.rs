@@ -74,7 +74,15 @@ impl Jobs {
     }
 
     /// Carries out what a tick decided about jobs.
-    pub fn apply(&mut self, order: JobOrder, settings: &Arc<Settings>, now: Moment) {
+    pub fn apply(&mut self, order: JobOrder, lease_until: Option<Moment>, settings: &Arc<Settings>, now: Moment) {
+        if let JobOrder::Start(Job::Promote | Job::Start { role: Role::Primary, .. }) = &order
+            && lease_until.is_none_or(|until| until <= now)
+            && !settings.paused
+        {
+            // The agent stood still between the renewal and here.
+            tracing::warn!("the leader lease has ended: the server is not made a primary");
+            return;
+        }
         match order {
             JobOrder::Keep => {}
             JobOrder::Cancel => self.cancel(),

@@ -148,8 +148,9 @@ impl World for Node {
             self.watchdog.disable();
         }
         self.call_back(plan);
-        self.jobs.apply(plan.job.clone(), &facts.settings, clock::boot());
+        // The guard first: whatever becomes of the agent now, what the job makes does not outlast the lease.
         self.guard.update(plan, facts).await;
+        self.jobs.apply(plan.job.clone(), plan.memory.lease_until, &facts.settings, clock::boot());
         self.requests.answer(&plan.replies);
         self.publish(plan, facts, self.jobs.view());
         self.maintenance.after_tick(plan, facts, &self.woken);

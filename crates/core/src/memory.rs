@@ -30,6 +30,9 @@ pub struct Memory {
     pub timeline: Option<Timeline>,
     /// What is known of a divergence.
     pub rewind: Rewind,
+    /// pg_rewind was begun and did not end well: the data directory is neither what it was nor what it should be, and is
+    /// not started before a rewind or a clone has succeeded.
+    pub torn: bool,
     /// How often pg_rewind failed in a row.
     pub rewind_attempts: u32,
     /// Since when a stopped node waits for the leader to be ready for a comparison.
@@ -82,6 +85,7 @@ impl Memory {
             last_leader: None,
             timeline: None,
             rewind: Rewind::Unknown,
+            torn: false,
             rewind_attempts: 0,
             comparison_awaited_since: None,
             crash_recovery_since: None,

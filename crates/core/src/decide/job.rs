@@ -160,12 +160,14 @@ impl Tick<'_> {
             Job::Clone { .. } | Job::Reinitialize { .. } => {
                 memory.timeline = None;
                 memory.started = done;
+                memory.torn = false;
                 memory.rewind = Rewind::Unknown;
                 memory.role = if done { Role::Replica } else { Role::Uninitialized };
                 memory.creation_failed_at = (!done).then_some(now);
             }
             Job::Rewind { .. } => {
                 memory.rewind = after_rewind(outcome, now, &mut memory.rewind_attempts);
+                memory.torn = !done;
                 memory.timeline = None;
             }
             Job::Follow { .. } => {}

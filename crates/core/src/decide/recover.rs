@@ -130,6 +130,10 @@ impl Tick<'_> {
 
     fn start_as_standby(&mut self, cluster: &Cluster) -> Needs<Verdict> {
         let leader_here = self.has_lock(cluster);
+        if leader_here && self.memory.torn {
+            self.release(None)?;
+            return Ok(Verdict::NotRunningReleased);
+        }
         let verdict = if leader_here && !self.is_standby_cluster() {
             self.memory.rewind = Rewind::Unknown;
             Verdict::StartingReadonly
@@ -139,6 +143,10 @@ impl Tick<'_> {
             }
             if let Some(verdict) = self.rewind_or_reinitialize(cluster)? {
                 return Ok(verdict);
+            }
+            if self.memory.torn {
+                // Also where nobody is there to rewind from.
+                return Ok(Verdict::NotRunning);
             }
             if let Some(verdict) = self.wait_for_comparison(cluster) {
                 return Ok(verdict);

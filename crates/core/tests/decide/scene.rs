@@ -318,6 +318,7 @@ impl Scene {
                     _ => return false,
                 }
             }
+            "torn" => memory.torn = true,
             "failsafe-leader" => {
                 self.facts.failsafe_leader = Some(value.into());
                 Arc::make_mut(&mut self.facts.settings).failsafe_mode = true;
