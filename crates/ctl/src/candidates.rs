@@ -1,11 +1,10 @@
 //! Who could take over now, and what keeps the others from it: the rules of the leader race, applied from outside.
 
-use patroni_core::cluster::{Cluster, Member};
+use patroni_core::cluster::{Cluster, Flags, Member, is_synchronous, settings};
 use patroni_core::lsn::Lsn;
 use patroni_core::settings::SynchronousMode;
 use serde_json::Value;
 
-use crate::flags::{Flags, is_synchronous, settings};
 use crate::statuses::{Status, Statuses};
 
 /// `maximum_lag_on_failover` where it is not set, in bytes.

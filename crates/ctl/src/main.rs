@@ -1,6 +1,5 @@
 //! `patronictl`: the command line for clusters of Patroni 4.1 and of patroni-rs alike.
 
-mod address;
 mod candidates;
 mod cli;
 mod commands;
@@ -10,7 +9,6 @@ mod difflib;
 mod doctor;
 mod editor;
 mod error;
-mod flags;
 mod members;
 mod output;
 mod progress;

@@ -1,13 +1,11 @@
 //! The members of a cluster as `list` and `topology` show them. A pure function of the cluster.
 
 use patroni_core::JsonMap;
-use patroni_core::cluster::{Cluster, Initialize, Member, Schedule};
+use patroni_core::cluster::{Address, Cluster, Flags, Initialize, Member, Schedule};
 use patroni_core::lsn::Lsn;
 use patroni_core::python::PythonText;
 use serde_json::Value;
 
-use crate::address::Address;
-use crate::flags::Flags;
 use crate::output::rows::{Format, Rows};
 use crate::output::yaml;
 
@@ -71,7 +69,7 @@ struct Position {
 impl Entry {
     fn of(cluster: &Cluster, member: &Member, flags: Flags) -> Self {
         let data = &member.data;
-        let role = role(cluster, member, flags);
+        let role = flags.role(cluster, member);
         let replication = data.replication_state.clone().filter(|state| role != "leader" && !state.is_empty());
         let state = replication.or_else(|| data.state.clone()).unwrap_or_default();
         let (receive, replay) = positions(cluster, member, &state);
@@ -143,11 +141,6 @@ impl Entry {
             Format::Json | Format::Yaml => tags,
         }
     }
-}
-
-/// `leader`, `replica`, `sync_standby`, ...
-pub(crate) fn role(cluster: &Cluster, member: &Member, flags: Flags) -> &'static str {
-    flags.role(cluster, member)
 }
 
 /// Received and replayed position. Members of older versions announce a single one: it counts as received where the

@@ -7,7 +7,7 @@ use tokio_postgres::config::SslMode;
 use tokio_postgres::{Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::address::Address;
+use patroni_core::cluster::Address;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -2,10 +2,9 @@
 
 use std::net::IpAddr;
 
-use patroni_core::cluster::{Cluster, Member};
+use patroni_core::cluster::{Address, Cluster, Member};
 use serde_json::Value;
 
-use crate::address::Address;
 use crate::cli::definition::{CLUSTER_NAME, Command, GROUP, Kind, Opt};
 use crate::cli::parse::Matches;
 use crate::context::Context;

@@ -1,11 +1,11 @@
 //! `patronictl dsn`: how to connect to a member.
 
-use crate::address::Address;
 use crate::cli::definition::{CLUSTER_NAME, Command, GROUP, Kind, Opt, ROLES};
 use crate::cli::parse::Matches;
 use crate::context::Context;
 use crate::error::{CtlError, failed};
 use crate::{output, selection};
+use patroni_core::cluster::Address;
 
 pub(crate) const COMMAND: Command = Command {
     name: "dsn",

@@ -1,6 +1,6 @@
 //! `patronictl explain`: why the present leader leads, and who could take over now.
 
-use patroni_core::cluster::Cluster;
+use patroni_core::cluster::{Cluster, Flags, settings};
 use patroni_core::settings::SynchronousMode;
 use serde_json::Value;
 
@@ -9,7 +9,6 @@ use crate::cli::definition::{CLUSTER_NAME, Command, GROUP};
 use crate::cli::parse::Matches;
 use crate::context::Context;
 use crate::error::CtlError;
-use crate::flags::{Flags, settings};
 use crate::output;
 use crate::statuses::{self, Statuses};
 

@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use http::Method;
-use patroni_core::cluster::{Cluster, Member};
+use patroni_core::cluster::{Cluster, Flags, Member};
 use serde_json::json;
 
 use crate::cli::definition::{CLUSTER_NAME, Command, GROUP, Kind, Opt};
 use crate::cli::parse::Matches;
 use crate::context::{Context, SHORT, Store};
 use crate::error::{CtlError, failed};
-use crate::flags::Flags;
 use crate::{output, selection};
 
 pub(crate) const COMMAND: Command = Command {

@@ -2,12 +2,11 @@
 
 use std::io::Read;
 
-use patroni_core::cluster::Cluster;
+use patroni_core::cluster::{Address, Cluster};
 use serde_json::Value;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use crate::address::Address;
 use crate::cli::definition::{CLUSTER_NAME, Command, GROUP, Kind, Opt, ROLES, WATCH, WATCH_TWO};
 use crate::cli::parse::Matches;
 use crate::context::Context;

@@ -6,8 +6,8 @@ use crate::cli::definition::{CLUSTER_NAME_REQUIRED, Command, FORCE, GROUP, MEMBE
 use crate::cli::parse::Matches;
 use crate::context::{Context, SHORT};
 use crate::error::CtlError;
-use crate::flags::Flags;
 use crate::{output, selection};
+use patroni_core::cluster::Flags;
 
 pub(crate) const COMMAND: Command = Command {
     name: "reload",

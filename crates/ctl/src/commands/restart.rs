@@ -2,14 +2,13 @@
 
 use http::Method;
 use patroni_core::JsonMap;
-use patroni_core::cluster::Member;
+use patroni_core::cluster::{Flags, Member};
 use serde_json::Value;
 
 use crate::cli::definition::{CLUSTER_NAME_REQUIRED, Command, FORCE, GROUP, Kind, MEMBER_NAMES, Opt, ROLES};
 use crate::cli::parse::Matches;
 use crate::context::{Context, LONG, SHORT};
 use crate::error::{CtlError, failed};
-use crate::flags::Flags;
 use crate::progress::Progress;
 use crate::schedule::Scheduled;
 use crate::{output, prompt, schedule, selection};

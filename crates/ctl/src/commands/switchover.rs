@@ -2,7 +2,7 @@
 
 use http::Method;
 use patroni_core::JsonMap;
-use patroni_core::cluster::{Cluster, FailoverRequest, Member, Schedule, Version};
+use patroni_core::cluster::{Cluster, FailoverRequest, Flags, Member, Schedule, Version, is_synchronous};
 use patroni_core::name::MemberName;
 use patroni_core::python::repr;
 use patroni_core::settings::SynchronousMode;
@@ -15,7 +15,6 @@ use crate::cli::parse::Matches;
 use crate::context::{Answer, Context, LONG, Store};
 use crate::difflib::close_matches;
 use crate::error::{CtlError, failed};
-use crate::flags::{Flags, is_synchronous};
 use crate::progress::Progress;
 use crate::schedule::Scheduled;
 use crate::{output, prompt, schedule};

@@ -1,12 +1,11 @@
 //! What the keys in the store tell of trouble.
 
 use patroni_core::JsonMap;
-use patroni_core::cluster::{Cluster, FailoverRequest, Initialize, Schedule};
+use patroni_core::cluster::{Cluster, FailoverRequest, Flags, Initialize, Schedule, settings};
 use patroni_core::units::parse_bool;
 use serde_json::Value;
 
 use super::{Finding, finding};
-use crate::flags::{Flags, settings};
 
 /// A slot on the leader may hold back so much WAL, in bytes, before that is told.
 const HELD_WAL: u64 = 1 << 30;

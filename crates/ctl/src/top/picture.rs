@@ -1,14 +1,12 @@
 //! What is known of a cluster at one moment, as the view shows it.
 
 use patroni_core::JsonMap;
-use patroni_core::cluster::{Cluster, Initialize, Member, Schedule};
+use patroni_core::cluster::{Address, Cluster, Flags, Initialize, Member, Schedule, settings};
 use patroni_core::name::MemberName;
 use patroni_core::settings::SynchronousMode;
 use serde_json::Value;
 
-use crate::address::Address;
-use crate::flags::{Flags, settings};
-use crate::members::{role, title_case};
+use crate::members::title_case;
 use crate::statuses::{Status, Statuses};
 
 /// The cluster.
@@ -159,7 +157,7 @@ fn node(
     Node {
         name: member.name.to_string(),
         depth,
-        role: title_case(role(cluster, member, flags)),
+        role: title_case(flags.role(cluster, member)),
         is_leader,
         answers: status.is_some(),
         state: replication.filter(|state| !state.is_empty() && !is_leader).unwrap_or(state),

@@ -1,0 +1,222 @@
+//! patronictl against living clusters: beside 4.1.5's patronictl, over TLS with passwords, and what is ours alone.
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
+
+use std::process::{Command, Output};
+
+use patroni_tests::{Cluster, Kind, Limit, Programs, Sandbox, Value, json, wait_for};
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&[output.stdout.as_slice(), output.stderr.as_slice()].concat()).into_owned()
+}
+
+/// Times and positions move between two commands.
+fn without_what_moves(text: &str) -> String {
+    let words = text.split_inclusive(char::is_whitespace).map(|word| {
+        let digits = word.chars().filter(char::is_ascii_digit).count();
+        let moves = digits > 3 && word.contains([':', '-']) && !word.contains("127.0.0.1");
+        if moves || word.starts_with("0/") { "MOVES ".to_owned() } else { word.to_owned() }
+    });
+    words.collect()
+}
+
+/// Both kinds of patronictl, same command, same exit code, same standard output.
+#[track_caller]
+fn same(cluster: &Cluster, arguments: &[&str]) {
+    let [ours, theirs] = [Kind::Ours, Kind::Reference].map(|kind| cluster.ctl_of(kind, arguments));
+    let shown = |output: &Output| without_what_moves(&String::from_utf8_lossy(&output.stdout));
+    assert_eq!(shown(&ours), shown(&theirs), "{arguments:?}: {} | {}", text(&ours), text(&theirs));
+    assert_eq!(ours.status.code(), theirs.status.code(), "{arguments:?}: {} | {}", text(&ours), text(&theirs));
+}
+
+#[test]
+fn what_is_printed_is_what_the_reference_prints() {
+    if Programs::find().reference.is_none() {
+        eprintln!("SKIPPED: Patroni 4.1.5 is not installed (target/reference); ./test installs it from PyPI");
+        return;
+    }
+    let cluster = Cluster::mixed(&[Kind::Ours, Kind::Reference]).start();
+    let read = |cluster: &Cluster| {
+        for format in ["pretty", "tsv", "json", "yaml"] {
+            same(cluster, &["list", "-f", format]);
+            same(cluster, &["list", "-e", "-f", format]);
+            same(cluster, &["history", "-f", format]);
+        }
+        for arguments in [["topology"], ["show-config"], ["dsn"], ["version"]] {
+            same(cluster, &arguments);
+        }
+    };
+    read(&cluster);
+    for arguments in [
+        &["version", "batman"][..],
+        &["dsn", "-r", "replica"],
+        &["dsn", "-m", "nobody"],
+        &["dsn", "-m", "n0", "-r", "leader"],
+        &["reload", "batman", "--force"],
+        &["restart", "batman", "nobody", "--force"],
+        &["restart", "batman", "n1", "--pg-version", "9.5.2", "--force"],
+        &["restart", "batman", "--pending", "--force"],
+        &["switchover", "batman", "--candidate", "nobody", "--force"],
+        &["switchover", "batman", "--candidate", "n0", "--force"],
+        &["switchover", "batman", "--leader", "nobody", "--force"],
+        &["failover", "batman", "--force"],
+        &["reinit", "batman", "n0", "--force"],
+        &["flush", "batman", "switchover"],
+        &["flush", "batman", "restart", "--force"],
+        &["resume"],
+        &["remove", "nothing"],
+    ] {
+        same(&cluster, arguments);
+    }
+    // What is shown while something is scheduled, paused, or waits for a restart.
+    cluster.ctl_ok(&["restart", "batman", "n1", "--scheduled", "2099-01-01T00:00+00:00", "--force"]);
+    cluster.ctl_ok(&["switchover", "batman", "--scheduled", "2099-01-01T00:00+00:00", "--force"]);
+    cluster.ctl_ok(&["edit-config", "-p", "max_connections=60", "--force", "-q"]);
+    wait_for("two members that wait for a restart", Limit(30), || {
+        let rows = cluster.list();
+        let waits = |row: &&Value| row["Pending restart"] == "*" && row["Pending restart reason"] != "";
+        if rows.iter().filter(waits).count() == 2 { Ok(()) } else { Err(rows) }
+    });
+    wait_for("the restart in the table", Limit(30), || {
+        let rows = cluster.list();
+        if rows.iter().any(|row| row.get("Scheduled restart").is_some()) { Ok(()) } else { Err(rows) }
+    });
+    read(&cluster);
+    cluster.ctl_ok(&["flush", "batman", "switchover"]);
+    cluster.ctl_ok(&["pause", "--wait"]);
+    read(&cluster);
+    same(&cluster, &["pause"]);
+    same(&cluster, &["restart", "batman", "--scheduled", "2099-01-01T00:00+00:00", "--force"]);
+}
+
+#[test]
+fn reinit_waits_until_the_copy_runs_and_the_doctor_sees_what_is_wrong() {
+    let mut cluster = Cluster::of(2).start();
+    let system = |cluster: &Cluster| cluster.nodes[1].status()["postmaster_start_time"].clone();
+    let before = system(&cluster);
+    let said = cluster.ctl_ok(&["reinit", "batman", "n1", "--force", "--wait"]);
+    assert!(
+        said.ends_with("Waiting for reinitialize to complete on: n1\nReinitialize is completed on: n1\n"),
+        "{said}"
+    );
+    let after = cluster.nodes[1].status();
+    assert!(after["postmaster_start_time"] != before, "n1 was copied and started: {after}");
+    cluster.wait_streaming(0, Limit(30));
+
+    wait_for("nothing is found", Limit(30), || {
+        let output = cluster.ctl(&["doctor"]);
+        if output.status.success() { Ok(()) } else { Err(text(&output)) }
+    });
+    assert!(cluster.ctl_ok(&["explain"]).contains("n1 would take over: it is the only candidate"));
+
+    // Archiving that fails, a slot that nobody uses, a rule that keeps the replica out, a setting that waits.
+    cluster.nodes[0].patch_config(&json!({
+        "ignore_slots": [{"name": "forgotten"}],
+        "postgresql": {"parameters": {"archive_mode": "on", "archive_command": "false", "max_connections": 60}},
+    }));
+    cluster.nodes[0].config["postgresql"]["pg_hba"] =
+        json!(["local all all trust", "host all all 127.0.0.1/32 md5", "host replication all 10.9.9.9/32 md5"]);
+    cluster.nodes[0].write_config(&cluster.sandbox);
+    cluster.ctl_ok(&["reload", "batman", "n0", "--force"]);
+    wait_for("the findings", Limit(30), || {
+        let output = cluster.ctl(&["doctor"]);
+        let found = text(&output);
+        let all = [
+            "n0 has to be restarted for settings to take effect\n  remedy: patronictl restart batman n0 --pending",
+            "pg_hba.conf of n0 has no rule for replication of user replicator from n1 (127.0.0.1)",
+        ];
+        let complete = output.status.code() == Some(1) && all.iter().all(|one| found.contains(one));
+        if complete { Ok(()) } else { Err(found) }
+    });
+    cluster.ctl_ok(&["restart", "batman", "n0", "--force"]);
+    cluster.nodes[0].sql("SELECT pg_switch_wal()");
+    wait_for("the archiver's failure", Limit(30), || {
+        let found = text(&cluster.ctl(&["doctor"]));
+        if found.contains("n0 could not archive 0000") { Ok(()) } else { Err(found) }
+    });
+
+    cluster.nodes[1].kill_agent();
+    let explained = cluster.ctl_ok(&["explain"]);
+    assert!(explained.contains("n1 is no candidate: its REST API does not answer"), "{explained}");
+    assert!(explained.contains("If the leader died now, nobody could take over."), "{explained}");
+}
+
+/// An authority, and a certificate of it for 127.0.0.1 that both sides show.
+fn certificates(sandbox: &Sandbox) -> [String; 3] {
+    let path = |name: &str| sandbox.path().join(name).to_str().unwrap().to_owned();
+    let [ca, ca_key, request, certificate, key] = ["ca.pem", "ca.key", "csr", "cert.pem", "key.pem"].map(path);
+    let extension = sandbox.file("extension", "subjectAltName=IP:127.0.0.1\n");
+    let openssl = |arguments: &[&str]| {
+        let output = Command::new("openssl").args(arguments).output().expect("openssl must be installed");
+        assert!(output.status.success(), "openssl {arguments:?}: {}", text(&output));
+    };
+    openssl(&["req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=ca", "-keyout", &ca_key, "-out", &ca]);
+    openssl(&["req", "-new", "-nodes", "-subj", "/CN=node", "-keyout", &key, "-out", &request]);
+    let extension = extension.to_str().unwrap();
+    let sign = ["x509", "-req", "-days", "2", "-in", &request, "-CA", &ca, "-CAkey", &ca_key, "-CAcreateserial"];
+    openssl(&[&sign[..], &["-extfile", extension, "-out", &certificate]].concat());
+    for file in [&ca, &certificate, &key] {
+        sandbox.give(std::path::Path::new(file));
+    }
+    [ca, certificate, key]
+}
+
+#[test]
+fn members_behind_tls_and_passwords_are_reached() {
+    let mut cluster = Cluster::of(2).prepare();
+    let [ca, certificate, key] = certificates(&cluster.sandbox);
+    let login = json!({"username": "adm", "password": "s3cret"});
+    for node in &mut cluster.nodes {
+        let restapi = node.config["restapi"].as_object_mut().unwrap();
+        let tls = json!({"certfile": certificate, "keyfile": key, "cafile": ca, "verify_client": "required"});
+        restapi.extend(tls.as_object().unwrap().clone());
+        restapi.insert("authentication".to_owned(), login.clone());
+        node.config["ctl"] = json!({"certfile": certificate, "keyfile": key, "cacert": ca, "authentication": login});
+    }
+    cluster.start_node(0);
+    let rows = |cluster: &Cluster, state: &str| {
+        wait_for(state, Limit(60), || {
+            let rows = cluster.list();
+            if rows.iter().any(|row| row["State"] == state) { Ok(rows) } else { Err(rows) }
+        })
+    };
+    rows(&cluster, "running");
+    cluster.start_node(1);
+    rows(&cluster, "streaming");
+    cluster.ctl_ok(&["reload", "batman", "--force"]);
+    cluster.ctl_ok(&["pause", "--wait"]);
+    cluster.ctl_ok(&["resume", "--wait"]);
+    let said = cluster.ctl_ok(&["restart", "batman", "n1", "--force"]);
+    assert!(said.contains("Success: restart on member n1"), "{said}");
+    rows(&cluster, "streaming");
+    let said = cluster.ctl_ok(&["switchover", "batman", "--candidate", "n1", "--force"]);
+    assert!(said.contains("Successfully switched over to \"n1\""), "{said}");
+    let found = text(&cluster.ctl(&["doctor"]));
+    assert!(found.contains("the certificate of the REST API of n0 expires in 1 days"), "{found}");
+    assert!(found.contains("the certificate of patronictl expires in 1 days"), "{found}");
+
+    // The same from the environment alone, and what is said where a part is missing.
+    let etcd = format!("127.0.0.1:{}", cluster.etcd.port);
+    let environment = [
+        ("PATRONI_SCOPE", "batman"),
+        ("PATRONI_ETCD3_HOST", &etcd),
+        ("PATRONI_RESTAPI_USERNAME", "adm"),
+        ("PATRONI_RESTAPI_PASSWORD", "s3cret"),
+        ("PATRONI_CTL_CERTFILE", &certificate),
+        ("PATRONI_CTL_KEYFILE", &key),
+        ("PATRONI_CTL_CACERT", &ca),
+    ];
+    let reload = |without: &[&str]| {
+        let given = environment.iter().filter(|(name, _)| !without.contains(name));
+        let mut command = cluster.sandbox.command(&cluster.programs.patronictl);
+        text(&command.envs(given.copied()).args(["reload", "batman", "n1", "--force"]).output().unwrap())
+    };
+    assert!(reload(&[]).contains("Reload request received for member n1"), "{}", reload(&[]));
+    for (without, expected) in [
+        (&["PATRONI_RESTAPI_USERNAME", "PATRONI_RESTAPI_PASSWORD"][..], "status code=401"),
+        (&["PATRONI_CTL_CACERT"], "UnknownIssuer"),
+        (&["PATRONI_CTL_CERTFILE", "PATRONI_CTL_KEYFILE"], "member n1 cannot be asked to reload"),
+    ] {
+        let said = reload(without);
+        assert!(said.contains(expected), "without {without:?}: {said}");
+    }
+}
