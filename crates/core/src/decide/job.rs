@@ -41,7 +41,15 @@ impl Tick<'_> {
         let up = matches!(self.facts.server.postmaster, Postmaster::Running(_));
         let memory = &mut self.memory;
         match &view.job {
-            Job::Clone { .. } | Job::Reinitialize { .. } if !up => memory.state = State::CreatingReplica,
+            Job::Clone { .. } | Job::Reinitialize { .. } if !up => {
+                memory.state = State::CreatingReplica;
+                if matches!(view.stage, Stage::Committed(_)) {
+                    // What was there is gone, whatever becomes of the copy: half a copy is no data directory.
+                    memory.torn = false;
+                    memory.rewind = Rewind::Unknown;
+                    memory.rewind_attempts = 0;
+                }
+            }
             Job::Bootstrap => memory.state = bootstrap_state(&view.stage),
             Job::Restart => memory.state = State::Restarting,
             Job::Demote(_) | Job::Shutdown | Job::StopImmediate => {
