@@ -3,6 +3,7 @@
 pub mod etcd3;
 pub mod memory;
 mod open;
+pub mod raft;
 pub mod wire;
 
 pub use open::{OpenError, open};
