@@ -7,7 +7,6 @@ pub mod configuration;
 pub mod driver;
 pub mod guard;
 pub mod jobs;
-mod json;
 pub mod log;
 pub mod maintenance;
 pub mod metrics;

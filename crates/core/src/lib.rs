@@ -8,6 +8,7 @@ pub mod decide;
 pub mod facts;
 pub mod history;
 pub mod job;
+pub mod json;
 pub mod lsn;
 pub mod memory;
 pub mod name;

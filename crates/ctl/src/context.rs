@@ -165,7 +165,7 @@ impl Context {
     ) -> Result<Answer, RequestError> {
         let api_url = member.data.api_url.as_deref().ok_or(RequestError::NoAddress)?;
         let url = endpoint.map_or_else(|| api_url.to_owned(), |endpoint| endpoint_url(api_url, endpoint));
-        let body = body.map(patroni_dcs::wire::json::text);
+        let body = body.map(patroni_core::json::compact);
         match self.client()?.request(method, &url, body, limit).await {
             Ok(answer) => {
                 let date =

@@ -112,7 +112,7 @@ mod tests {
             candidate: None,
             scheduled_at: Some(Schedule::At(WallTime(0), "2030-01-01T00:00:00+01:00".to_owned())),
         });
-        let text = crate::json::dumps(&Value::Object(topology(&cluster, "batman")));
+        let text = patroni_core::json::spaced(&Value::Object(topology(&cluster, "batman")));
         let expected = r#"{"members": [{"name": "postgresql0", "role": "leader", "state": "running", "api_url": "http://127.0.0.1:33400/patroni", "host": "127.0.0.1", "port": 33450, "timeline": 1, "tags": {"clonefrom": true, "datacenter": "eu 1", "rack": 7}}, {"name": "postgresql1", "role": "replica", "state": "streaming", "api_url": "http://127.0.0.1:33401/patroni", "host": "127.0.0.1", "port": 33451, "timeline": 1, "tags": {"clonefrom": true, "datacenter": "eu 1", "rack": 7}, "receive_lag": 10, "receive_lsn": "0/4000056", "replay_lsn": "unknown", "replay_lag": "unknown", "lag": 10, "lsn": "0/4000056"}], "scheduled_switchover": {"at": "2030-01-01T00:00:00+01:00", "from": "postgresql0"}, "scope": "batman"}"#;
         assert_eq!(text, expected);
     }

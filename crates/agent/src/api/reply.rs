@@ -4,9 +4,8 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
+use patroni_core::json;
 use serde_json::Value;
-
-use crate::json;
 
 /// An answer on its way out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +24,7 @@ impl Reply {
 
     /// A document.
     pub(crate) fn json(status: u16, document: &Value) -> Self {
-        Reply { content_type: Some("application/json"), ..Reply::text(status, json::dumps(document)) }
+        Reply { content_type: Some("application/json"), ..Reply::text(status, json::spaced(document)) }
     }
 
     /// Nothing but the status, as for OPTIONS and HEAD.

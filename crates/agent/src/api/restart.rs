@@ -20,7 +20,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(3600);
 /// POST `/restart`
 pub(crate) async fn post(state: &ApiState, body: &JsonMap) -> Reply {
     if !body.is_empty() {
-        tracing::debug!(target: "patroni::api", "received restart request: {}", crate::json::dumps(&body.clone().into()));
+        tracing::debug!(target: "patroni::api", "received restart request: {}", patroni_core::json::spaced(&body.clone().into()));
     }
     let (request, limit) = {
         let view = state.view.borrow().clone();
@@ -51,7 +51,7 @@ pub(crate) async fn delete(state: &ApiState) -> Reply {
 /// POST `/reinitialize`
 pub(crate) async fn reinitialize(state: &ApiState, body: &JsonMap) -> Reply {
     if !body.is_empty() {
-        tracing::debug!(target: "patroni::api", "received reinitialize request: {}", crate::json::dumps(&body.clone().into()));
+        tracing::debug!(target: "patroni::api", "received reinitialize request: {}", patroni_core::json::spaced(&body.clone().into()));
     }
     let flag = |name: &str| body.get(name).and_then(parse_bool) == Some(true);
     let request = Request::Reinitialize { force: flag("force"), from_leader: flag("from_leader") };

@@ -269,7 +269,9 @@ mod tests {
     use super::*;
 
     fn text(view: &View, running: Option<&Running>) -> String {
-        crate::json::dumps(&Value::Object(Status::new(view, running, sample::NOW).document(QueueState::default())))
+        patroni_core::json::spaced(&Value::Object(
+            Status::new(view, running, sample::NOW).document(QueueState::default()),
+        ))
     }
 
     /// Bodies of Patroni 4.1.5 as recorded, for the same nodes.

@@ -7,11 +7,11 @@ use jiff::Timestamp;
 use jiff::fmt::strtime::BrokenDownTime;
 use jiff::tz::TimeZone;
 use patroni_core::JsonMap;
+use patroni_core::json;
 use patroni_core::python::PythonText;
 use serde_json::Value;
 
 use super::options::{Level, LogFormat, LogKind, LogOptions};
-use crate::json;
 
 /// What was logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +81,7 @@ impl Formatter {
                     map.insert(name.clone(), self.field(field, record));
                 }
                 map.extend(constants.clone());
-                json::dumps(&Value::Object(map))
+                json::spaced(&Value::Object(map))
             }
         }
     }

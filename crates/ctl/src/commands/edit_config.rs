@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Read};
 
 use patroni_core::JsonMap;
 use patroni_core::cluster::ClusterConfig;
-use patroni_dcs::{Expected, Key, wire};
+use patroni_dcs::{Expected, Key};
 use serde_json::Value;
 
 use crate::cli::definition::{CLUSTER_NAME, Command, FORCE, GROUP, Kind, Opt};
@@ -207,7 +207,7 @@ async fn finish(
     if !force && !prompt::confirm("Apply these changes?").await? {
         return Ok(());
     }
-    let value = wire::json::text(&Value::Object(changed));
+    let value = patroni_core::json::compact(&Value::Object(changed));
     let refused = "Config modification aborted due to concurrent changes";
     store.write_or(Key::Config, &value, Expected::Version(config.version), refused).await?;
     output::echo("Configuration changed");

@@ -1,6 +1,5 @@
 //! What commands print: tables, and the formats that programs read.
 
-pub(crate) mod json;
 pub(crate) mod rows;
 pub(crate) mod table;
 pub(crate) mod yaml;

@@ -1,11 +1,12 @@
 //! Rows in the format that was asked for.
 
 use patroni_core::JsonMap;
+use patroni_core::json;
 use patroni_core::python::PythonText;
 use serde_json::Value;
 
 use super::table::{Align, Table};
-use super::{json, yaml};
+use super::yaml;
 use crate::error::{CtlError, failed};
 
 /// How rows are printed.

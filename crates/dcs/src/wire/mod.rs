@@ -3,8 +3,6 @@
 //! Reading is as tolerant as the reference (its `from_node` functions), and more: no content of any key makes a load
 //! fail. Writing gives the bytes the reference would write.
 
-pub mod json;
-
 mod read;
 mod write;
 
@@ -65,7 +63,7 @@ pub fn lasting_content(member_key: &[u8]) -> Vec<u8> {
     for position in ["xlog_location", "receive_lsn", "replay_lsn"] {
         map.shift_remove(position);
     }
-    json::text(&serde_json::Value::Object(map)).into_bytes()
+    patroni_core::json::compact(&serde_json::Value::Object(map)).into_bytes()
 }
 
 #[cfg(test)]

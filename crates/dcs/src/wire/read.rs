@@ -212,7 +212,7 @@ fn failover(raw: &RawKey) -> Option<FailoverRequest> {
 
 fn schedule(value: &Value) -> Schedule {
     let Value::String(text) = value else {
-        return Schedule::Invalid(super::json::text(value));
+        return Schedule::Invalid(patroni_core::json::compact(value));
     };
     match time::schedule::parse(text, None) {
         Some(written) if written.has_offset => Schedule::At(written.wall, written.iso_text),

@@ -252,13 +252,13 @@ proptest! {
 
     #[test]
     fn no_json_fails_a_load(name in prop::sample::select(KEYS.to_vec()), value in any_json()) {
-        let cluster = load(name, json::text(&value).as_bytes());
+        let cluster = load(name, patroni_core::json::compact(&value).as_bytes());
         prop_assert_eq!(cluster.config.is_some(), name == "config");
     }
 
     #[test]
     fn what_is_written_is_read_back(value in any_json()) {
-        let text = json::text(&value);
+        let text = patroni_core::json::compact(&value);
         prop_assert!(text.is_ascii());
         let data = member_data(text.as_bytes());
         prop_assert_eq!(member_data(member(&data).as_bytes()), data);

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use patroni_core::JsonMap;
 use patroni_core::cluster::{FailoverRequest, HistoryLine, MemberData, Schedule};
+use patroni_core::json::compact;
 use patroni_core::lsn::Lsn;
 use patroni_core::name::MemberName;
 use serde_json::{Value, json};
 
-use super::json::text;
 use crate::LeaderUpdate;
 
 /// `/members/NAME`, in the order of the reference's `touch_member`.
@@ -42,7 +42,7 @@ pub fn member(data: &MemberData) -> String {
     for (key, value) in &data.extra {
         map.entry(key.clone()).or_insert_with(|| value.clone());
     }
-    text(&Value::Object(map))
+    compact(&Value::Object(map))
 }
 
 /// `/failover`. The version of the request plays no part.
@@ -57,7 +57,7 @@ pub fn failover(request: &FailoverRequest) -> String {
     if let Some(Schedule::At(_, at) | Schedule::Invalid(at)) = &request.scheduled_at {
         map.insert("scheduled_at".into(), at.as_str().into());
     }
-    text(&Value::Object(map))
+    compact(&Value::Object(map))
 }
 
 /// `/sync`: standbys are sorted; without any, and without a leader, the value is `null`.
@@ -65,7 +65,7 @@ pub fn sync(leader: Option<&MemberName>, standbys: &[MemberName], quorum: u32) -
     let mut names: Vec<&str> = standbys.iter().map(MemberName::as_str).collect();
     names.sort_unstable();
     let standbys = (!names.is_empty()).then(|| names.join(","));
-    text(&json!({"leader": leader.map(MemberName::as_str), "quorum": quorum, "sync_standby": standbys}))
+    compact(&json!({"leader": leader.map(MemberName::as_str), "quorum": quorum, "sync_standby": standbys}))
 }
 
 /// `/status`; `None` where the position is not known.
@@ -79,7 +79,7 @@ pub fn status(update: &LeaderUpdate) -> Option<String> {
     if !update.retain_slots.is_empty() {
         map.insert("retain_slots".into(), update.retain_slots.clone().into());
     }
-    Some(text(&Value::Object(map)))
+    Some(compact(&Value::Object(map)))
 }
 
 /// `/status` with another position and the slots of its present text.
@@ -93,21 +93,21 @@ pub fn status_with_lsn(present: Option<&[u8]>, lsn: Lsn) -> String {
             }
         }
     }
-    text(&Value::Object(map))
+    compact(&Value::Object(map))
 }
 
 /// `/failsafe`.
 pub fn failsafe(members: &BTreeMap<MemberName, String>) -> String {
     let map = members.iter().map(|(name, url)| (name.as_str().to_owned(), url.as_str().into())).collect();
-    text(&Value::Object(map))
+    compact(&Value::Object(map))
 }
 
 /// `/history`.
 pub fn history(lines: &[HistoryLine]) -> String {
-    text(&Value::Array(lines.iter().map(|line| Value::Array(line.0.clone())).collect()))
+    compact(&Value::Array(lines.iter().map(|line| Value::Array(line.0.clone())).collect()))
 }
 
 /// `/config`.
 pub fn config(data: &JsonMap) -> String {
-    text(&Value::Object(data.clone()))
+    compact(&Value::Object(data.clone()))
 }
