@@ -238,8 +238,9 @@ fn enter(state: &str, cluster: &mut Cluster) {
         "restarted" => {
             let setting =
                 "SELECT setting FROM pg_file_settings WHERE name = 'max_connections' ORDER BY seqno DESC LIMIT 1";
+            // Not a value that was there before: the node may still be about to write what came in between.
             for node in nodes {
-                node.wait_sql(setting, "60", Limit(30));
+                node.wait_sql(setting, "61", Limit(30));
             }
         }
         "reinitialized" => {
