@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::COMPATIBLE_VERSION;
 use crate::cluster::{Cluster, MemberData};
 use crate::facts::{Facts, JobFact};
-use crate::job::JobView;
+use crate::job::{Job, JobView};
 use crate::memory::Memory;
 use crate::plan::Plan;
 use crate::request::ScheduledRestart;
@@ -154,19 +154,25 @@ impl View {
         if let Some(running) = self.running() {
             data.pending_restart = !running.pending_restart.is_empty();
             data.pending_restart_reason = running.pending_restart.clone();
-            describe_wal(&mut data, running);
+            self.describe_wal(&mut data, running);
         }
         data
     }
-}
 
-fn describe_wal(data: &mut MemberData, running: &Running) {
-    data.xlog_location = Some(running.wal.position());
-    data.timeline = running.timeline;
-    if let Wal::Standby { received, replayed, replication_state, .. } = &running.wal {
-        data.receive_lsn = received.filter(|lsn| lsn.0 > 0);
-        data.replay_lsn = replayed.filter(|lsn| lsn.0 > 0);
-        data.replication_state = replication_state.clone();
+    /// Positions while PostgreSQL is announced to be up. How it replicates is shown in the place of the state by all that
+    /// list members, so it must not hide that something is being done.
+    fn describe_wal(&self, data: &mut MemberData, running: &Running) {
+        if !matches!(self.state, State::Running | State::Restarting | State::Starting) {
+            return;
+        }
+        data.xlog_location = Some(running.wal.position());
+        data.timeline = running.timeline;
+        if let Wal::Standby { received, replayed, replication_state, .. } = &running.wal {
+            data.receive_lsn = received.filter(|lsn| lsn.0 > 0);
+            data.replay_lsn = replayed.filter(|lsn| lsn.0 > 0);
+            let undisturbed = self.job.as_ref().is_none_or(|view| view.job == Job::Promote);
+            data.replication_state = replication_state.clone().filter(|_| undisturbed);
+        }
     }
 }
 

@@ -96,8 +96,11 @@ fn scheduled_switchover(cluster: &Cluster) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use patroni_core::cluster::{FailoverRequest, Version};
+    use patroni_core::job::{Job, JobView, Stage};
     use patroni_core::name::MemberName;
+    use patroni_core::server::State;
     use patroni_core::time::WallTime;
+    use patroni_core::view::Addresses;
 
     use super::super::sample;
     use super::*;
@@ -115,5 +118,27 @@ mod tests {
         let text = patroni_core::json::spaced(&Value::Object(topology(&cluster, "batman")));
         let expected = r#"{"members": [{"name": "postgresql0", "role": "leader", "state": "running", "api_url": "http://127.0.0.1:33400/patroni", "host": "127.0.0.1", "port": 33450, "timeline": 1, "tags": {"clonefrom": true, "datacenter": "eu 1", "rack": 7}}, {"name": "postgresql1", "role": "replica", "state": "streaming", "api_url": "http://127.0.0.1:33401/patroni", "host": "127.0.0.1", "port": 33451, "timeline": 1, "tags": {"clonefrom": true, "datacenter": "eu 1", "rack": 7}, "receive_lag": 10, "receive_lsn": "0/4000056", "replay_lsn": "unknown", "replay_lag": "unknown", "lag": 10, "lsn": "0/4000056"}], "scheduled_switchover": {"at": "2030-01-01T00:00:00+01:00", "from": "postgresql0"}, "scope": "batman"}"#;
         assert_eq!(text, expected);
+    }
+
+    /// Members are listed with how they replicate in the place of their state: while something is done, with the state.
+    #[test]
+    fn a_member_at_work_is_not_listed_as_streaming() {
+        let job = |job| JobView { job, title: String::new(), since: sample::NOW.boot, stage: Stage::Revocable };
+        for (state, at_work, listed, lag) in [
+            (State::Running, None, "streaming", json!(0)),
+            (State::Running, Some(Job::Promote), "streaming", json!(0)),
+            (State::Restarting, Some(Job::Restart), "restarting", json!(0)),
+            (State::CreatingReplica, Some(Job::CrashRecovery), "creating replica", json!("unknown")),
+            (State::Stopping, Some(Job::StopImmediate), "stopping", json!("unknown")),
+        ] {
+            let mut view = sample::view("postgresql1", sample::standby());
+            (view.state, view.job) = (state, at_work.map(job));
+            let mut cluster = sample::cluster();
+            let member = cluster.members.get_mut("postgresql1").unwrap();
+            member.data = view.member_data(&Addresses::default(), sample::NOW.boot);
+            let document = Value::Object(topology(&cluster, "batman"));
+            let shown = &document["members"][1];
+            assert_eq!((&shown["state"], &shown["lag"]), (&json!(listed), &lag));
+        }
     }
 }
