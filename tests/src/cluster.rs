@@ -6,7 +6,7 @@ use std::process::Output;
 use serde_json::{Value, json};
 
 use crate::etcd::Etcd;
-use crate::node::Node;
+use crate::node::{Node, merge};
 use crate::programs::{Kind, Programs};
 use crate::sandbox::{Sandbox, free_port};
 use crate::wait::{Limit, wait_for};
@@ -221,22 +221,4 @@ fn new_node(index: usize, kind: Kind, sandbox: &Sandbox, etcd: &Etcd, programs: 
 
 fn path_with(directory: &Path) -> String {
     format!("{}:{}", directory.display(), std::env::var("PATH").unwrap_or_default())
-}
-
-/// JSON merge patch (RFC 7396), as PATCH /config does it.
-fn merge(target: &mut Value, change: &Value) {
-    let Value::Object(change) = change else {
-        *target = change.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = json!({});
-    }
-    for (key, value) in change {
-        if value.is_null() {
-            target.as_object_mut().unwrap().remove(key);
-        } else {
-            merge(&mut target[key], value);
-        }
-    }
 }

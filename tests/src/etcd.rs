@@ -22,7 +22,12 @@ pub struct Etcd {
 impl Etcd {
     /// Starts one and waits until it serves.
     pub fn new(sandbox: &Sandbox) -> Self {
-        let directory = sandbox.directory("etcd");
+        Self::named(sandbox, "etcd")
+    }
+
+    /// The same, beside others: its directory has this name.
+    pub fn named(sandbox: &Sandbox, name: &str) -> Self {
+        let directory = sandbox.directory(name);
         let mut etcd = Etcd { port: free_port(), peer_port: free_port(), directory, child: None };
         etcd.start(sandbox);
         etcd

@@ -45,6 +45,11 @@ impl Node {
         sandbox.file(&self.config_file, &serde_json::to_string_pretty(&self.config).unwrap());
     }
 
+    /// Changes its configuration (merged; null removes); the file follows with the next start.
+    pub fn change_config(&mut self, change: &Value) {
+        merge(&mut self.config, change);
+    }
+
     /// Starts the agent and does not wait for anything.
     pub fn start(&mut self, sandbox: &Sandbox) {
         self.write_config(sandbox);
@@ -285,6 +290,24 @@ fn kill_server(postmaster: u32) {
         let alive = std::iter::once(&postmaster).chain(&children).find(|pid| process_exists(**pid));
         alive.map_or(Ok(()), Err)
     });
+}
+
+/// JSON merge patch (RFC 7396), as PATCH /config does it.
+pub(crate) fn merge(target: &mut Value, change: &Value) {
+    let Value::Object(change) = change else {
+        *target = change.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(serde_json::Map::new());
+    }
+    for (key, value) in change {
+        if value.is_null() {
+            target.as_object_mut().unwrap().remove(key);
+        } else {
+            merge(&mut target[key], value);
+        }
+    }
 }
 
 impl Drop for Node {

@@ -257,7 +257,17 @@ const FIXED: &[Fixed] = &[
     Fixed {
         prefix: "RAFT_",
         path: &["raft"],
-        params: &["data_dir", "self_addr", "partner_addrs", "password", "bind_addr"],
+        params: &[
+            "data_dir",
+            "self_addr",
+            "partner_addrs",
+            "password",
+            "bind_addr",
+            "cacert",
+            "cert",
+            "key",
+            "key_password",
+        ],
     },
     Fixed {
         prefix: "POSTGRESQL_BIN_",

@@ -8,17 +8,16 @@ use http::Method;
 use patroni_config::{Config, Environment, Purpose, Source};
 use patroni_core::cluster::{Cluster, Member};
 use patroni_core::facts::Outcome;
-use patroni_dcs::wire::ClusterPath;
 use patroni_dcs::{Dcs, Expected, Key};
 use patroni_http::{ClientOptions, HttpClient, HttpError, TlsFiles, endpoint_url};
 use serde_json::Value;
 
 use crate::cli::parse::Matches;
-use crate::dcs_url::{self, DcsUrl};
 use crate::error::{CtlError, failed};
 use crate::members::{self, Show};
 use crate::output;
 use crate::output::rows::Format;
+use crate::place::Place;
 use crate::selection::{Request, RoleFilter};
 
 /// For requests that are answered at once.
@@ -34,7 +33,7 @@ pub(crate) const LONG: Duration = Duration::from_secs(24 * 3600);
 pub(crate) struct Context {
     config: Arc<Config>,
     insecure: bool,
-    url: Option<DcsUrl>,
+    place: Place,
     http: OnceLock<HttpClient>,
 }
 
@@ -90,10 +89,12 @@ impl Context {
         let source = Source::new(path.as_deref(), Environment::of_process());
         // Warnings about settings concern the agent, which tells them; here they would only disturb.
         let loaded = Config::load(source, Purpose::Ctl).or_else(|error| failed(error.to_string()))?;
+        let place =
+            url.map_or_else(|| Ok(Place::of_configuration(&loaded.config)), |url| Place::at(&url, &loaded.config))?;
         Ok(Context {
             insecure: loaded.config.ctl.insecure || global.flag("insecure"),
             config: loaded.config,
-            url: url.map(|url| dcs_url::parse(&url)).transpose()?,
+            place,
             http: OnceLock::new(),
         })
     }
@@ -125,8 +126,18 @@ impl Context {
         self.config.effective().get("citus")?.get("group")?.as_i64()
     }
 
+    /// The cluster of [`Context::open_default`] in another store, see [`Place::named`].
+    pub(crate) fn open_other(&self, matches: &Matches, place: &str) -> Result<Store, CtlError> {
+        let group = matches.integer("group").or_else(|| self.configured_group());
+        self.open_in(&Place::named(place, &self.config)?, &self.named(matches)?, group)
+    }
+
     /// The store of a cluster.
     pub(crate) fn open(&self, scope: &str, group: Option<i64>) -> Result<Store, CtlError> {
+        self.open_in(&self.place, scope, group)
+    }
+
+    fn open_in(&self, place: &Place, scope: &str, group: Option<i64>) -> Result<Store, CtlError> {
         let citus = group.or_else(|| self.configured_group()).map(|_| group);
         let in_store = match (citus, group) {
             (None, _) => scope.to_owned(),
@@ -134,24 +145,18 @@ impl Context {
             (Some(_), group) => format!("{scope}/{}", group.unwrap_or(0)),
         };
         let settings = self.config.settings();
-        let namespace = self.url.as_ref().and_then(|url| url.namespace.clone());
-        let namespace = namespace.unwrap_or_else(|| self.config.namespace.clone());
-        let path = ClusterPath { namespace, scope: in_store };
         let timing = patroni_dcs::Timing {
             ttl: settings.ttl,
             loop_wait: settings.loop_wait,
             retry_timeout: settings.retry_timeout,
         };
-        let dcs = self.dcs(&path, timing)?;
-        Ok(Store { dcs, scope: scope.to_owned(), citus, loop_wait: settings.loop_wait.as_secs() })
-    }
-
-    /// A handle on the keys below a path: of the store on the command line, or else of the configuration. Only an agent
-    /// holds leases and a member key, so the name is used for nothing.
-    fn dcs(&self, path: &ClusterPath, timing: patroni_dcs::Timing) -> Result<Arc<dyn Dcs>, CtlError> {
-        let named = self.url.as_ref().map(DcsUrl::section);
-        let sections = named.as_ref().unwrap_or_else(|| self.config.effective());
-        patroni_dcs::open(sections, path, "patronictl".into(), timing).or_else(|error| failed(error.to_string()))
+        Ok(Store {
+            dcs: place.open(in_store, timing)?,
+            label: place.label.clone(),
+            scope: scope.to_owned(),
+            citus,
+            loop_wait: settings.loop_wait.as_secs(),
+        })
     }
 
     /// Sends a request to the REST API of a member. Without endpoint it goes to the address the member announces.
@@ -243,6 +248,8 @@ impl Context {
 /// A cluster's keys.
 pub(crate) struct Store {
     dcs: Arc<dyn Dcs>,
+    /// How messages call the store.
+    pub(crate) label: String,
     /// Name of the cluster.
     pub(crate) scope: String,
     /// Part of a Citus cluster: the group that was asked for.
@@ -287,6 +294,18 @@ impl Store {
             Outcome::Failed(reason) => failed(format!("nothing was written: {reason}")),
             Outcome::Unknown(reason) => {
                 failed(format!("it is not known whether the change was written, look before you repeat it: {reason}"))
+            }
+        }
+    }
+
+    /// Deletes a key; the text is for the case that somebody else has changed it.
+    pub(crate) async fn delete_or(&self, key: Key, expected: Expected, refused: &str) -> Result<(), CtlError> {
+        match self.dcs.delete(key, expected).await {
+            Outcome::Done(()) => Ok(()),
+            Outcome::Refused => failed(refused),
+            Outcome::Failed(reason) => failed(format!("nothing was deleted: {reason}")),
+            Outcome::Unknown(reason) => {
+                failed(format!("it is not known whether the key was deleted, look before you repeat it: {reason}"))
             }
         }
     }

@@ -1,49 +1,70 @@
-//! The address of a store on the command line: `etcd3://HOST:PORT/NAMESPACE`.
+//! The address of a store on the command line: `etcd3://HOST:PORT/NAMESPACE`, `raft://HOST:PORT,HOST:PORT`.
 
 use patroni_core::JsonMap;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::error::{CtlError, failed};
 
 /// Stores and their ports. The order decides which one a port alone stands for.
 const PORTS: &[(&str, u16)] =
-    &[("zookeeper", 2181), ("exhibitor", 8181), ("consul", 8500), ("etcd", 2379), ("etcd3", 2379)];
+    &[("zookeeper", 2181), ("exhibitor", 8181), ("consul", 8500), ("etcd", 2379), ("etcd3", 2379), (RAFT, 9008)];
+
+/// The embedded store.
+const RAFT: &str = "raft";
+
+/// What of the section `raft` proves that one may talk to the members, whatever their addresses are.
+const CREDENTIALS: [&str; 5] = ["password", "cert", "key", "key_password", "cacert"];
 
 /// A store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DcsUrl {
     store: &'static str,
-    host: String,
-    port: u16,
+    /// Each with its port.
+    hosts: Vec<String>,
     /// The namespace, if the address names one.
     pub(crate) namespace: Option<String>,
 }
 
 impl DcsUrl {
-    /// The section of the configuration that it stands for.
-    pub(crate) fn section(&self) -> JsonMap {
-        let host = format!("{}:{}", self.host, self.port);
-        [(self.store.to_owned(), json!({"host": host}))].into_iter().collect()
+    /// The section of the configuration that it stands for. Passwords are in no address: those of the embedded store
+    /// are the configured ones.
+    pub(crate) fn section(&self, configuration: &JsonMap) -> JsonMap {
+        let section = match self.hosts.as_slice() {
+            hosts if self.store == RAFT => {
+                let configured = configuration.get(RAFT).and_then(Value::as_object);
+                let kept =
+                    CREDENTIALS.iter().filter_map(|key| Some(((*key).to_owned(), configured?.get(*key)?.clone())));
+                Value::Object([("partner_addrs".to_owned(), json!(hosts))].into_iter().chain(kept).collect())
+            }
+            [host] => json!({"host": host}),
+            hosts => json!({"hosts": hosts}),
+        };
+        [(self.store.to_owned(), section)].into_iter().collect()
     }
 }
 
-/// Reads an address; host, port and namespace may be missing.
+/// Reads an address; host, port and namespace may be missing, several hosts have commas between them.
 pub(crate) fn parse(url: &str) -> Result<DcsUrl, CtlError> {
     let (scheme, rest) = match url.split_once("//") {
         Some((scheme, rest)) => (scheme.trim_end_matches(':').to_lowercase(), rest),
         None => (String::new(), url),
     };
     let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
-    let address = authority.rsplit_once('@').map_or(authority, |(_, address)| address);
-    let (host, port) = match address.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => (host, Some(port)),
-        _ => (address, None),
-    };
-    let port = match port.filter(|port| !port.is_empty()).map(str::parse::<u16>) {
-        None => None,
-        Some(Ok(port)) => Some(port),
-        Some(Err(_)) => return failed(format!("{url} is not an address of a store: the port is not a number")),
-    };
+    let authority = authority.rsplit_once('@').map_or(authority, |(_, address)| address);
+    let mut hosts = Vec::new();
+    for address in authority.split(',') {
+        let (host, port) = match address.rsplit_once(':') {
+            Some((host, port)) if !port.contains(']') => (host, Some(port)),
+            _ => (address, None),
+        };
+        let port = match port.filter(|port| !port.is_empty()).map(str::parse::<u16>) {
+            None => None,
+            Some(Ok(port)) => Some(port),
+            Some(Err(_)) => return failed(format!("{url} is not an address of a store: the port is not a number")),
+        };
+        hosts.push((if host.is_empty() { "localhost".to_owned() } else { host.to_lowercase() }, port));
+    }
+    let port = hosts.first().and_then(|(_, port)| *port);
     let known = |name: &str| PORTS.iter().find(|(known, _)| *known == name);
     let found = match scheme.as_str() {
         "" => PORTS.iter().find(|(_, known)| Some(*known) == port).or_else(|| known("etcd")),
@@ -53,8 +74,7 @@ pub(crate) fn parse(url: &str) -> Result<DcsUrl, CtlError> {
     let path = path.trim();
     Ok(DcsUrl {
         store,
-        host: if host.is_empty() { "localhost".to_owned() } else { host.to_lowercase() },
-        port: port.unwrap_or(*usual_port),
+        hosts: hosts.into_iter().map(|(host, port)| format!("{host}:{}", port.unwrap_or(*usual_port))).collect(),
         namespace: (!path.is_empty() && path != "/").then(|| path.to_owned()),
     })
 }
@@ -66,19 +86,39 @@ mod tests {
     #[test]
     fn addresses() {
         let rows = [
-            ("", "etcd", "localhost", 2379, None),
-            ("etcd://:2399", "etcd", "localhost", 2399, None),
-            ("etcd3://Random.com:2399/custom", "etcd3", "random.com", 2399, Some("/custom")),
-            ("host:8500", "consul", "host", 8500, None),
-            ("etcd3://[::1]:23/", "etcd3", "[::1]", 23, None),
-            ("etcd3://[::1]", "etcd3", "[::1]", 2379, None),
+            ("", "etcd", "localhost:2379", None),
+            ("etcd://:2399", "etcd", "localhost:2399", None),
+            ("etcd3://Random.com:2399/custom", "etcd3", "random.com:2399", Some("/custom")),
+            ("host:8500", "consul", "host:8500", None),
+            ("etcd3://[::1]:23/", "etcd3", "[::1]:23", None),
+            ("etcd3://[::1]", "etcd3", "[::1]:2379", None),
+            ("etcd3://a,B:1/n", "etcd3", "a:2379 b:1", Some("/n")),
+            ("raft://db1", "raft", "db1:9008", None),
+            ("raft://db1,db2:7000,[::1]:1/custom", "raft", "db1:9008 db2:7000 [::1]:1", Some("/custom")),
         ];
-        for (url, store, host, port, namespace) in rows {
+        for (url, store, hosts, namespace) in rows {
             let parsed = parse(url).expect(url);
-            assert_eq!((parsed.store, parsed.host.as_str(), parsed.port), (store, host, port), "{url}");
+            assert_eq!((parsed.store, parsed.hosts.join(" ").as_str()), (store, hosts), "{url}");
             assert_eq!(parsed.namespace.as_deref(), namespace, "{url}");
         }
         assert_eq!(parse("foo://x").map_err(|e| e.to_string()), Err("Unknown dcs scheme: foo".to_owned()));
-        assert!(parse("etcd3://x:y").is_err());
+        assert!(parse("etcd3://x:y").is_err() && parse("raft://x,z:y").is_err());
+    }
+
+    #[test]
+    fn the_section_of_an_address() {
+        let Value::Object(configured) = json!({
+            "etcd3": {"host": "old", "username": "u"},
+            "raft": {"self_addr": "db9:1", "bind_addr": "x:1", "partner_addrs": ["db8:1"], "password": "p", "cacert": "ca"},
+        }) else {
+            panic!("an object")
+        };
+        for (url, expected) in [
+            ("etcd3://a", json!({"etcd3": {"host": "a:2379"}})),
+            ("etcd3://a,b", json!({"etcd3": {"hosts": ["a:2379", "b:2379"]}})),
+            ("raft://a,b:1", json!({"raft": {"partner_addrs": ["a:9008", "b:1"], "password": "p", "cacert": "ca"}})),
+        ] {
+            assert_eq!(Value::Object(parse(url).expect(url).section(&configured)), expected, "{url}");
+        }
     }
 }

@@ -10,7 +10,9 @@ mod doctor;
 mod editor;
 mod error;
 mod members;
+mod moving;
 mod output;
+mod place;
 mod progress;
 mod prompt;
 mod python_value;
@@ -28,7 +30,8 @@ mod golden;
 use std::process::ExitCode;
 
 use cli::definition::HELP;
-use cli::{help, parse};
+use cli::help;
+use cli::parse::{self, Named};
 use context::Context;
 use error::CtlError;
 
@@ -68,8 +71,13 @@ async fn run(words: &[String]) -> Result<(), CtlError> {
         output::write(&help::overview(commands::ALL));
         return Ok(());
     }
-    let Some((name, rest)) = global.rest.split_first() else { return Ok(()) };
-    let command = parse::find_command(name, commands::ALL)?;
+    let (command, rest) = match parse::find_command(&global.rest, commands::ALL)? {
+        Named::Command(command, rest) => (command, rest),
+        Named::Help(group) => {
+            output::write(&help::group(group, commands::ALL));
+            return Ok(());
+        }
+    };
     let context = Context::load(&global.matches)?;
     let matches = parse::parse_command(rest, command)?;
     if matches.flag(HELP.key) {

@@ -34,12 +34,38 @@ fn without_a_command_the_help_is_shown_and_the_exit_code_is_2() {
 fn completions_are_accepted_by_bash() {
     let script = patronictl(&["completions", "bash"]);
     assert!(script.status.success());
-    let check = format!(
-        "{}\nCOMP_WORDS=(patronictl list --format ''); COMP_CWORD=3; _patronictl; echo \"${{COMPREPLY[*]}}\"",
-        String::from_utf8_lossy(&script.stdout)
-    );
-    let output = Command::new("bash").args(["-c", &check]).output().expect("bash runs");
-    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "pretty tsv json yaml yml");
+    for (words, expected) in [
+        ("list --format", "pretty tsv json yaml yml"),
+        ("-c file store", "move --help"),
+        ("store move", "--group --to --from --verify --force --help"),
+        ("store", "move --help"),
+    ] {
+        let check = format!(
+            "{}\nCOMP_WORDS=(patronictl {words} ''); COMP_CWORD={}; _patronictl; echo \"${{COMPREPLY[*]}}\"",
+            String::from_utf8_lossy(&script.stdout),
+            words.split(' ').count() + 1,
+        );
+        let output = Command::new("bash").args(["-c", &check]).output().expect("bash runs");
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), expected, "{words}");
+    }
+}
+
+#[test]
+fn commands_of_a_group_have_two_words() {
+    for (words, code, part) in [
+        (&["store"][..], 2, "\nCommands:\n  move "),
+        (&["store", "--help"], 0, "\nCommands:\n  move "),
+        (&["store", "mov"], 2, "Error: No such command 'mov'. Did you mean 'move'?"),
+        (&["stor"], 2, "Error: No such command 'stor'. (Did you mean one of: 'doctor', 'history', 'store'?)"),
+        (&["move"], 2, "Error: No such command 'move'."),
+        (&["store", "move", "--help"], 0, "Usage: patronictl store move [OPTIONS] [CLUSTER_NAME]"),
+        (&["--help"], 0, "\n  store            Look after the store that keeps the cluster's keys\n"),
+    ] {
+        let output = patronictl(words);
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {text}");
+        assert!(text.contains(part), "{words:?}: {text}");
+    }
 }
 
 #[test]

@@ -95,6 +95,8 @@ pub enum Key {
     History,
     /// `/initialize`
     Initialize,
+    /// `/status`; written by the leader with each renewal ([`Dcs::renew`]), and as a whole only into an unused store.
+    Status,
     /// `/sync`
     Sync,
 }

@@ -13,7 +13,7 @@ pub(crate) type Running<'a> = Pin<Box<dyn Future<Output = Result<(), CtlError>> 
 /// A command of `patronictl`.
 #[derive(Clone, Copy)]
 pub(crate) struct Command {
-    /// Its name.
+    /// Its name; that of a command of a group has two words.
     pub(crate) name: &'static str,
     /// What it does, in a sentence.
     pub(crate) help: &'static str,
@@ -25,6 +25,36 @@ pub(crate) struct Command {
     pub(crate) examples: &'static [&'static str],
     /// Runs it.
     pub(crate) run: for<'a> fn(&'a Context, &'a Matches) -> Running<'a>,
+}
+
+/// Commands whose names begin with the same word.
+#[derive(Clone, Copy)]
+pub(crate) struct Group {
+    /// That word.
+    pub(crate) name: &'static str,
+    /// What they are about, in a sentence.
+    pub(crate) help: &'static str,
+}
+
+/// All groups.
+pub(crate) const GROUPS: &[Group] =
+    &[Group { name: "store", help: "Look after the store that keeps the cluster's keys" }];
+
+impl Group {
+    /// The group with this name.
+    pub(crate) fn find(name: &str) -> Option<&'static Group> {
+        GROUPS.iter().find(|group| group.name == name)
+    }
+
+    /// The second word of the name of a command, if it belongs to this group.
+    pub(crate) fn member(&self, command: &Command) -> Option<&'static str> {
+        command.name.strip_prefix(self.name)?.strip_prefix(' ')
+    }
+
+    /// The second words of its commands.
+    pub(crate) fn members(&self, commands: &[Command]) -> Vec<&'static str> {
+        commands.iter().filter_map(|command| self.member(command)).collect()
+    }
 }
 
 /// A positional argument.

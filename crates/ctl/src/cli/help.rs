@@ -1,6 +1,6 @@
 //! Help and usage texts, laid out as click does: at most 80 columns, options in two columns.
 
-use super::definition::{Command, GLOBAL, HELP, Opt};
+use super::definition::{Command, GLOBAL, GROUPS, Group, HELP, Opt};
 
 const ABOUT: &str = "Command-line interface for interacting with Patroni.";
 const TERM_WIDTH_LIMIT: usize = 30;
@@ -11,14 +11,32 @@ pub(crate) fn overview(commands: &[Command]) -> String {
     let mut out = format!("{}\n\n  {ABOUT}\n\nOptions:\n", usage_line("patronictl", "[OPTIONS] COMMAND [ARGS]..."));
     let options: Vec<_> = GLOBAL.iter().chain([&HELP]).map(|option| (names(option), option.help.to_owned())).collect();
     out.push_str(&definition_list(&options, width));
-    out.push_str("\nCommands:\n");
-    let mut sorted: Vec<&Command> = commands.iter().collect();
-    sorted.sort_by_key(|command| command.name);
-    let longest = sorted.iter().map(|command| command.name.len()).max().unwrap_or(0);
-    let limit = width.saturating_sub(6 + longest);
-    let rows: Vec<_> = sorted.iter().map(|command| (command.name.to_owned(), shortened(command.help, limit))).collect();
-    out.push_str(&definition_list(&rows, width));
+    let grouped = |command: &&Command| GROUPS.iter().any(|group| group.member(command).is_some());
+    let single = commands.iter().filter(|command| !grouped(command)).map(|command| (command.name, command.help));
+    let groups = GROUPS.iter().filter(|group| !group.members(commands).is_empty());
+    out.push_str(&command_list(single.chain(groups.map(|group| (group.name, group.help))).collect(), width));
     out
+}
+
+/// `patronictl GROUP --help`.
+pub(crate) fn group(group: &Group, commands: &[Command]) -> String {
+    let width = page_width();
+    let program = format!("patronictl {}", group.name);
+    let mut out = format!("{}\n\n", usage_line(&program, "[OPTIONS] COMMAND [ARGS]..."));
+    out.push_str(&wrap(group.help, width, "  ", "  "));
+    out.push_str("\n\nOptions:\n");
+    out.push_str(&definition_list(&[(names(&HELP), HELP.help.to_owned())], width));
+    let members = commands.iter().filter_map(|command| Some((group.member(command)?, command.help)));
+    out.push_str(&command_list(members.collect(), width));
+    out
+}
+
+fn command_list(mut commands: Vec<(&str, &str)>, width: usize) -> String {
+    commands.sort_unstable();
+    let longest = commands.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let limit = width.saturating_sub(6 + longest);
+    let rows: Vec<_> = commands.iter().map(|(name, help)| ((*name).to_owned(), shortened(help, limit))).collect();
+    format!("\nCommands:\n{}", definition_list(&rows, width))
 }
 
 /// `patronictl COMMAND --help`.
@@ -49,6 +67,12 @@ pub(crate) fn usage(command: &Command) -> String {
 /// What an error about a command begins with.
 pub(crate) fn command_hint(command: &Command) -> String {
     format!("{}\nTry 'patronictl {} --help' for help.", usage(command), command.name)
+}
+
+/// What an error about a group begins with.
+pub(crate) fn group_hint(group: &Group) -> String {
+    let program = format!("patronictl {}", group.name);
+    format!("{}\nTry '{program} --help' for help.", usage_line(&program, "[OPTIONS] COMMAND [ARGS]..."))
 }
 
 /// What an error before the command begins with.

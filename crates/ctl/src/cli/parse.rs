@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use patroni_core::python::quoted;
 
-use super::definition::{Argument, Arity, Command, GLOBAL, HELP, Kind, Opt};
+use super::definition::{Argument, Arity, Command, GLOBAL, Group, HELP, Kind, Opt};
 use super::help;
 use crate::difflib::close_matches;
 use crate::error::CtlError;
@@ -64,13 +64,48 @@ pub(crate) fn parse_global(words: &[String], commands: &[Command]) -> Result<Glo
     Ok(Global { matches: parsed.matches, rest: parsed.rest })
 }
 
-/// Finds a command by its name.
-pub(crate) fn find_command<'a>(name: &str, commands: &'a [Command]) -> Result<&'a Command, CtlError> {
-    commands.iter().find(|command| command.name == name).ok_or_else(|| {
-        let known = commands.iter().map(|command| command.name);
-        let message = format!("No such command {}.{}", quoted(name), suggestion(name, known));
-        CtlError::Usage { hint: Some(help::overview_hint()), message }
+/// What the words after the global options name.
+pub(crate) enum Named<'a, 'w> {
+    /// A command, and the words that follow it.
+    Command(&'a Command, &'w [String]),
+    /// The help of a group is asked for.
+    Help(&'static Group),
+}
+
+/// Finds a command by its name, which may have two words.
+pub(crate) fn find_command<'a, 'w>(words: &'w [String], commands: &'a [Command]) -> Result<Named<'a, 'w>, CtlError> {
+    let (name, rest) = words.split_first().map_or(("", words), |(name, rest)| (name.as_str(), rest));
+    if let Some(group) = Group::find(name) {
+        return find_in_group(group, rest, commands);
+    }
+    let found = commands.iter().find(|command| command.name == name && !name.contains(' '));
+    found.map(|command| Named::Command(command, rest)).ok_or_else(|| {
+        let groups = super::definition::GROUPS.iter().map(|group| group.name);
+        let known = commands.iter().map(|command| command.name).filter(|name| !name.contains(' ')).chain(groups);
+        unknown(name, known, help::overview_hint())
     })
+}
+
+fn find_in_group<'a, 'w>(
+    group: &'static Group,
+    words: &'w [String],
+    commands: &'a [Command],
+) -> Result<Named<'a, 'w>, CtlError> {
+    let Some((name, rest)) = words.split_first() else {
+        return Err(CtlError::NoArguments(help::group(group, commands)));
+    };
+    if name == "--help" {
+        return Ok(Named::Help(group));
+    }
+    let found = commands.iter().find(|command| group.member(command) == Some(name.as_str()));
+    found
+        .map(|command| Named::Command(command, rest))
+        .ok_or_else(|| unknown(name, group.members(commands), help::group_hint(group)))
+}
+
+fn unknown<'a>(name: &str, known: impl IntoIterator<Item = &'a str>, hint: String) -> CtlError {
+    let message = format!("No such command {}.{}", quoted(name), suggestion(name, known));
+    CtlError::Usage { hint: Some(hint), message }
 }
 
 /// Parses what follows a command. Asked for help, it does not look at the rest.

@@ -16,6 +16,7 @@ mod remove;
 mod restart;
 mod resume;
 mod show_config;
+mod store;
 mod switchover;
 #[cfg(feature = "top")]
 mod top;
@@ -54,6 +55,7 @@ pub(crate) const ALL: &[Command] = &[
     restart::COMMAND,
     resume::COMMAND,
     show_config::COMMAND,
+    store::move_keys::COMMAND,
     switchover::COMMAND,
     #[cfg(feature = "top")]
     top::COMMAND,

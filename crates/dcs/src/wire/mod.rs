@@ -50,6 +50,7 @@ pub fn key_name(key: Key) -> &'static str {
         Key::Failover => "failover",
         Key::History => "history",
         Key::Initialize => "initialize",
+        Key::Status => STATUS,
         Key::Sync => "sync",
     }
 }
