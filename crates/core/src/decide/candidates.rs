@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Needs, Tick, ask};
 use crate::cluster::{Cluster, Member};
 use crate::facts::Op;
-use crate::lsn::Lsn;
+use crate::lsn::{Lsn, Timeline};
 use crate::name::MemberName;
 use crate::peer::{Peer, PeerStatus};
 use crate::settings::SynchronousMode;
@@ -16,8 +16,9 @@ use crate::verdict::Level;
 pub(super) enum Bar {
     /// Not more than `maximum_lag_on_failover` behind the last position of the leader.
     WithinMaximumLag,
-    /// The same, and it streams: it can get what is still to come.
-    Streaming,
+    /// The same, and it streams on this timeline, that of the leader: it can get what is still to come. After a promotion
+    /// a standby streams to the end of the old timeline first, and lets go of the connection there.
+    Streaming(Option<Timeline>),
     /// Everything up to and including the record that begins here.
     Received(Lsn),
 }
@@ -101,13 +102,16 @@ impl Tick<'_> {
         let behind = || Some("exceeds maximum replication lag".to_owned());
         match bar {
             Bar::Received(checkpoint) if status.wal_position <= checkpoint => return behind(),
-            Bar::WithinMaximumLag | Bar::Streaming if self.is_lagging(cluster, status.wal_position) => {
+            Bar::WithinMaximumLag | Bar::Streaming(_) if self.is_lagging(cluster, status.wal_position) => {
                 return behind();
             }
-            Bar::Streaming if status.replication_state.as_deref() != Some("streaming") => {
+            Bar::Streaming(_) if status.replication_state.as_deref() != Some("streaming") => {
                 return Some("is not streaming".to_owned());
             }
-            Bar::Received(_) | Bar::WithinMaximumLag | Bar::Streaming => {}
+            Bar::Streaming(Some(timeline)) if status.timeline.is_some_and(|received| received != timeline) => {
+                return Some(format!("is not streaming on timeline {timeline}"));
+            }
+            Bar::Received(_) | Bar::WithinMaximumLag | Bar::Streaming(_) => {}
         }
         let wanted = cluster.timeline();
         if self.settings.check_timeline && status.timeline.is_none_or(|timeline| timeline < wanted) {

@@ -6,6 +6,7 @@ use super::candidates::Bar;
 use super::{Needs, Tick};
 use crate::cluster::{Cluster, FailoverRequest, Schedule};
 use crate::job::{DemoteMode, Job};
+use crate::lsn::Timeline;
 use crate::memory::{Handover, Rewind};
 use crate::server::{Postmaster, Role, Running};
 use crate::verdict::{Action, Level, Verdict};
@@ -75,7 +76,8 @@ impl Tick<'_> {
             );
         } else {
             let mode = if running.is_some() { DemoteMode::Graceful } else { DemoteMode::Immediate };
-            return self.hand_over(cluster, request, what, mode);
+            let timeline = running.and_then(|running| running.timeline);
+            return self.hand_over(cluster, request, what, mode, timeline);
         }
         self.remove_request(request)
     }
@@ -86,9 +88,10 @@ impl Tick<'_> {
         request: &FailoverRequest,
         what: Action,
         mode: DemoteMode,
+        timeline: Option<Timeline>,
     ) -> Needs<Option<Verdict>> {
         let bar = match what {
-            Action::Switchover => Bar::Streaming,
+            Action::Switchover => Bar::Streaming(timeline),
             Action::ManualFailover => Bar::WithinMaximumLag,
         };
         if self.failover_possible(cluster, bar, false)? {
@@ -99,7 +102,7 @@ impl Tick<'_> {
             self.demote(mode);
             return Ok(Some(Verdict::Demoting(what)));
         }
-        if bar == Bar::Streaming && !self.candidates(cluster, false).is_empty() {
+        if matches!(bar, Bar::Streaming(_)) && !self.candidates(cluster, false).is_empty() {
             let since =
                 self.memory.handover.get_or_insert(Handover { since: self.facts.now.boot, stopped_at: None }).since;
             if self.facts.now.boot.since(since) < STREAMING_PATIENCE {
