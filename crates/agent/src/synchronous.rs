@@ -172,10 +172,11 @@ async fn watch(monitor: Monitor, woken: Arc<Notify>) {
     let mut seen = None;
     while let Ok(rows) = connection.query_within(STANDBYS, QUERY_LIMIT).await {
         let found = rows.first().and_then(|row| row.get(0)).map(str::to_owned);
-        if seen.as_ref().is_some_and(|seen| *seen != found) {
+        // The first look counts as news too: standbys may have come since the loop looked.
+        if seen.as_ref() != Some(&found) {
             woken.notify_one();
+            seen = Some(found);
         }
-        seen = Some(found);
         sleep(WATCH_INTERVAL).await;
     }
 }
