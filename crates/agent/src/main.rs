@@ -80,7 +80,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let exit = runtime.block_on(agent::run(loaded, Arc::clone(&log)));
     if let Err(error) = &exit {
-        tracing::error!(critical = true, "{error:#}");
+        tracing::error!(critical = true, "{}", told(error));
     }
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     if let Ok(log) = Arc::try_unwrap(log) {
@@ -94,8 +94,19 @@ fn exit_of(result: anyhow::Result<Exit>) -> ExitCode {
         Ok(Exit::Clean) => ExitCode::SUCCESS,
         Ok(Exit::Fatal) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("patroni: {error:#}");
+            eprintln!("patroni: {}", told(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error with its causes. Many errors name their cause already.
+fn told(error: &anyhow::Error) -> String {
+    let mut told = String::new();
+    for cause in error.chain().map(ToString::to_string).filter(|cause| !cause.is_empty()) {
+        if !told.contains(&cause) {
+            told = if told.is_empty() { cause } else { format!("{told}: {cause}") };
+        }
+    }
+    told
 }

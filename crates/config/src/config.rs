@@ -14,7 +14,7 @@ use crate::error::{ConfigError, WrongValue};
 use crate::local::{Local, Source};
 use crate::merge;
 use crate::origin::{Origin, Origins};
-use crate::precedence::{self, contradictory_tags};
+use crate::precedence::{self, Unmergeable, contradictory_tags};
 use crate::section::{Context, Section};
 use crate::sections::{Bootstrap, Ctl, Etcd, LogConfig, Postgresql, RestApi, Watchdog};
 use crate::timeouts;
@@ -230,17 +230,11 @@ impl Draft {
         version: Option<Version>,
         warnings: &mut Vec<Warning>,
     ) -> Result<Config, ConfigError> {
-        let wrong = |path: &str, found: String| {
-            let origin = self.local.origins.of(path).clone();
-            ConfigError::Wrong(vec![WrongValue {
-                path: path.to_owned(),
-                origin,
-                found,
-                allowed: "a mapping".to_owned(),
-            }])
-        };
-        let effective = precedence::effective(&dynamic, &self.local.tree, warnings)
-            .map_err(|error| wrong(error.split(' ').next().unwrap_or_default(), error.clone()))?;
+        let effective = precedence::effective(&dynamic, &self.local.tree, warnings).map_err(|unusable| {
+            let Unmergeable { path, found, allowed, dynamic } = unusable;
+            let origin = if dynamic { Origin::Dynamic } else { self.local.origins.of(&path).clone() };
+            ConfigError::Wrong(vec![WrongValue { path, origin, found, allowed: allowed.to_owned() }])
+        })?;
         let context = Context { origins: &self.local.origins, wrong: Vec::new().into() };
         let mut config = self.typed(&Section::root(&effective, &context));
         let is_dynamic =

@@ -182,17 +182,38 @@ fn object(value: Value) -> JsonMap {
     }
 }
 
-/// The settings in force: defaults, `dynamic` and `local` merged by [`RULES`]. Fails with a text if a value cannot be
-/// merged at all.
-pub(crate) fn effective(dynamic: &JsonMap, local: &JsonMap, warnings: &mut Vec<Warning>) -> Result<JsonMap, String> {
+/// A value that cannot be merged with others.
+#[derive(Debug)]
+pub(crate) struct Unmergeable {
+    pub(crate) path: String,
+    pub(crate) found: String,
+    pub(crate) allowed: &'static str,
+    /// It comes from the store.
+    pub(crate) dynamic: bool,
+}
+
+/// The settings in force: defaults, `dynamic` and `local` merged by [`RULES`].
+pub(crate) fn effective(
+    dynamic: &JsonMap,
+    local: &JsonMap,
+    warnings: &mut Vec<Warning>,
+) -> Result<JsonMap, Unmergeable> {
     let mut config = defaults();
     for (name, value) in dynamic {
         match (name.as_str(), value) {
-            ("postgresql", value) => dynamic_postgresql(section(&mut config, name), value, warnings)?,
+            ("postgresql", value) => {
+                dynamic_postgresql(section(&mut config, name), value, warnings)
+                    .map_err(|unusable| Unmergeable { dynamic: true, ..unusable })?;
+            }
             ("standby_cluster", value) => known_names(section(&mut config, name), value),
             (name, value) if config.contains_key(name) => {
-                let number =
-                    timeouts::whole_seconds(value).ok_or_else(|| format!("{name} is not a number: {value}"))?;
+                let unusable = || Unmergeable {
+                    path: name.to_owned(),
+                    found: value.to_string(),
+                    allowed: "a number",
+                    dynamic: true,
+                };
+                let number = timeouts::whole_seconds(value).ok_or_else(unusable)?;
                 config.insert(name.to_owned(), number.into());
             }
             // The flags are read from the store directly.
@@ -225,12 +246,25 @@ fn section<'a>(config: &'a mut JsonMap, name: &str) -> &'a mut JsonMap {
     }
 }
 
-fn entries<'a>(value: &'a Value, path: &str) -> Result<Option<&'a JsonMap>, String> {
+fn entries<'a>(value: &'a Value, path: &str) -> Result<Option<&'a JsonMap>, Unmergeable> {
     match value {
         Value::Object(map) => Ok(Some(map)),
         value if !patroni_core::tags::truthy(value) => Ok(None),
-        _ => Err(format!("{path} is not a dictionary")),
+        _ => Err(Unmergeable { path: path.to_owned(), found: kind(value), allowed: "a mapping", dynamic: false }),
     }
+}
+
+/// A value may be a secret in a wrong place: its kind says enough.
+fn kind(value: &Value) -> String {
+    match value {
+        Value::Null => "nothing",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a mapping",
+    }
+    .to_owned()
 }
 
 fn known_names(known: &mut JsonMap, value: &Value) {
@@ -241,7 +275,7 @@ fn known_names(known: &mut JsonMap, value: &Value) {
     }
 }
 
-fn dynamic_postgresql(config: &mut JsonMap, value: &Value, warnings: &mut Vec<Warning>) -> Result<(), String> {
+fn dynamic_postgresql(config: &mut JsonMap, value: &Value, warnings: &mut Vec<Warning>) -> Result<(), Unmergeable> {
     for (name, value) in entries(value, "postgresql")?.into_iter().flatten() {
         if name == "parameters" {
             for (name, value) in entries(value, "postgresql.parameters")?.into_iter().flatten() {
@@ -264,7 +298,7 @@ fn dynamic_parameter(name: &str, value: &Value, warnings: &mut Vec<Warning>) -> 
     checked
 }
 
-fn local_postgresql(config: &mut JsonMap, value: &Value) -> Result<(), String> {
+fn local_postgresql(config: &mut JsonMap, value: &Value) -> Result<(), Unmergeable> {
     for (name, value) in entries(value, "postgresql")?.into_iter().flatten() {
         match layers_of(&format!("postgresql.{name}")) {
             Layers::DynamicOnly | Layers::DynamicFlag => {}
