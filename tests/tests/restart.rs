@@ -50,7 +50,8 @@ fn callbacks_are_called_with_action_role_and_scope() {
     let mut cluster = Cluster::of(2).prepare();
     for node in &mut cluster.nodes {
         let log = node.directory().join("callbacks.log");
-        let script = format!("#!/bin/sh\necho \"$@\" >> {}\n", log.display());
+        // Slow enough to be still at work when its agent ends.
+        let script = format!("#!/bin/sh\ncase $2 in on_stop) sleep 0.5;; esac\necho \"$@\" >> {}\n", log.display());
         let path = cluster.sandbox.file(node.directory().join("callback"), &script);
         let call = json!(format!("{} 'one word'", path.display()));
         node.config["postgresql"]["callbacks"] = json!({
@@ -61,10 +62,11 @@ fn callbacks_are_called_with_action_role_and_scope() {
     cluster.nodes[0].wait_primary(Limit(60));
     cluster.start_node(1);
     cluster.nodes[1].wait_streaming(Limit(60));
+    let logs: Vec<_> = cluster.nodes.iter().map(|node| node.directory().join("callbacks.log")).collect();
     let called = |index: usize, line: &str| {
-        let file = cluster.nodes[index].directory().join("callbacks.log");
+        let file = &logs[index];
         wait_for(&format!("node {index} has called back: {line}"), Limit(20), || {
-            let text = std::fs::read_to_string(&file).unwrap_or_default();
+            let text = std::fs::read_to_string(file).unwrap_or_default();
             if text.lines().any(|l| l == line) { Ok(()) } else { Err(text) }
         });
     };
@@ -76,6 +78,8 @@ fn callbacks_are_called_with_action_role_and_scope() {
     cluster.nodes[0].post("/switchover", &json!({"leader": "n0", "candidate": "n1"}));
     called(1, "one word on_role_change primary batman");
     called(0, "one word on_role_change replica batman");
+    cluster.nodes[1].terminate(Limit(30));
+    called(1, "one word on_stop primary batman");
 }
 
 #[test]

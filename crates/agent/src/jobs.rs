@@ -58,6 +58,13 @@ impl Jobs {
         self.control.as_deref_mut()
     }
 
+    /// The agent ends. A job that still runs is left to itself.
+    pub async fn finish(self, limit: Duration) {
+        if let Some(control) = self.control {
+            control.finish(limit).await;
+        }
+    }
+
     /// What a tick should know. The end of a job is told once.
     pub fn fact(&mut self, settings: &Arc<Settings>, now: Moment) -> JobFact {
         self.collect(settings, now);

@@ -189,10 +189,11 @@ impl World for Node {
 }
 
 impl Node {
-    /// Ends what the loop leaves behind: the last state of this member is written, the guard is let go.
+    /// Ends what the loop leaves behind: the last state of this member is written, the last callback started, the guard let go.
     pub async fn finish(self, limit: Duration) {
-        let Node { publisher, mut guard, mut watchdog, .. } = self;
+        let Node { publisher, jobs, mut guard, mut watchdog, .. } = self;
         publisher.finish(limit).await;
+        jobs.finish(limit).await;
         guard.disarm().await;
         watchdog.disable();
     }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use patroni_core::server::Role;
 use tokio::process::Command;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::programs::{Group, command_of, describe, split};
 
@@ -57,17 +59,22 @@ impl FromStr for CallbackAction {
 /// `on_reload` has a place of its own: a reload does not end the others.
 #[derive(Debug)]
 pub struct Callbacks {
-    main: watch::Sender<Option<Vec<String>>>,
-    reload: watch::Sender<Option<Vec<String>>>,
+    main: Runner,
+    reload: Runner,
+}
+
+#[derive(Debug)]
+struct Runner {
+    orders: watch::Sender<Option<Vec<String>>>,
+    task: JoinHandle<()>,
 }
 
 impl Callbacks {
     /// Starts the two runners; they end when this is dropped. Needs a tokio runtime.
     pub fn new() -> Self {
         let runner = || {
-            let (sender, receiver) = watch::channel(None);
-            tokio::spawn(run_latest(receiver));
-            sender
+            let (orders, receiver) = watch::channel(None);
+            Runner { orders, task: tokio::spawn(run_latest(receiver)) }
         };
         Callbacks { main: runner(), reload: runner() }
     }
@@ -80,9 +87,19 @@ impl Callbacks {
             Ok(mut words) => {
                 words.extend([action.to_string(), role.to_string(), scope.to_owned()]);
                 let slot = if action == CallbackAction::OnReload { &self.reload } else { &self.main };
-                slot.send_replace(Some(words));
+                slot.orders.send_replace(Some(words));
             }
             Err(error) => tracing::error!("callback {script} {action} {role} {scope} failed: {error}"),
+        }
+    }
+
+    /// Starts what was called last, and lets it go on by itself: the agent ends.
+    pub async fn finish(self, limit: Duration) {
+        for Runner { orders, task } in [self.main, self.reload] {
+            drop(orders);
+            if timeout(limit, task).await.is_err() {
+                tracing::warn!("a callback could not be started in time");
+            }
         }
     }
 }

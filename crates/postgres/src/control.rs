@@ -151,6 +151,11 @@ impl Control {
         self.callbacks.call(&options.callbacks, action, self.role, &options.scope);
     }
 
+    /// Gives the handle up at the end of the agent: a callback that was called a moment ago is still started.
+    pub async fn finish(self, limit: Duration) {
+        self.callbacks.finish(limit).await;
+    }
+
     /// Starts PostgreSQL and waits until it accepts connections. Cancelling before the start leaves nothing; afterwards it ends
     /// the waiting only.
     ///
