@@ -16,6 +16,7 @@ use patroni_dcs::{Dcs, Timing};
 use patroni_postgres::conf::Conf;
 use patroni_postgres::control::Control;
 use patroni_postgres::monitor::Monitor;
+use patroni_postgres::unfinished::end_leftovers;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -138,6 +139,8 @@ async fn assemble(
         let conf = Conf::new(server.borrow().clone(), Arc::clone(&files), 0);
         Control::new(server.clone(), handle.clone(), conf)
     };
+    // Whatever an agent that was killed has left at work here would work against this one.
+    end_leftovers(&monitor.programs(), &data_dir).await;
     Ok(Node {
         publisher: Publisher::start(Arc::clone(&dcs), settings.retry_timeout),
         store: Store::new(dcs, http, Arc::clone(&metrics)),

@@ -127,6 +127,7 @@ const DYNAMIC_POSTGRESQL: &[&str] = &[
     "pg_hba",
     "pg_ident",
     "pg_ctl_timeout",
+    "remove_data_directory_on_missing_wal",
     "remove_data_directory_on_rewind_failure",
     "remove_data_directory_on_diverged_timelines",
 ];
@@ -186,6 +187,7 @@ const POSTGRESQL: &[&str] = &[
     "use_unix_socket_repl",
     "use_slots",
     "use_pg_rewind",
+    "remove_data_directory_on_missing_wal",
     "remove_data_directory_on_rewind_failure",
     "remove_data_directory_on_diverged_timelines",
     "pg_ctl_timeout",

@@ -44,6 +44,7 @@ pub(crate) fn settings(effective: &JsonMap, dynamic: &JsonMap, version: Option<V
             .any(|method| config.postgresql.works_without_leader(method)),
         rewind: RewindSettings {
             use_pg_rewind: config.postgresql.use_pg_rewind,
+            remove_data_directory_on_missing_wal: config.postgresql.remove_data_directory_on_missing_wal,
             remove_data_directory_on_rewind_failure: config.postgresql.remove_data_directory_on_rewind_failure,
             remove_data_directory_on_diverged_timelines: config.postgresql.remove_data_directory_on_diverged_timelines,
         },

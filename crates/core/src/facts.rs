@@ -237,6 +237,13 @@ pub enum RewindCheck {
     NotNeeded,
     /// It diverged. pg_rewind can be used (it is configured and the server keeps what it needs), or not, and why.
     Needed(Result<(), String>),
+    /// It is no other, but the primary has not all the WAL any more that is missing here.
+    WalGone {
+        /// The file that comes next.
+        file: String,
+        /// There is a `restore_command`, which may have it.
+        archive: bool,
+    },
     /// Could not be found out; the text says why.
     Unclear(String),
 }

@@ -72,8 +72,8 @@ pub fn stopped_position(control: &ControlData) -> Option<LocalPosition> {
 /// Can a server follow a primary as it is?
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Divergence {
-    /// Yes: everything it has is in the primary's history. On the *same* timeline this is taken for granted: two servers that
-    /// both wrote on one timeline (split brain) cannot be told apart from here; the WAL receiver finds out.
+    /// Yes: everything it has is in the primary's history. On the *same* timeline histories tell nothing; there, the WAL itself
+    /// has to be compared.
     None,
     /// No: it has WAL that the primary has not.
     Diverged,
@@ -239,6 +239,7 @@ mod tests {
             min_recovery_timeline: Timeline(min_recovery.1),
             standby_signal: false,
             backup_label: false,
+            torn: false,
         }
     }
 

@@ -4,7 +4,11 @@
 //! watches it and goes on renewing the lease.
 
 use std::fmt;
+use std::time::Duration;
 
+use serde_json::json;
+
+use crate::JsonMap;
 use crate::lsn::Lsn;
 use crate::name::MemberName;
 use crate::server::Role;
@@ -134,13 +138,65 @@ pub struct JobView {
     pub stage: Stage,
 }
 
+impl JobView {
+    /// As `/patroni` and the member's key show it.
+    pub fn shown(&self) -> JsonMap {
+        let mut shown = JsonMap::from_iter([("title".to_owned(), self.title.as_str().into())]);
+        match &self.stage {
+            Stage::Committed(text) => _ = shown.insert("progress".to_owned(), text.as_str().into()),
+            Stage::Copying(copied) => {
+                shown.insert("progress".to_owned(), copied.to_string().into());
+                shown.insert("bytes".to_owned(), json!(copied.bytes));
+                shown.extend(copied.total.map(|total| ("total_bytes".to_owned(), json!(total))));
+                shown.extend(copied.percent().map(|percent| ("percent".to_owned(), json!(percent))));
+            }
+            Stage::Revocable | Stage::ShutDown { .. } => {}
+        }
+        shown
+    }
+}
+
+/// How far a copy of a data directory, whole or in parts, is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Copied {
+    /// Whom it comes from.
+    pub from: String,
+    /// How much there is.
+    pub bytes: u64,
+    /// How much it will be, where that is known. An estimate: the source goes on writing.
+    pub total: Option<u64>,
+    /// Since when it runs.
+    pub took: Duration,
+}
+
+impl Copied {
+    /// Of the whole; at most 100.
+    pub fn percent(&self) -> Option<u64> {
+        let total = self.total.filter(|total| *total > 0)?;
+        Some((u128::from(self.bytes) * 100 / u128::from(total)).min(100) as u64)
+    }
+}
+
+impl fmt::Display for Copied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "copied {} MB", self.bytes >> 20)?;
+        if let (Some(total), Some(percent)) = (self.total, self.percent()) {
+            write!(f, " of {} MB ({percent} %)", total >> 20)?;
+        }
+        let per_second = self.bytes / self.took.as_secs().max(1);
+        write!(f, " from {}, {} MB/s", self.from, per_second >> 20)
+    }
+}
+
 /// How far a job is. Progress that people read is in the text; what the decision needs has a variant.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Stage {
     /// Can still be taken back without a trace (a promotion still in pre_promote, a start not yet made).
     Revocable,
-    /// Under way, no return. The text says what it is doing: `copying 12 MB of 80 MB`.
+    /// Under way, no return. The text says what it is doing: `running pg_rewind from a`.
     Committed(String),
+    /// The same, while it copies.
+    Copying(Copied),
     /// PostgreSQL has written its shutdown checkpoint, and the postmaster is gone or about to be.
     ShutDown {
         /// Where the shutdown checkpoint record begins.

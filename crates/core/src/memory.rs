@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::cluster::{Member, SyncState};
-use crate::lsn::Timeline;
+use crate::lsn::{Lsn, Timeline};
 use crate::name::MemberName;
 use crate::request::{RequestId, ScheduledRestart};
 use crate::server::{Role, State};
@@ -30,9 +30,8 @@ pub struct Memory {
     pub timeline: Option<Timeline>,
     /// What is known of a divergence.
     pub rewind: Rewind,
-    /// pg_rewind was begun and did not end well: the data directory is neither what it was nor what it should be, and is
-    /// not started before a rewind or a clone has succeeded.
-    pub torn: bool,
+    /// This standby should stream and does not.
+    pub stalled: Option<Stalled>,
     /// How often pg_rewind failed in a row.
     pub rewind_attempts: u32,
     /// Since when a stopped node waits for the leader to be ready for a comparison.
@@ -85,7 +84,7 @@ impl Memory {
             last_leader: None,
             timeline: None,
             rewind: Rewind::Unknown,
-            torn: false,
+            stalled: None,
             rewind_attempts: 0,
             comparison_awaited_since: None,
             crash_recovery_since: None,
@@ -132,6 +131,19 @@ pub enum Rewind {
     Postponed(Moment),
     /// pg_rewind failed at that time, and so often in a row.
     Failed(Moment, u32),
+}
+
+/// A standby that does not stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Stalled {
+    /// Where it stands still.
+    pub at: Lsn,
+    /// Since when, or when that was looked into last.
+    pub since: Moment,
+    /// It has stood there for so long that it was looked into.
+    pub suspect: bool,
+    /// It was told that WAL is gone.
+    pub told: bool,
 }
 
 /// A server that is starting.

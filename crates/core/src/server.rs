@@ -62,6 +62,9 @@ pub struct ControlData {
     pub standby_signal: bool,
     /// `backup_label` is there: restored from a base backup and not yet recovered.
     pub backup_label: bool,
+    /// pg_rewind was begun on it and did not end well: neither what it was nor what it should be. Not started before a rewind
+    /// or a clone has succeeded.
+    pub torn: bool,
 }
 
 /// "Database cluster state" of `pg_controldata`.

@@ -120,4 +120,6 @@ pub struct RewindSettings {
     pub remove_data_directory_on_rewind_failure: bool,
     /// `remove_data_directory_on_diverged_timelines`.
     pub remove_data_directory_on_diverged_timelines: bool,
+    /// `remove_data_directory_on_missing_wal`: of a standby whose WAL is gone from the primary (not in Patroni).
+    pub remove_data_directory_on_missing_wal: bool,
 }

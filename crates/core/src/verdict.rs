@@ -132,6 +132,10 @@ pub enum Verdict {
     NotRunningReleased,
     /// Paused, not running.
     NotRunning,
+    /// WAL that this standby needs is gone: it is cloned anew.
+    ReinitializingMissingWal,
+    /// pg_rewind did not succeed: what is in the data directory is not started.
+    RewindUnfinished,
     /// Paused, holding the lease, not primary: given up.
     NotPrimaryReleased,
     /// The data directory is empty or cannot be read, holding the lease: given up.
@@ -309,6 +313,8 @@ impl fmt::Display for Verdict {
             Verdict::StartFailed => f.write_str("failed to start postgres"),
             Verdict::NotRunningReleased => f.write_str("removed leader lock because postgres is not running"),
             Verdict::NotRunning => f.write_str("postgres is not running"),
+            Verdict::ReinitializingMissingWal => f.write_str("reinitializing because the WAL that follows is gone"),
+            Verdict::RewindUnfinished => f.write_str("not starting postgres, because pg_rewind did not succeed"),
             Verdict::NotPrimaryReleased => {
                 f.write_str("removed leader lock because postgres is not running as primary")
             }

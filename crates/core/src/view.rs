@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::COMPATIBLE_VERSION;
 use crate::cluster::{Cluster, MemberData};
 use crate::facts::{Facts, JobFact};
-use crate::job::{Job, JobView};
+use crate::job::{Job, JobView, Stage};
 use crate::memory::Memory;
 use crate::plan::Plan;
 use crate::request::ScheduledRestart;
@@ -156,6 +156,9 @@ impl View {
             data.pending_restart_reason = running.pending_restart.clone();
             self.describe_wal(&mut data, running);
         }
+        // Not in Patroni, which ignores it.
+        let copying = self.job.as_ref().filter(|job| matches!(job.stage, Stage::Copying(_)));
+        data.extra.extend(copying.map(|job| (JOB_KEY.to_owned(), job.shown().into())));
         data
     }
 
@@ -176,9 +179,14 @@ impl View {
     }
 }
 
-/// The parts of a member's key that others react to; positions change all the time and wake nobody.
+/// Where the member's key, and `/cluster`, tell how far a copy is while it is made.
+pub const JOB_KEY: &str = "job";
+
+/// The parts of a member's key that others react to; positions and progress change all the time and wake nobody.
 pub fn without_positions(data: &MemberData) -> MemberData {
-    MemberData { xlog_location: None, receive_lsn: None, replay_lsn: None, ..data.clone() }
+    let mut data = MemberData { xlog_location: None, receive_lsn: None, replay_lsn: None, ..data.clone() };
+    data.extra.shift_remove(JOB_KEY);
+    data
 }
 
 /// What Patroni puts before the sentence of a tick while the cluster is paused.

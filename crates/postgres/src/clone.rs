@@ -16,10 +16,12 @@ use crate::bootstrap::{user_options, without_password};
 use crate::cancel::{Cancel, Progress};
 use crate::conf::write_pgpass;
 use crate::control::{Control, blocking};
+use crate::copying::Copying;
 use crate::data_dir;
 use crate::options::ServerOptions;
-use crate::programs::{self, Stderr, command_of, split};
+use crate::programs::{self, Output, Stderr, command_of, split};
 use crate::sql::Conninfo;
+use crate::unfinished::Unfinished;
 use crate::{Error, Result};
 
 /// The method that is built in.
@@ -75,13 +77,28 @@ impl Control {
             return Err(Error::PostmasterRuns { pid: postmaster.pid(), data_dir: options.data_dir.clone() });
         }
         let methods = methods(&options, order);
+        progress.commit(cancel, "creating replica")?;
+        let result = self.try_methods(&options, order, methods, cancel, progress).await;
+        if result.is_ok() || data_dir::is_empty(&options.data_dir).unwrap_or(false) {
+            Unfinished::clear(&options.data_dir);
+        }
+        result
+    }
+
+    async fn try_methods(
+        &mut self,
+        options: &ServerOptions,
+        order: &CloneOrder,
+        methods: Vec<String>,
+        cancel: &Cancel,
+        progress: &Progress,
+    ) -> Result<()> {
         let nothing = "no method of create_replica_methods works without a source to copy from (no_leader)";
         let mut failure = Error::Configuration(nothing.into());
-        progress.commit(cancel, "creating replica")?;
         for method in methods {
             let result = match method.as_str() {
-                BASEBACKUP => self.basebackup(&options, order, cancel, progress).await,
-                name => self.run_method(&options, name, order, cancel, progress).await,
+                BASEBACKUP => self.basebackup(options, order, cancel, progress).await,
+                name => self.run_method(options, name, order, cancel, progress).await,
             };
             match result {
                 Ok(()) => {
@@ -89,7 +106,7 @@ impl Control {
                     self.learn_version().await?;
                     self.role = Role::Replica;
                     self.conf().restore_configuration_files().await?;
-                    return self.forget_trigger(&options);
+                    return self.forget_trigger(options);
                 }
                 Err(Error::Cancelled) => return Err(Error::Cancelled),
                 Err(error) => {
@@ -128,16 +145,16 @@ impl Control {
             let mut command = options.programs().command("pg_basebackup");
             command.arg(format!("--pgdata={}", options.data_dir.display()));
             // Never asks: whoever started the agent on a terminal is not there any more.
-            command.args(["-X", "stream", "--no-password"]);
+            command.args(["-X", "stream", "--no-password", "--progress"]);
             command.arg(format!("--dbname={}", without_password(source).dsn(version)));
             command.args(&arguments);
             give_password(&mut command, options, source).await?;
-            let from = order.source_name.as_deref().unwrap_or("source");
-            let result = copy(command, &options.data_dir, from, cancel, progress).await;
-            let error = match result {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
-            };
+            // Its progress is read.
+            command.env("LC_ALL", "C");
+            let copying = Copying::new(order.source_name.as_deref().unwrap_or("source"), progress);
+            let watch = |line: &str| copying.take(line);
+            let output = programs::run(command, None, Stderr::Watch(&watch), cancel, None).await;
+            let Err(error) = output.and_then(Output::success) else { return Ok(()) };
             tracing::error!("Error when fetching backup: {error}");
             self.make_room(options).await?;
             if attempt == ATTEMPTS || matches!(error, Error::Cancelled) {
@@ -176,14 +193,18 @@ impl Control {
         if let Some(source) = &order.source {
             give_password(&mut command, options, source).await?;
         }
-        let result = copy(command, &options.data_dir, name, cancel, progress).await;
+        let result = run_script(command, &options.data_dir, &Copying::new(name, progress), cancel).await;
         if result.is_err() && !flag("keep_data") {
             self.make_room(options).await?;
         }
         result
     }
 
+    /// Leaves nothing in the data directory, and a mark beside it that what comes there now is not whole yet.
     async fn make_room(&mut self, options: &ServerOptions) -> Result<()> {
+        if let Err(error) = Unfinished::Clone.mark(&options.data_dir) {
+            tracing::warn!("should this copy be interrupted, its rest will not be recognized: {error}");
+        }
         let empty = data_dir::is_empty(&options.data_dir).map_err(|e| Error::file("read", &options.data_dir, e))?;
         if empty { Ok(()) } else { self.remove_data_directory().await }
     }
@@ -267,12 +288,11 @@ pub(crate) async fn give_password(command: &mut Command, options: &ServerOptions
     Ok(())
 }
 
-/// Runs the program that copies, and reports how much there is.
-async fn copy(command: Command, data_dir: &Path, from: &str, cancel: &Cancel, progress: &Progress) -> Result<()> {
+/// Runs a program that copies, and looks how much there is meanwhile.
+async fn run_script(command: Command, data_dir: &Path, copying: &Copying<'_>, cancel: &Cancel) -> Result<()> {
     let work = programs::run(command, None, Stderr::Log, cancel, None);
     let mut work = std::pin::pin!(work);
     let mut pause = PAUSE_BETWEEN_LOOKS;
-    let start = Instant::now();
     loop {
         tokio::select! {
             output = &mut work => return output?.success().map(|_| ()),
@@ -283,17 +303,11 @@ async fn copy(command: Command, data_dir: &Path, from: &str, cancel: &Cancel, pr
         let size = blocking(move || Ok(size(&path)));
         tokio::select! {
             output = &mut work => return output?.success().map(|_| ()),
-            bytes = size => progress.committed(copied(bytes.unwrap_or(0), start.elapsed(), from)),
+            bytes = size => copying.report(bytes.unwrap_or(0), None),
         }
         // A directory with a million files takes a while to add up.
         pause = PAUSE_BETWEEN_LOOKS.max(began.elapsed() * PAUSE_TO_LOOK);
     }
-}
-
-/// How far a copy is, and how fast it has been.
-fn copied(bytes: u64, took: Duration, from: &str) -> String {
-    let per_second = bytes / took.as_secs().max(1);
-    format!("copied {} MB from {from}, {} MB/s", bytes >> 20, per_second >> 20)
 }
 
 /// Bytes in the files below a directory. Those that vanish or cannot be read count as nothing.

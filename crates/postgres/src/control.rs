@@ -26,6 +26,7 @@ use crate::monitor::Monitor;
 use crate::options::ServerOptions;
 use crate::postmaster::{PidFileStatus, Postmaster};
 use crate::sql::{Connection, UNLIMITED};
+use crate::unfinished::Unfinished;
 use crate::{Error, Result};
 
 pub use promote::Promoted;
@@ -169,6 +170,7 @@ impl Control {
         } else {
             let arguments = self.prepare_start(&start).await?;
             progress.commit(cancel, "starting PostgreSQL")?;
+            Unfinished::clear(&self.options().data_dir);
             self.spawn_postmaster(&arguments)?
         };
         self.role = start.role;

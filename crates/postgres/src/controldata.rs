@@ -105,6 +105,7 @@ impl ControlValues {
             min_recovery_timeline: Timeline(self.parsed("Min recovery ending loc's timeline").unwrap_or(0)),
             standby_signal,
             backup_label,
+            torn: false,
         })
     }
 

@@ -11,6 +11,7 @@ use crate::control::blocking;
 use crate::controldata::ControlValues;
 use crate::postmaster::{Found, Postmaster};
 use crate::programs::Programs;
+use crate::unfinished::Unfinished;
 use crate::{Error, Result};
 
 /// Looks into a data directory: its state, and the content of `pg_control` where there is one.
@@ -26,6 +27,8 @@ pub async fn inspect(programs: &Programs, data_dir: &Path) -> (DataDir, Option<C
             Some(id) => (DataDir::Present(id), Some(values)),
             None => (DataDir::Invalid("pg_controldata printed no system identifier".into()), None),
         },
+        // What a clone that was interrupted has left.
+        Err(_) if Unfinished::read(data_dir) == Some(Unfinished::Clone) => (DataDir::Empty, None),
         Err(error) => (DataDir::Invalid(error.to_string()), None),
     }
 }
@@ -113,6 +116,8 @@ fn remove_all(data_dir: &Path) -> Result<()> {
     if !metadata.is_dir() {
         return fs::remove_file(data_dir).map_err(|e| Error::file("remove", data_dir, e));
     }
+    // First, so that a directory of which a part is gone is never taken for a whole one.
+    let _ = fs::remove_file(data_dir.join("global/pg_control"));
     for (link, target) in links(data_dir) {
         tracing::info!("Removing {}: {}", what(&link), target.display());
         remove_tree(&target)?;

@@ -11,6 +11,7 @@ pub mod clone;
 pub mod conf;
 pub mod control;
 pub mod controldata;
+mod copying;
 pub mod data_dir;
 pub mod error;
 pub mod monitor;
@@ -20,6 +21,7 @@ pub mod programs;
 pub mod rewind;
 pub mod slots;
 pub mod sql;
+pub mod unfinished;
 
 pub use error::Error;
 

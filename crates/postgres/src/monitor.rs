@@ -6,7 +6,7 @@ mod status;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use patroni_core::server::{ControlData, DataDir, Postmaster as PostmasterState, Running, Server};
+use patroni_core::server::{ControlData, ControlState, DataDir, Postmaster as PostmasterState, Running, Server};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
@@ -18,6 +18,7 @@ use crate::options::ServerOptions;
 use crate::postmaster::{Found, PidFileStatus, Postmaster};
 use crate::programs::Programs;
 use crate::sql::{Connection, DEFAULT_OPTIONS, SqlError};
+use crate::unfinished::Unfinished;
 use heartbeat::Request;
 
 /// Requests for the status that may wait at the same time; more are told that the server does not answer.
@@ -243,8 +244,13 @@ struct Look {
 }
 
 fn control_data(options: &ServerOptions, values: ControlValues) -> Option<ControlData> {
-    let standby = data_dir::has_standby_signal(&options.data_dir);
-    values.control_data(standby, data_dir::has_backup_label(&options.data_dir)).ok()
+    let data_dir = &options.data_dir;
+    let standby = data_dir::has_standby_signal(data_dir);
+    let control = values.control_data(standby, data_dir::has_backup_label(data_dir)).ok()?;
+    // pg_rewind works on a server that was shut down, and changes that state as its last step.
+    let untouched = matches!(control.state, ControlState::ShutDown | ControlState::ShutDownInRecovery);
+    let torn = untouched && matches!(Unfinished::read(data_dir), Some(Unfinished::Rewind { .. }));
+    Some(ControlData { torn, ..control })
 }
 
 fn inaccessible(why: &str) -> Server {

@@ -110,12 +110,14 @@ pub fn describe(status: ExitStatus) -> String {
 }
 
 /// What happens to lines on the standard error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stderr {
+#[derive(Clone, Copy)]
+pub enum Stderr<'a> {
     /// Written to the log as they come, and kept.
     Log,
     /// Kept only.
     Keep,
+    /// Shown to this function; those that it does not want are logged and kept.
+    Watch(&'a (dyn Fn(&str) -> bool + Sync)),
 }
 
 /// A command as the user wrote it, split into words as a shell does, without being run by one.
@@ -146,7 +148,7 @@ pub fn command_of(words: &[String]) -> Command {
 pub async fn run(
     mut command: Command,
     stdin: Option<&str>,
-    stderr: Stderr,
+    stderr: Stderr<'_>,
     cancel: &Cancel,
     limit: Option<Duration>,
 ) -> Result<Output> {
@@ -211,15 +213,17 @@ async fn read_all(pipe: Option<ChildStdout>, bytes: &mut Vec<u8>) {
     }
 }
 
-async fn read_lines(pipe: Option<ChildStderr>, program: &str, mode: Stderr, kept: &mut String) {
+async fn read_lines(pipe: Option<ChildStderr>, program: &str, mode: Stderr<'_>, kept: &mut String) {
     let Some(pipe) = pipe else { return };
     let mut reader = BufReader::new(pipe);
     let mut line = Vec::new();
     while matches!(reader.read_until(b'\n', &mut line).await, Ok(n) if n > 0) {
         let text = String::from_utf8_lossy(&line).trim_end().to_owned();
         line.clear();
-        if mode == Stderr::Log {
-            tracing::info!("{program}: {text}");
+        match mode {
+            Stderr::Watch(wanted) if wanted(&text) => continue,
+            Stderr::Log | Stderr::Watch(_) => tracing::info!("{program}: {text}"),
+            Stderr::Keep => {}
         }
         kept.push_str(&text);
         kept.push('\n');

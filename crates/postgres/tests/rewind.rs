@@ -7,11 +7,13 @@ use std::time::Duration;
 use harness::{Node, as_postgres, until};
 use patroni_core::facts::RewindCheck;
 use patroni_core::job::{CloneSource, Upstream, UpstreamMember};
+use patroni_core::lsn::Timeline;
 use patroni_core::name::SystemId;
-use patroni_core::server::{DataDir, Role};
+use patroni_core::server::{DataDir, Postmaster, Role};
 use patroni_postgres::cancel::{Cancel, Progress};
 use patroni_postgres::control::{Promoted, StopOptions};
 use patroni_postgres::rewind::{self, RewindContext, RewindError, local_position};
+use patroni_postgres::unfinished::Unfinished;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -134,5 +136,101 @@ fn what_cannot_be_known_is_unclear() {
         let context = context(&mut stranger, None).await;
         let running = rewind::run(&context, &member(&new), None, &Cancel::new(), &Progress::ignored()).await;
         assert!(matches!(running, Err(RewindError::Local(_))), "{running:?}");
+    });
+}
+
+/// The primary loses the end of its WAL (a snapshot is restored, a disk lied) and is started as primary again: no new timeline.
+#[test]
+fn a_standby_ahead_of_its_primary_on_the_same_timeline_is_recognized() {
+    as_postgres("a_standby_ahead_of_its_primary_on_the_same_timeline_is_recognized", async {
+        let mut primary = Node::new("a");
+        primary.bootstrap().await;
+        let mut standby = make_replica(&primary, "b").await;
+        stop(&mut primary).await;
+        let (data, saved) = (primary.data_dir(), primary.dir.path().join("saved"));
+        let copy = |from: &std::path::Path, to: &std::path::Path| {
+            let status = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp");
+            assert!(status.success());
+        };
+        copy(&data, &saved);
+        primary.start(Role::Primary, None).await.expect("start");
+        primary.sql("CREATE TABLE lost AS SELECT generate_series(1, 1000)").await;
+        caught_up(&primary, &standby).await;
+        assert_eq!(check(&mut standby, &member(&primary)).await, RewindCheck::NotNeeded);
+        stop(&mut primary).await;
+        std::fs::remove_dir_all(&data).expect("remove");
+        copy(&saved, &data);
+        primary.start(Role::Primary, None).await.expect("start");
+
+        let why = |check: RewindCheck| match check {
+            RewindCheck::Needed(Err(why)) => why,
+            other => panic!("{other:?}"),
+        };
+        let ahead = why(check(&mut standby, &member(&primary)).await);
+        assert!(ahead.contains("on the same timeline 1 only up to"), "{ahead}");
+        // As soon as the primary has written more, only the content tells.
+        primary.sql("CREATE TABLE other AS SELECT generate_series(1, 5000)").await;
+        let differs = why(check(&mut standby, &member(&primary)).await);
+        assert!(differs.contains("wrote other WAL on the same timeline 1"), "{differs}");
+        stop(&mut standby).await;
+        let stopped = why(check(&mut standby, &member(&primary)).await);
+        assert!(stopped.contains("wrote other WAL on the same timeline 1"), "{stopped}");
+    });
+}
+
+#[test]
+fn wal_that_is_gone_from_the_primary_is_named() {
+    as_postgres("wal_that_is_gone_from_the_primary_is_named", async {
+        let mut primary = Node::new("a");
+        primary.bootstrap().await;
+        let mut standby = make_replica(&primary, "b").await;
+        stop(&mut standby).await;
+        primary.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots").await;
+        for _ in 0..3 {
+            primary.sql("SELECT txid_current(); SELECT pg_switch_wal()").await;
+        }
+        primary.sql("CHECKPOINT").await;
+        assert!(matches!(check(&mut standby, &member(&primary)).await, RewindCheck::NotNeeded), "still there");
+        let kept = "SELECT pg_size_bytes(current_setting('wal_keep_size'))::text";
+        assert_eq!(primary.sql(kept).await, [Some("134217728".to_owned())]);
+        primary.sql("ALTER SYSTEM SET wal_keep_size = 0").await;
+        primary.sql("SELECT pg_reload_conf()").await;
+        until("the oldest WAL file is gone", async || {
+            primary.sql("SELECT txid_current(); SELECT pg_switch_wal()").await;
+            primary.sql("CHECKPOINT").await;
+            check(&mut standby, &member(&primary)).await
+                == RewindCheck::WalGone { file: "000000010000000000000003".into(), archive: false }
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_rewind_that_was_interrupted_goes_on_with_the_same_primary_only() {
+    as_postgres("a_rewind_that_was_interrupted_goes_on_with_the_same_primary_only", async {
+        let mut old = Node::new("a");
+        old.bootstrap().await;
+        let mut new = make_replica(&old, "b").await;
+        promote(&mut new).await;
+        old.sql("CREATE TABLE lost ()").await;
+        stop(&mut old).await;
+        new.sql("CHECKPOINT").await;
+        let data_dir = old.data_dir();
+        for (mark, expected) in [("b", Ok(())), ("c", Err("pg_rewind from c on timeline 2 was interrupted"))] {
+            Unfinished::rewind(&data_dir, mark, Timeline(2)).mark(&data_dir).expect("mark");
+            let Postmaster::Stopped(Some(control)) = old.inspect().await.postmaster else { panic!("it runs") };
+            assert!(control.torn, "not to be started");
+            match (check(&mut old, &member(&new)).await, expected) {
+                (RewindCheck::Needed(Ok(())), Ok(())) => {}
+                (RewindCheck::Needed(Err(why)), Err(expected)) => assert!(why.contains(expected), "{why}"),
+                other => panic!("{other:?}"),
+            }
+        }
+        Unfinished::rewind(&data_dir, "b", Timeline(2)).mark(&data_dir).expect("mark");
+        let context = context(&mut old, None).await;
+        rewind::run(&context, &member(&new), None, &Cancel::new(), &Progress::ignored()).await.expect("rewind");
+        assert_eq!(Unfinished::read(&data_dir), None);
+        old.start(Role::Replica, Some(new.upstream())).await.expect("start");
+        caught_up(&new, &old).await;
     });
 }

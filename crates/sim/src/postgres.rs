@@ -152,6 +152,7 @@ fn control_data(data: &Data) -> ControlData {
         min_recovery_timeline: data.wal.timeline(),
         standby_signal: data.standby,
         backup_label: false,
+        torn: false,
     }
 }
 

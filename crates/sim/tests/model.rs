@@ -518,6 +518,7 @@ fn server(node: &Node) -> Server {
             min_recovery_timeline: timeline,
             standby_signal: false,
             backup_label: false,
+            torn: false,
         })),
     };
     Server { data_dir: DataDir::Present(SYSTEM), postmaster }

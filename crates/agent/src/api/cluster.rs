@@ -3,6 +3,7 @@
 use patroni_core::JsonMap;
 use patroni_core::cluster::{Address, Cluster, Flags, Member, Schedule};
 use patroni_core::lsn::Lsn;
+use patroni_core::view::JOB_KEY;
 use serde_json::{Value, json};
 
 /// The document of `GET /cluster`.
@@ -52,6 +53,9 @@ fn member_entry(cluster: &Cluster, member: &Member, flags: Flags) -> JsonMap {
     }
     if let Some(restart) = &data.scheduled_restart {
         entry.insert("scheduled_restart".to_owned(), Value::Object(restart.clone()));
+    }
+    if let Some(job) = data.extra.get(JOB_KEY).filter(|job| job.is_object()) {
+        entry.insert(JOB_KEY.to_owned(), job.clone());
     }
     if !data.tags.0.is_empty() {
         entry.insert("tags".to_owned(), Value::Object(data.tags.0.clone()));

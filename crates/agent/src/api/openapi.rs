@@ -245,8 +245,11 @@ fn schemas() -> Value {
                 },
                 "scheduled_restart": object, "watchdog_failed": flag,
                 "job": {
-                    "type": "object", "required": ["title", "seconds"],
-                    "properties": {"title": text, "seconds": number, "progress": text},
+                    "type": "object", "required": ["title"],
+                    "properties": {
+                        "title": text, "seconds": number, "progress": text,
+                        "bytes": number, "total_bytes": number, "percent": number,
+                    },
                 },
                 "logger_queue_size": number, "logger_records_lost": number,
             },
@@ -265,7 +268,7 @@ fn schemas() -> Value {
                             "host": text, "port": number, "timeline": number, "tags": object,
                             "pending_restart": flag, "pending_restart_reason": object, "scheduled_restart": object,
                             "lsn": text, "lag": lag, "receive_lsn": text, "receive_lag": lag,
-                            "replay_lsn": text, "replay_lag": lag,
+                            "replay_lsn": text, "replay_lag": lag, "job": object,
                         },
                     },
                 },

@@ -3,7 +3,7 @@
 use patroni_core::COMPATIBLE_VERSION;
 use patroni_core::JsonMap;
 use patroni_core::cluster::{Cluster, is_synchronous};
-use patroni_core::job::{JobView, Stage};
+use patroni_core::job::JobView;
 use patroni_core::lsn::Lsn;
 use patroni_core::request::ScheduledRestart;
 use patroni_core::server::{DataDir, Replication, Role, Running, State, Wal};
@@ -241,11 +241,9 @@ fn replication_row(row: &Replication) -> Value {
 /// The long action that runs. Not in Patroni: its readers look for the keys they know.
 fn job_part(job: &JobView, now: Now) -> Value {
     let seconds = now.boot.0.saturating_sub(job.since.0).as_secs();
-    let mut part = json!({"title": job.title, "seconds": seconds});
-    if let Stage::Committed(text) = &job.stage {
-        part["progress"] = text.as_str().into();
-    }
-    part
+    let mut part = job.shown();
+    part.insert("seconds".to_owned(), seconds.into());
+    Value::Object(part)
 }
 
 /// The request as it was made, with its time as it was understood.
@@ -344,7 +342,7 @@ mod tests {
             job: patroni_core::job::Job::Restart,
             title: "bootstrap from leader 'a'".to_owned(),
             since: Moment(sample::NOW.boot.0 - std::time::Duration::from_secs(7)),
-            stage: Stage::Committed("copied 12 MB from a".to_owned()),
+            stage: patroni_core::job::Stage::Committed("copied 12 MB from a".to_owned()),
         });
         let document = Status::new(&view, Some(&running), sample::NOW).document(QueueState::default());
         let job = json!({"title": "bootstrap from leader 'a'", "seconds": 7, "progress": "copied 12 MB from a"});

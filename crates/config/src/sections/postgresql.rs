@@ -65,6 +65,8 @@ pub struct Postgresql {
     pub use_pg_rewind: bool,
     /// `remove_data_directory_on_rewind_failure`
     pub remove_data_directory_on_rewind_failure: bool,
+    /// `remove_data_directory_on_missing_wal` (not in Patroni)
+    pub remove_data_directory_on_missing_wal: bool,
     /// `remove_data_directory_on_diverged_timelines`
     pub remove_data_directory_on_diverged_timelines: bool,
     /// `pg_ctl_timeout`
@@ -154,6 +156,7 @@ impl Postgresql {
             use_slots: section.flag("use_slots").unwrap_or(true),
             use_pg_rewind: flag("use_pg_rewind"),
             remove_data_directory_on_rewind_failure: flag("remove_data_directory_on_rewind_failure"),
+            remove_data_directory_on_missing_wal: flag("remove_data_directory_on_missing_wal"),
             remove_data_directory_on_diverged_timelines: flag("remove_data_directory_on_diverged_timelines"),
             pg_ctl_timeout: Duration::from_secs(section.int("pg_ctl_timeout", None, 0).map_or(60, i64::unsigned_abs)),
             before_stop: section.filled("before_stop"),

@@ -6,12 +6,16 @@ use super::{Needs, Tick, ask};
 use crate::cluster::Cluster;
 use crate::facts::{Op, RewindCheck, UpstreamCheck};
 use crate::job::{DemoteMode, Job, Upstream};
-use crate::memory::Rewind;
-use crate::server::{Postmaster, Role, Running};
+use crate::memory::{Rewind, Stalled};
+use crate::name::MemberName;
+use crate::server::{Postmaster, Role, Running, Wal};
 use crate::verdict::{Level, Verdict};
 
 /// How often pg_rewind is tried in a row before only an operator's hand, or the switch that allows a new clone, helps.
 const REWIND_ATTEMPTS: u32 = 5;
+
+/// How long a standby may stand still before that is looked into.
+const STALL: Duration = Duration::from_secs(10);
 
 /// The pause before a rewind that was put off is tried again.
 const REWIND_PAUSE: Duration = Duration::from_secs(1);
@@ -38,6 +42,7 @@ impl Tick<'_> {
             self.memory.role = Role::Replica;
         }
         self.look_for_divergence(cluster);
+        self.look_for_stall(cluster, running);
         if let Some(verdict) = self.rewind_or_reinitialize(cluster)? {
             return Ok(verdict);
         }
@@ -88,6 +93,52 @@ impl Tick<'_> {
         }
     }
 
+    /// A standby that neither streams nor gets on otherwise: is it still possible?
+    fn look_for_stall(&mut self, cluster: &Cluster, running: &Running) {
+        let Wal::Standby { replication_state, paused, .. } = &running.wal else { return };
+        let streams = replication_state.as_deref() == Some("streaming");
+        let should = cluster.leader_name().is_some_and(|leader| leader != self.me()) && !self.settings.tags.nostream();
+        if streams || !should || *paused || self.is_standby_cluster() {
+            self.memory.stalled = None;
+            return;
+        }
+        let (now, at) = (self.facts.now.boot, running.wal.position());
+        let new = Stalled { at, since: now, suspect: false, told: false };
+        let stalled = self.memory.stalled.get_or_insert(new);
+        if stalled.at != at {
+            *stalled = new;
+        }
+        if now.since(stalled.since) >= STALL.max(self.settings.loop_wait * 2) {
+            *stalled = Stalled { since: now, suspect: true, ..*stalled };
+            if matches!(self.memory.rewind, Rewind::Unknown | Rewind::NotNeeded) {
+                self.memory.rewind = Rewind::Check;
+            }
+        }
+    }
+
+    /// Only a standby that has stood still for a while needs what the primary lacks: it may have more WAL than it has replayed, and an archive.
+    fn wal_is_gone(&mut self, cluster: &Cluster, primary: &MemberName, file: &str, archive: bool) -> Option<Verdict> {
+        let stalled = self.memory.stalled.as_mut().filter(|stalled| stalled.suspect)?;
+        let was_told = std::mem::replace(&mut stalled.told, true);
+        if self.settings.rewind.remove_data_directory_on_missing_wal
+            && let Some(source) = self.clone_from(cluster)
+        {
+            let follow = self.upstream(cluster);
+            self.start(Job::Reinitialize { source, follow });
+            return Some(Verdict::ReinitializingMissingWal);
+        }
+        if !was_told {
+            let (scope, name) = (&self.settings.scope, &self.settings.name);
+            let archive = if archive { ", and restore_command does not bring it" } else { "" };
+            let text = format!(
+                "WAL file {file}, which this node needs next, is no longer on {primary}{archive}. Put it into the archive, or run `patronictl \
+                 reinit {scope} {name}` to clone this node anew; remove_data_directory_on_missing_wal allows that in advance"
+            );
+            self.note(Level::Error, text);
+        }
+        None
+    }
+
     fn rewind_allowed(&self) -> bool {
         self.settings.rewind.use_pg_rewind || self.settings.rewind.remove_data_directory_on_diverged_timelines
     }
@@ -106,7 +157,8 @@ impl Tick<'_> {
         if let Rewind::Failed(at, attempts) = self.memory.rewind {
             return Ok(self.after_failed_rewind(cluster, at, attempts));
         }
-        if !self.rewind_allowed() || !matches!(self.memory.rewind, Rewind::Check | Rewind::Needed) {
+        let wanted = self.rewind_allowed() || self.memory.stalled.is_some_and(|stalled| stalled.suspect);
+        if !wanted || !matches!(self.memory.rewind, Rewind::Check | Rewind::Needed) {
             return Ok(None);
         }
         let Some(source) = cluster.leader_member().and_then(|leader| self.upstream_member(leader)) else {
@@ -123,8 +175,17 @@ impl Tick<'_> {
                 self.memory.timeline = self.memory.timeline.max(theirs);
                 Ok(None)
             }
+            RewindCheck::WalGone { file, archive } => {
+                self.memory.rewind = Rewind::NotNeeded;
+                Ok(self.wal_is_gone(cluster, &source.name, &file, archive))
+            }
             RewindCheck::Unclear(why) => {
                 self.note(Level::Info, format!("cannot compare timelines with {}: {why}", source.name));
+                if self.memory.stalled.is_some_and(|stalled| stalled.suspect) {
+                    // Looked into again after a while.
+                    self.memory.rewind = Rewind::Unknown;
+                    return Ok(None);
+                }
                 self.memory.rewind = Rewind::Check;
                 self.wake_after = self.wake_after.min(Duration::from_secs(1));
                 Ok(None)
@@ -203,7 +264,7 @@ impl Tick<'_> {
                     self.settings.scope, self.settings.name
                 ),
             );
-            return Some(Verdict::NotRunning);
+            return Some(Verdict::RewindUnfinished);
         }
         if self.facts.now.boot.since(at) >= self.settings.loop_wait {
             self.memory.rewind = Rewind::Needed;

@@ -43,9 +43,8 @@ impl Tick<'_> {
         match &view.job {
             Job::Clone { .. } | Job::Reinitialize { .. } if !up => {
                 memory.state = State::CreatingReplica;
-                if matches!(view.stage, Stage::Committed(_)) {
+                if matches!(view.stage, Stage::Committed(_) | Stage::Copying(_)) {
                     // What was there is gone, whatever becomes of the copy: half a copy is no data directory.
-                    memory.torn = false;
                     memory.rewind = Rewind::Unknown;
                     memory.rewind_attempts = 0;
                 }
@@ -168,14 +167,12 @@ impl Tick<'_> {
             Job::Clone { .. } | Job::Reinitialize { .. } => {
                 memory.timeline = None;
                 memory.started = done;
-                memory.torn = false;
                 memory.rewind = Rewind::Unknown;
                 memory.role = if done { Role::Replica } else { Role::Uninitialized };
                 memory.creation_failed_at = (!done).then_some(now);
             }
             Job::Rewind { .. } => {
                 memory.rewind = after_rewind(outcome, now, &mut memory.rewind_attempts);
-                memory.torn = !done;
                 memory.timeline = None;
             }
             Job::Follow { .. } => {}
@@ -276,6 +273,6 @@ fn bootstrap_state(stage: &Stage) -> State {
     match stage {
         Stage::Committed(text) if text.starts_with("running custom") => State::CustomBootstrap,
         Stage::Committed(text) if text.starts_with("starting after custom") => State::BootstrapStarting,
-        Stage::Committed(_) | Stage::Revocable | Stage::ShutDown { .. } => State::Initdb,
+        Stage::Committed(_) | Stage::Copying(_) | Stage::Revocable | Stage::ShutDown { .. } => State::Initdb,
     }
 }

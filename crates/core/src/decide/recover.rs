@@ -44,7 +44,7 @@ impl Tick<'_> {
         if let Some(verdict) = self.crash_recovery(cluster, control) {
             return Ok(verdict);
         }
-        self.start_as_standby(cluster)
+        self.start_as_standby(cluster, control.is_some_and(|control| control.torn))
     }
 
     /// `None`: paused, but a rewind that was under way goes on.
@@ -89,6 +89,7 @@ impl Tick<'_> {
         }
         let was_primary = control.is_some_and(|control| {
             !control.standby_signal
+                && !control.torn
                 && matches!(
                     control.state,
                     ControlState::InProduction
@@ -128,9 +129,9 @@ impl Tick<'_> {
         (worth_it && self.memory.crash_recovery_since.is_none()).then(|| self.start_crash_recovery())
     }
 
-    fn start_as_standby(&mut self, cluster: &Cluster) -> Needs<Verdict> {
+    fn start_as_standby(&mut self, cluster: &Cluster, torn: bool) -> Needs<Verdict> {
         let leader_here = self.has_lock(cluster);
-        if leader_here && self.memory.torn {
+        if leader_here && torn {
             self.release(None)?;
             return Ok(Verdict::NotRunningReleased);
         }
@@ -144,9 +145,9 @@ impl Tick<'_> {
             if let Some(verdict) = self.rewind_or_reinitialize(cluster)? {
                 return Ok(verdict);
             }
-            if self.memory.torn {
+            if torn {
                 // Also where nobody is there to rewind from.
-                return Ok(Verdict::NotRunning);
+                return Ok(Verdict::RewindUnfinished);
             }
             if let Some(verdict) = self.wait_for_comparison(cluster) {
                 return Ok(verdict);

@@ -15,7 +15,7 @@ use patroni_core::decide::{decide, title};
 use patroni_core::facts::{Answer, Answers, Facts, JobFact, Op, Outcome, RewindCheck, UpstreamCheck, Watchdog};
 use patroni_core::job::{CloneSource, DemoteMode, Job, JobOutcome, JobView, Stage, Upstream, UpstreamMember};
 use patroni_core::lsn::{Lsn, Timeline};
-use patroni_core::memory::{Handover, Memory, Rewind, Starting};
+use patroni_core::memory::{Handover, Memory, Rewind, Stalled, Starting};
 use patroni_core::name::{MemberName, SystemId};
 use patroni_core::parameters::SynchronousStandbyNames;
 use patroni_core::peer::{Peer, PeerStatus};
@@ -268,6 +268,16 @@ impl Scene {
                     control.backup_label = true;
                 }
             }
+            ("torn", "") => {
+                server.postmaster = Postmaster::Stopped(Some(ControlData { torn: true, ..control("shut-down") }))
+            }
+            ("not-streaming", "") => {
+                if let Postmaster::Running(Running { wal: Wal::Standby { replication_state, .. }, .. }) =
+                    &mut server.postmaster
+                {
+                    *replication_state = None;
+                }
+            }
             ("starting", "") => server.postmaster = Postmaster::Starting,
             ("stopping", "") => server.postmaster = Postmaster::Stopping,
             ("unreachable", "") => server.postmaster = Postmaster::Unreachable("timed out".into()),
@@ -318,7 +328,10 @@ impl Scene {
                     _ => return false,
                 }
             }
-            "torn" => memory.torn = true,
+            "stalled" => {
+                let since = Moment(NOW.0 - Duration::from_secs(value.parse().expect("seconds")));
+                memory.stalled = Some(Stalled { at: HERE, since, suspect: false, told: false });
+            }
             "failsafe-leader" => {
                 self.facts.failsafe_leader = Some(value.into());
                 Arc::make_mut(&mut self.facts.settings).failsafe_mode = true;
@@ -376,6 +389,7 @@ impl Scene {
             }
             "use-pg-rewind" => settings.rewind.use_pg_rewind = true,
             "reinit-diverged" => settings.rewind.remove_data_directory_on_diverged_timelines = true,
+            "reinit-missing-wal" => settings.rewind.remove_data_directory_on_missing_wal = true,
             "reinit-failed-rewind" => settings.rewind.remove_data_directory_on_rewind_failure = true,
             "primary-start-timeout" => {
                 settings.primary_start_timeout = Duration::from_secs(value.parse().expect("seconds"));
@@ -531,6 +545,7 @@ impl Scene {
                     "diverged" => RewindCheck::Needed(Ok(())),
                     "diverged-no-rewind" => RewindCheck::Needed(Err("wal_log_hints is off".into())),
                     "unclear" => RewindCheck::Unclear("it does not answer".into()),
+                    "wal-gone" => RewindCheck::WalGone { file: "00000001000000000000000A".into(), archive: false },
                     _ => return false,
                 }
             }
@@ -814,6 +829,7 @@ fn control(state: &str) -> ControlData {
         min_recovery_timeline: Timeline(1),
         standby_signal: matches!(state, ControlState::ShutDownInRecovery | ControlState::InArchiveRecovery),
         backup_label: false,
+        torn: false,
     }
 }
 

@@ -9,6 +9,7 @@ use super::Control;
 use crate::cancel::{Cancel, Progress};
 use crate::programs::{self, Stderr};
 use crate::rewind::{RewindContext, archive_ready_wals, cleanup_archive_status};
+use crate::unfinished::Unfinished;
 use crate::{Error, Result};
 
 /// How long a program that reads one setting may take.
@@ -37,6 +38,7 @@ impl Control {
         settings.insert("archive_command".into(), "false".into());
         self.conf.remove_recovery().await?;
         progress.commit(cancel, "doing crash recovery in a single user mode")?;
+        Unfinished::clear(&options.data_dir);
         let mut command = options.programs().command("postgres");
         command.args(["--single", "-D"]).arg(&options.data_dir);
         for (name, value) in &settings {

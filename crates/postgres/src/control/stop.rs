@@ -15,6 +15,7 @@ use crate::controldata::{ControlValues, peek_state};
 use crate::options::ServerOptions;
 use crate::postmaster::Postmaster;
 use crate::programs::{self, Stderr, command_of, describe, split};
+use crate::unfinished::Unfinished;
 use crate::{Error, Result};
 
 /// The longest CHECKPOINT before a planned stop; the shutdown makes its own anyway.
@@ -88,6 +89,8 @@ impl Control {
     /// [`Error::Cancelled`]; the signal cannot be sent; it cannot be killed.
     pub async fn stop(&mut self, stop: StopOptions, cancel: &Cancel, progress: &Progress) -> Result<Stopped> {
         let Some(postmaster) = self.monitor.alive()? else { return Ok(Stopped::WasNotRunning) };
+        // Somebody has started it: whatever was unfinished is not any more.
+        Unfinished::clear(&self.options().data_dir);
         if stop.checkpoint {
             match self.checkpoint(stop.timeout.unwrap_or(CHECKPOINT_LIMIT), cancel).await {
                 Err(Error::Cancelled) => return Err(Error::Cancelled),

@@ -7,6 +7,7 @@
 mod archive;
 mod local;
 mod program;
+mod same_timeline;
 mod source;
 mod waldump;
 
@@ -16,17 +17,20 @@ use std::time::Duration;
 use patroni_core::facts::RewindCheck;
 use patroni_core::history::{Divergence, LocalPosition, divergence, excerpt};
 use patroni_core::job::UpstreamMember;
+use patroni_core::lsn::Timeline;
 use patroni_core::name::SystemId;
 
 use crate::cancel::{Cancel, Progress};
 use crate::conf::Conf;
+use crate::copying::Copying;
 use crate::options::ServerOptions;
 use crate::programs::Programs;
+use crate::unfinished::Unfinished;
 use crate::{Error, Result};
 
 pub use archive::{archive_ready_wals, cleanup_archive_status};
 pub use local::{can_rewind, local_position};
-use source::Source;
+use source::{PrimaryTimeline, Source};
 
 /// What checking and rewinding need to know of this node.
 #[derive(Clone, Debug)]
@@ -61,14 +65,10 @@ impl RewindContext {
 /// Compares this node with a primary. `local` comes from [`local_position`]. Anything that cannot be found out, or that does not fit together,
 /// is [`RewindCheck::Unclear`].
 pub async fn check(context: &RewindContext, upstream: &UpstreamMember, local: &LocalPosition) -> RewindCheck {
-    match diverged(context, upstream, local).await {
-        Ok(true) => RewindCheck::Needed(can_rewind(context).await),
-        Ok(false) => RewindCheck::NotNeeded,
-        Err(error) => RewindCheck::Unclear(error.to_string()),
-    }
+    compare(context, upstream, local).await.unwrap_or_else(|error| RewindCheck::Unclear(error.to_string()))
 }
 
-async fn diverged(context: &RewindContext, upstream: &UpstreamMember, local: &LocalPosition) -> Result<bool> {
+async fn compare(context: &RewindContext, upstream: &UpstreamMember, local: &LocalPosition) -> Result<RewindCheck> {
     tracing::info!("Local timeline={} lsn={}", local.timeline, local.lsn);
     let source = Source::connect(context, upstream).await?;
     let primary = source.timeline().await?;
@@ -76,14 +76,49 @@ async fn diverged(context: &RewindContext, upstream: &UpstreamMember, local: &Lo
     if local.timeline < primary.timeline {
         tracing::info!("primary: history={}", excerpt(&primary.history, local.timeline));
     }
-    match divergence(local, primary.timeline, &primary.history) {
-        Divergence::None => Ok(false),
-        Divergence::Diverged => Ok(true),
+    if let Some(unfinished) = Unfinished::read(&context.options.data_dir) {
+        return Ok(match mixed(&unfinished, upstream, &primary) {
+            Some(why) => RewindCheck::Needed(Err(why)),
+            None => RewindCheck::Needed(can_rewind(context).await),
+        });
+    }
+    let diverged = match divergence(local, primary.timeline, &primary.history) {
+        Divergence::None => false,
+        Divergence::Diverged => true,
         Divergence::UnlessCheckpointEndsAt(switchpoint) => {
             let end = waldump::checkpoint_end(context, local.timeline, local.lsn).await?;
-            Ok(end != Some(switchpoint))
+            end != Some(switchpoint)
         }
+    };
+    if diverged {
+        return Ok(RewindCheck::Needed(can_rewind(context).await));
     }
+    if local.timeline == primary.timeline
+        && let Some(why) = same_timeline::differs(context, &source, local).await?
+    {
+        // pg_rewind has nothing to do there.
+        return Ok(RewindCheck::Needed(Err(why)));
+    }
+    if local.in_recovery
+        && let Some(file) = same_timeline::missing_on(&source, local).await?
+    {
+        let archive = program::restore_command(context).await.is_some();
+        return Ok(RewindCheck::WalGone { file, archive });
+    }
+    Ok(RewindCheck::NotNeeded)
+}
+
+/// Whether pg_rewind, which was interrupted, may not be run again: pages that it took from another primary, and that this one never
+/// changed, would stay. The same primary may have gone on to a timeline of its own.
+fn mixed(unfinished: &Unfinished, upstream: &UpstreamMember, primary: &PrimaryTimeline) -> Option<String> {
+    let Unfinished::Rewind { source, timeline, .. } = unfinished else {
+        return Some("a copy of its data directory was interrupted".to_owned());
+    };
+    let parent = primary.history.last().map(|switch| switch.timeline);
+    let is_same = upstream.name.as_str() == source
+        && (primary.timeline.0 == *timeline || parent.is_some_and(|parent| parent.0 == *timeline));
+    (!is_same)
+        .then(|| format!("pg_rewind from {source} on timeline {timeline} was interrupted, and leaves pages of both"))
 }
 
 /// Why a rewind did not succeed.
@@ -92,7 +127,7 @@ pub enum RewindError {
     /// It was not begun, because the primary is not ready. Nothing was changed; try again soon.
     #[error("{0}")]
     NotYet(String),
-    /// pg_rewind failed, and the primary cannot be reached any more. pg_rewind can be run again, from whoever leads then.
+    /// pg_rewind failed, and the primary cannot be reached any more. Whether pg_rewind can be run again, [`check`] finds out.
     #[error("Failed to rewind because primary {source_name} become unreachable: {error}")]
     SourceLost {
         /// The primary.
@@ -132,9 +167,17 @@ pub async fn run(
 ) -> std::result::Result<(), RewindError> {
     local::refuse_if_running(context).map_err(RewindError::Local)?;
     archive_ready_wals(context, cancel).await.map_err(cancelled_or_local)?;
-    is_ready(context, source, checkpoint_done).await?;
+    let timeline = is_ready(context, source, checkpoint_done).await?;
     progress.commit(cancel, format!("running pg_rewind from {}", source.name)).map_err(cancelled_or_local)?;
-    let Err(error) = program::pg_rewind(context, source, cancel).await else {
+    let data_dir = &context.options.data_dir;
+    let was_torn = Unfinished::read(data_dir).is_some();
+    Unfinished::rewind(data_dir, source.name.as_str(), timeline).mark(data_dir).map_err(RewindError::Local)?;
+    let copying = Copying::new(source.name.as_str(), progress);
+    let result = program::pg_rewind(context, source, &copying, cancel).await;
+    if result.is_ok() || !(copying.began() || was_torn) {
+        Unfinished::clear(data_dir);
+    }
+    let Err(error) = result else {
         if let Err(error) = write_record(context, source).await {
             tracing::info!("{} was not asked to write WAL, which may delay the start: {error}", source.name);
         }
@@ -168,7 +211,7 @@ async fn is_ready(
     context: &RewindContext,
     source: &UpstreamMember,
     checkpoint_done: Option<bool>,
-) -> std::result::Result<(), RewindError> {
+) -> std::result::Result<Timeline, RewindError> {
     if checkpoint_done == Some(false) {
         return Err(RewindError::NotYet(format!("Waiting for checkpoint on {} before rewind", source.name)));
     }
@@ -177,11 +220,12 @@ async fn is_ready(
     if !connected.is_primary().await.map_err(|error| unusable(error.to_string()))? {
         return Err(unusable("Leader is still in_recovery and therefore can't be used for rewind".to_owned()));
     }
+    let timeline = connected.timeline().await.map_err(|error| unusable(error.to_string()))?.timeline;
     if checkpoint_done == Some(true) {
-        return Ok(());
+        return Ok(timeline);
     }
     match connected.ensure_checkpoint(context).await {
-        Ok(true) => Ok(()),
+        Ok(true) => Ok(timeline),
         Ok(false) => Err(unusable("leader has not run a checkpoint yet".to_owned())),
         Err(error) => Err(unusable(error.to_string())),
     }

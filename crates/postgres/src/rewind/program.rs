@@ -8,6 +8,7 @@ use tokio::process::Command;
 use super::{RewindContext, archive, source};
 use crate::cancel::Cancel;
 use crate::conf::{guc_value, write_pgpass};
+use crate::copying::Copying;
 use crate::programs::{self, Output, Stderr};
 use crate::{Error, Result};
 
@@ -18,13 +19,19 @@ pub(super) const CHECKPOINT_LIMIT: Duration = Duration::from_secs(300);
 const MOST_FETCHES: u32 = 1_000_000;
 
 /// Runs pg_rewind until it succeeds, fetching WAL that it misses where it cannot do that by itself.
-pub(super) async fn pg_rewind(context: &RewindContext, source: &UpstreamMember, cancel: &Cancel) -> Result<()> {
+pub(super) async fn pg_rewind(
+    context: &RewindContext,
+    source: &UpstreamMember,
+    copying: &Copying<'_>,
+    cancel: &Cancel,
+) -> Result<()> {
+    let watch = |line: &str| copying.take(line);
     let restore_command = restore_command(context).await;
     let fetches_itself = restore_command.is_some() && can_restore(context);
     let mut last_missing = None;
     for _ in 0..MOST_FETCHES {
         let command = command(context, source, fetches_itself).await?;
-        let output = programs::run(command, None, Stderr::Log, cancel, None).await?;
+        let output = programs::run(command, None, Stderr::Watch(&watch), cancel, None).await?;
         tracing::info!("pg_rewind exit {}", programs::describe(output.status));
         if !output.stdout.trim().is_empty() {
             tracing::info!(" stdout={}", output.stdout.trim_end());
@@ -66,11 +73,11 @@ async fn command(context: &RewindContext, source: &UpstreamMember, fetches_itsel
             command.arg(option);
         }
     }
-    command.arg("-D").arg(&context.options.data_dir).arg("--source-server").arg(dsn);
+    command.args(["--progress", "-D"]).arg(&context.options.data_dir).arg("--source-server").arg(dsn);
     Ok(command)
 }
 
-async fn restore_command(context: &RewindContext) -> Option<String> {
+pub(super) async fn restore_command(context: &RewindContext) -> Option<String> {
     let data_dir = &context.options.data_dir;
     let value =
         guc_value(&context.programs, data_dir, &context.postgresql_conf, "restore_command", context.limit).await;

@@ -2,7 +2,7 @@
 
 use patroni_core::history::{Switch, parse_history};
 use patroni_core::job::UpstreamMember;
-use patroni_core::lsn::Timeline;
+use patroni_core::lsn::{Lsn, Timeline};
 use patroni_core::name::SystemId;
 
 use super::RewindContext;
@@ -68,6 +68,37 @@ impl Source {
 
     pub(super) async fn is_primary(&self) -> Result<bool> {
         Ok(self.value("SELECT NOT pg_catalog.pg_is_in_recovery()").await?.as_deref() == Some("t"))
+    }
+
+    /// Up to where its WAL is on disk: standbys have no more.
+    pub(super) async fn position(&self) -> Result<Lsn> {
+        let text = self.value("SELECT pg_catalog.pg_current_wal_flush_lsn()").await?;
+        let unknown = || Error::Unexpected(format!("{} did not tell its position", self.name));
+        text.and_then(|text| text.parse().ok()).ok_or_else(unknown)
+    }
+
+    /// In bytes.
+    pub(super) async fn segment_size(&self) -> Result<u64> {
+        let sql = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_segment_size'";
+        let size = self.value(sql).await?.and_then(|text| text.parse().ok());
+        let unknown = || Error::Unexpected(format!("{} did not tell the size of its WAL files", self.name));
+        size.filter(|size| (1 << 20..=1 << 30).contains(size)).ok_or_else(unknown)
+    }
+
+    /// Part of a WAL file in hexadecimal; `None` where it has no such file.
+    pub(super) async fn wal(&self, file: &str, from: u64, length: u64) -> Result<Option<String>> {
+        let read = format!("pg_catalog.pg_read_binary_file('pg_wal/{file}', {from}, {length}, true)");
+        self.value(&format!("SELECT pg_catalog.encode({read}, 'hex')")).await
+    }
+
+    /// It has this WAL file, be it on another timeline.
+    pub(super) async fn has_segment(&self, file: &str) -> Result<bool> {
+        let number = file.get(8..).unwrap_or_default();
+        let sql = format!(
+            "SELECT pg_catalog.count(*) FROM pg_catalog.pg_ls_dir('pg_wal', true, false) AS file \
+             WHERE pg_catalog.length(file) = 24 AND pg_catalog.substr(file, 9) = '{number}'"
+        );
+        Ok(self.value(&sql).await?.as_deref() != Some("0"))
     }
 
     /// Makes it write a record of WAL. pg_rewind takes the primary's insert position for the end of what has to be replayed;

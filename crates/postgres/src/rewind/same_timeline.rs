@@ -1,0 +1,84 @@
+//! Node and primary on one timeline. PostgreSQL takes for granted that they have the same WAL; a primary that lost the end of its WAL, or two
+//! that both wrote (split brain), do not. And WAL that the node still needs may be gone.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use patroni_core::history::LocalPosition;
+use patroni_core::lsn::{Lsn, Timeline};
+
+use super::RewindContext;
+use super::source::Source;
+use crate::Result;
+
+/// How much WAL before the position is compared, in bytes.
+const COMPARED: u64 = 16 << 10;
+
+/// The head of a record, with its checksum.
+const RECORD_HEAD: u64 = 24;
+
+/// Why node and primary are not the same on the timeline that both are on; `None` if nothing speaks against it.
+pub(super) async fn differs(context: &RewindContext, source: &Source, local: &LocalPosition) -> Result<Option<String>> {
+    // Asked after the local position was known: the primary was at least there then.
+    let end = source.position().await?;
+    let (timeline, lsn) = (local.timeline, local.lsn);
+    if lsn > end {
+        let text = format!("it has WAL up to {lsn}, the primary on the same timeline {timeline} only up to {end}");
+        return Ok(Some(text));
+    }
+    let size = source.segment_size().await?;
+    let in_record = !local.in_recovery && lsn.0 + RECORD_HEAD <= end.0 && lsn.0 % size + RECORD_HEAD <= size;
+    let until = lsn.0 % size + if in_record { RECORD_HEAD } else { 0 };
+    let from = until.saturating_sub(COMPARED);
+    let name = segment(timeline, lsn, size);
+    let path = context.options.data_dir.join("pg_wal").join(&name);
+    let Some(mine) = read(&path, from, until - from) else { return Ok(None) };
+    let theirs = match source.wal(&name, from, until - from).await {
+        Ok(theirs) => theirs,
+        Err(error) => {
+            tracing::info!("cannot compare {name}: {error}");
+            return Ok(None);
+        }
+    };
+    let is_same = theirs.is_none_or(|theirs| theirs == mine);
+    Ok((!is_same).then(|| format!("it and the primary wrote other WAL on the same timeline {timeline}, before {lsn}")))
+}
+
+/// The WAL file that a standby needs next, if the primary does not have it any more.
+pub(super) async fn missing_on(source: &Source, local: &LocalPosition) -> Result<Option<String>> {
+    let (end, size) = (source.position().await?, source.segment_size().await?);
+    if local.lsn.0 / size >= end.0 / size {
+        return Ok(None);
+    }
+    let name = segment(local.timeline, local.lsn, size);
+    Ok((!source.has_segment(&name).await?).then_some(name))
+}
+
+fn segment(timeline: Timeline, lsn: Lsn, size: u64) -> String {
+    let (number, per_id) = (lsn.0 / size, (1 << 32) / size);
+    format!("{:08X}{:08X}{:08X}", timeline.0, number / per_id, number % per_id)
+}
+
+/// In hexadecimal, as SQL gives it. `None` where the file is not there or shorter.
+fn read(path: &Path, from: u64, length: u64) -> Option<String> {
+    let mut bytes = vec![0; usize::try_from(length).ok()?];
+    File::open(path).ok()?.read_exact_at(&mut bytes, from).ok()?;
+    Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_are_named_as_postgresql_does() {
+        for (lsn, size, name) in [
+            (0x0001_0000_0000, 16 << 20, "0000000A0000000100000000"),
+            (0x0001_FFFF_FFFF, 16 << 20, "0000000A00000001000000FF"),
+            (0x0002_4000_0001, 1 << 30, "0000000A0000000200000001"),
+        ] {
+            assert_eq!(segment(Timeline(10), Lsn(lsn), size), name);
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! A mark beside the data directory while it is copied or rewound: whoever finds it there knows that this did not end, even after
+//! a crash of the agent or of the machine.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use patroni_core::lsn::Timeline;
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
+
+use crate::postmaster::Postmaster;
+use crate::programs::Programs;
+use crate::{Error, Result};
+
+/// How long a program of the agent's former life may take to end.
+const END_LIMIT: Duration = Duration::from_secs(10);
+
+/// What was begun.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unfinished {
+    /// A copy of the whole directory. What there is of it is of no use.
+    Clone,
+    /// pg_rewind.
+    Rewind {
+        /// The primary that it takes pages from.
+        source: String,
+        /// The timeline of that primary.
+        timeline: u32,
+        /// The file `PG_VERSION`, which pg_rewind leaves alone: with another one, this is another data directory.
+        inode: u64,
+    },
+}
+
+impl Unfinished {
+    /// pg_rewind from this primary.
+    pub fn rewind(data_dir: &Path, source: &str, timeline: Timeline) -> Self {
+        Unfinished::Rewind { source: source.to_owned(), timeline: timeline.0, inode: inode(data_dir) }
+    }
+
+    /// Leaves the mark on disk before anything is done.
+    ///
+    /// # Errors
+    /// It cannot be written, neither beside the data directory nor, where that works, in it.
+    pub fn mark(&self, data_dir: &Path) -> Result<()> {
+        let text = serde_json::to_string(self).unwrap_or_default();
+        let [beside, within] = places(data_dir);
+        let Err(error) = write(&beside, &text) else { return Ok(()) };
+        // A parent directory that belongs to somebody else. pg_rewind removes the file as the last but one of its steps; a
+        // clone needs the directory to be empty.
+        match self {
+            Unfinished::Rewind { .. } => write(&within, &text).map_err(|error| Error::file("write", within, error)),
+            Unfinished::Clone => Err(Error::file("write", beside, error)),
+        }
+    }
+
+    /// What was begun on this data directory and did not end.
+    pub fn read(data_dir: &Path) -> Option<Unfinished> {
+        let texts = places(data_dir).map(|path| fs::read_to_string(path).ok());
+        let found = texts.into_iter().flatten().find_map(|text| serde_json::from_str(&text).ok())?;
+        match found {
+            Unfinished::Rewind { inode: of, .. } if of != inode(data_dir) => None,
+            Unfinished::Rewind { .. } | Unfinished::Clone => Some(found),
+        }
+    }
+
+    /// It ended, or the data directory is another one now. That the mark cannot be removed is logged.
+    pub fn clear(data_dir: &Path) {
+        for path in places(data_dir) {
+            match fs::remove_file(&path) {
+                Err(error) if ![io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind()) => {
+                    tracing::error!(
+                        "cannot remove {}, which says that its data directory is not whole: {error}",
+                        path.display()
+                    );
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+    }
+}
+
+/// Ends pg_basebackup or pg_rewind that an agent which was killed left behind, still at work on the data directory.
+pub async fn end_leftovers(programs: &Programs, data_dir: &Path) {
+    if Unfinished::read(data_dir).is_none() {
+        return;
+    }
+    let names = ["pg_basebackup", "pg_rewind"].map(|name| programs.path(name));
+    for pid in at_work(&names, data_dir) {
+        let Ok(Some(process)) = Postmaster::open(pid) else { continue };
+        tracing::warn!("a program of an earlier run is still at work on {}: ending process {pid}", data_dir.display());
+        if process.signal(Signal::KILL).is_err() || timeout(END_LIMIT, process.exited()).await.is_err() {
+            tracing::error!("process {pid} does not end");
+        }
+    }
+}
+
+/// Processes that run one of these programs with the data directory as an argument.
+fn at_work(programs: &[PathBuf], data_dir: &Path) -> Vec<i32> {
+    let wanted = data_dir.to_string_lossy();
+    let is_one = |pid: &i32| {
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command);
+        let words: Vec<&str> = command.split('\0').collect();
+        // The second word, where the program is a script.
+        let is_program = |word: &&str| programs.iter().any(|path| path.file_name() == Path::new(word).file_name());
+        words.iter().take(2).any(is_program)
+            && words.iter().any(|word| word.strip_prefix("--pgdata=").unwrap_or(word) == wanted)
+    };
+    let entries = fs::read_dir("/proc").into_iter().flatten();
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).filter(is_one).collect()
+}
+
+/// Beside the data directory: what is in it is copied over and removed.
+fn places(data_dir: &Path) -> [PathBuf; 2] {
+    let mut name: OsString = data_dir.components().as_path().as_os_str().to_owned();
+    name.push(".unfinished");
+    [PathBuf::from(name), data_dir.join(".unfinished")]
+}
+
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    fs::write(path, text)?;
+    fs::File::open(path)?.sync_all()?;
+    path.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
+}
+
+fn inode(data_dir: &Path) -> u64 {
+    fs::metadata(data_dir.join("PG_VERSION")).map_or(0, |metadata| metadata.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_of_one_data_directory_and_outlives_what_is_in_it() {
+        let parent = tempfile::tempdir().unwrap();
+        let data_dir = parent.path().join("data");
+        fs::create_dir(&data_dir).unwrap();
+        fs::write(data_dir.join("PG_VERSION"), "15").unwrap();
+        assert_eq!(Unfinished::read(&data_dir), None);
+        let rewind = Unfinished::rewind(&data_dir, "b", Timeline(3));
+        rewind.mark(&data_dir).unwrap();
+        assert_eq!(Unfinished::read(&data_dir), Some(rewind));
+        fs::rename(&data_dir, parent.path().join("old")).unwrap();
+        fs::create_dir(&data_dir).unwrap();
+        fs::write(data_dir.join("PG_VERSION"), "15").unwrap();
+        assert_eq!(Unfinished::read(&data_dir), None, "another data directory");
+        Unfinished::Clone.mark(&data_dir).unwrap();
+        fs::remove_dir_all(&data_dir).unwrap();
+        assert_eq!(Unfinished::read(&data_dir), Some(Unfinished::Clone));
+        Unfinished::clear(&data_dir);
+        Unfinished::clear(&data_dir);
+        assert_eq!(Unfinished::read(&data_dir), None);
+    }
+
+    #[test]
+    fn nonsense_is_no_mark() {
+        let parent = tempfile::tempdir().unwrap();
+        let data_dir = parent.path().join("data");
+        for text in ["", "x", "{}", r#"{"rewind":{}}"#, "\"other\""] {
+            fs::write(parent.path().join("data.unfinished"), text).unwrap();
+            assert_eq!(Unfinished::read(&data_dir), None, "{text}");
+        }
+    }
+}
