@@ -208,6 +208,11 @@ impl Context {
         self.config.effective()
     }
 
+    /// A section of the configuration.
+    pub(crate) fn section(&self, name: &str) -> Option<&serde_json::Value> {
+        self.effective().get(name)
+    }
+
     /// How the REST API is asked.
     pub(crate) fn client_options(&self) -> ClientOptions {
         let ctl = &self.config.ctl;

@@ -16,6 +16,7 @@ mod place;
 mod progress;
 mod prompt;
 mod python_value;
+mod remote;
 mod schedule;
 mod selection;
 mod sql;

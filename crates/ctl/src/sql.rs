@@ -9,7 +9,8 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use patroni_core::cluster::Address;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a server may take to take a connection.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whom to connect as, and to what.
 #[derive(Clone, Debug, Default)]

@@ -11,7 +11,7 @@ use crate::cli::definition::{CLUSTER_NAME, Command, FORCE, Kind, Opt};
 use crate::cli::parse::Matches;
 use crate::context::{Context, SHORT, Store};
 use crate::error::{CtlError, failed};
-use crate::{output, prompt};
+use crate::{output, prompt, remote};
 
 pub(crate) const COMMAND: Command = Command {
     name: "demote-cluster",
@@ -75,6 +75,10 @@ pub(crate) async fn change_role(
     }
     output::echo("Current cluster topology");
     store.show(&cluster);
+    match &standby_cluster {
+        Some(section) => remote::check_before_demotion(context, &cluster, section).await?,
+        None => remote::check_before_promotion(context, &cluster, matches.flag("force")).await?,
+    }
     let question = format!("Are you sure you want to {stem}e {scope} cluster?");
     if !matches.flag("force") && !prompt::confirm(&question).await? {
         return failed(format!("Aborted cluster {stem}ion"));

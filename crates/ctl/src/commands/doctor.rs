@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 
 use patroni_core::cluster::{Address, Cluster, Member};
-use serde_json::Value;
 
 use crate::cli::definition::{CLUSTER_NAME, Command, GROUP, Kind, Opt};
 use crate::cli::parse::Matches;
@@ -116,11 +115,4 @@ async fn ip_of(member: &Member) -> Option<IpAddr> {
     let address = Address::of(&member.data)?;
     let found = tokio::net::lookup_host((address.host.as_str(), address.port)).await.ok()?.next();
     found.map(|found| found.ip())
-}
-
-impl Context {
-    /// A section of the configuration.
-    fn section(&self, name: &str) -> Option<&Value> {
-        self.effective().get(name)
-    }
 }
