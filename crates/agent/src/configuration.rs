@@ -8,7 +8,7 @@ use patroni_core::JsonMap;
 use patroni_core::cluster::{ClusterConfig, Version};
 use patroni_core::facts::Facts;
 use patroni_core::parameters::SynchronousStandbyNames;
-use patroni_core::server::{Role, Running};
+use patroni_core::server::{Postmaster, Role, Running};
 use patroni_core::settings::{Settings, SynchronousMode};
 use patroni_core::view::{Addresses, View};
 use patroni_http::HttpClient;
@@ -186,24 +186,25 @@ impl Configuration {
         self.untold != Some(Untold::Adopted)
     }
 
+    /// Where no server answers, the next one is to be started as configured now.
+    pub fn prepare(&mut self, control: &mut Control, facts: &Facts) {
+        let Some(untold) = self.untold.filter(|_| running(&facts.server).is_none()) else { return };
+        if untold == Untold::Adopted && !matches!(facts.server.postmaster, Postmaster::Stopped(_)) {
+            return;
+        }
+        let server = Arc::new(options::server_options(&self.config));
+        control.conf().set_options(Arc::clone(&server), self.file_options());
+        if self.settings.synchronous.mode != SynchronousMode::Off {
+            control.conf().set_synchronous_standby_names(SynchronousStandbyNames::Managed(None));
+        }
+        self.server.send_replace(server);
+        self.untold = None;
+    }
+
     /// Tells PostgreSQL what it has not been told yet. Needs the handle, so it waits for a job to end. True: it was told.
     pub async fn apply(&mut self, control: &mut Control, maintenance: &mut Maintenance, facts: &Facts) -> bool {
-        let Some(untold) = self.untold else { return false };
+        let (Some(untold), Some(running)) = (self.untold, running(&facts.server)) else { return false };
         let server = Arc::new(options::server_options(&self.config));
-        let Some(running) = running(&facts.server) else {
-            if untold == Untold::Adopted
-                && !matches!(facts.server.postmaster, patroni_core::server::Postmaster::Stopped(_))
-            {
-                return false;
-            }
-            control.conf().set_options(Arc::clone(&server), self.file_options());
-            if self.settings.synchronous.mode != SynchronousMode::Off {
-                control.conf().set_synchronous_standby_names(SynchronousStandbyNames::Managed(None));
-            }
-            self.server.send_replace(server);
-            self.untold = None;
-            return false;
-        };
         match timeout(COMPARE_LIMIT * 2, self.tell(control, running, facts, server, untold)).await {
             Ok(Ok(pending)) => {
                 maintenance.set_pending_restart(running, pending);

@@ -205,12 +205,12 @@ async fn run(
     match job {
         Job::Bootstrap => control.bootstrap(cancel, progress).await.map(|()| JobOutcome::Done),
         Job::Clone { source, follow } => {
-            control.clone_member(source.as_ref(), cancel, progress).await?;
+            control.clone_from(source, cancel, progress).await?;
             start_standby(control, follow, Role::Replica, settings, cancel, progress).await
         }
         Job::Reinitialize { source, follow } => {
             control.stop(StopOptions::immediate(), cancel, progress).await?;
-            control.clone_member(Some(source), cancel, progress).await?;
+            control.clone_from(source, cancel, progress).await?;
             start_standby(control, follow, Role::Replica, settings, cancel, progress).await
         }
         Job::Start { role: Role::Primary, .. } => {
@@ -221,15 +221,18 @@ async fn run(
         }
         Job::Start { role, follow, .. } => start_standby(control, follow, *role, settings, cancel, progress).await,
         Job::Restart => control.restart(None, Some(CallbackAction::OnRestart), cancel, progress).await.map(started),
-        Job::Follow { upstream, restart } => {
-            let role = control.role();
-            control.follow(upstream.clone(), role, *restart, cancel, progress).await.map(started)
+        Job::Follow { upstream, role, restart } => {
+            control.follow(upstream.clone(), *role, *restart, cancel, progress).await.map(started)
         }
         Job::Promote => control.promote(PROMOTION_LIMIT, cancel, progress).await.map(|promoted| match promoted {
             Promoted::Done => JobOutcome::Done,
             Promoted::PrePromoteFailed => JobOutcome::PrePromoteFailed,
             Promoted::StillInRecovery => JobOutcome::StillStarting,
         }),
+        Job::Demote(DemoteMode::DemoteCluster) => {
+            control.stop(StopOptions::planned(), cancel, progress).await?;
+            rewind::archive_last_wal(control, cancel).await.map(|()| JobOutcome::Done)
+        }
         Job::Demote(mode) => control.stop(demotion(*mode, settings), cancel, progress).await.map(|_| JobOutcome::Done),
         Job::CrashRecovery => control.crash_recovery(cancel, progress).await.map(|()| JobOutcome::Done),
         Job::Rewind { source } => rewind::run(control, source, settings, cancel, progress).await,
@@ -280,5 +283,6 @@ fn demotion(mode: DemoteMode, settings: &Settings) -> StopOptions {
             callback: true,
         },
         DemoteMode::Immediate | DemoteMode::ImmediateNolock => StopOptions::immediate(),
+        DemoteMode::DemoteCluster => StopOptions::planned(),
     }
 }

@@ -10,7 +10,7 @@ use patroni_core::JsonMap;
 use patroni_core::cluster::Cluster;
 use patroni_core::facts::{Facts, RewindCheck, UpstreamCheck};
 use patroni_core::history::{NewTimeline, cluster_history, parse_history};
-use patroni_core::job::{Upstream, UpstreamMember};
+use patroni_core::job::{RewindSource, Upstream};
 use patroni_core::lsn::Timeline;
 use patroni_core::plan::Plan;
 use patroni_core::server::{DataDir, Postmaster, Role, Running, Server};
@@ -123,7 +123,7 @@ impl Maintenance {
     pub async fn check_rewind(
         &self,
         jobs: &mut Jobs,
-        source: &UpstreamMember,
+        source: &RewindSource,
         facts: &Facts,
         limit: Duration,
     ) -> RewindCheck {

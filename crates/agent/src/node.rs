@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use patroni_core::cluster::Initialize;
 use patroni_core::facts::{Answer, Facts, Op, Outcome};
-use patroni_core::job::JobView;
+use patroni_core::job::{Job, JobView};
 use patroni_core::name::MemberName;
-use patroni_core::plan::{Callback, Plan};
+use patroni_core::plan::{Callback, JobOrder, Plan};
 use patroni_core::server::{Postmaster, Role, Running, Server};
 use patroni_core::settings::Settings;
 use patroni_core::time::{Moment, Now};
@@ -150,6 +150,10 @@ impl World for Node {
         self.call_back(plan);
         // The guard first: whatever becomes of the agent now, what the job makes does not outlast the lease.
         self.guard.update(plan, facts).await;
+        if let Some(control) = self.jobs.control() {
+            // What a job starts now is started with it.
+            self.configuration.prepare(control, facts);
+        }
         self.jobs.apply(plan.job.clone(), plan.memory.lease_until, &facts.settings, clock::boot());
         self.requests.answer(&plan.replies);
         self.publish(plan, facts, self.jobs.view());
@@ -245,7 +249,8 @@ impl Node {
     fn call_back(&mut self, plan: &Plan) {
         let role = plan.memory.role;
         let Some(control) = self.jobs.control() else { return };
-        if role != Role::Uninitialized {
+        // A job that changes the role tells of it itself.
+        if role != Role::Uninitialized && !matches!(plan.job, JobOrder::Start(Job::Follow { .. })) {
             control.set_role(role);
         }
         for callback in &plan.callbacks {

@@ -186,7 +186,10 @@ fn bootstrap_options(config: &Config, bootstrap: &Bootstrap) -> BootstrapOptions
 /// The sections of `postgresql` named after replica methods, `basebackup` among them.
 fn replica_methods(config: &Config) -> BTreeMap<String, Value> {
     let section = config.effective().get("postgresql").and_then(Value::as_object);
-    let methods = config.postgresql.create_replica_methods.iter().map(String::as_str).chain(["basebackup"]);
+    let of_standby_cluster =
+        config.settings().standby_cluster.iter().flat_map(|section| &section.create_replica_methods);
+    let named = config.postgresql.create_replica_methods.iter().chain(of_standby_cluster).map(String::as_str);
+    let methods = named.chain(["basebackup"]);
     methods.filter_map(|name| Some((name.to_owned(), section?.get(name)?.clone()))).collect()
 }
 

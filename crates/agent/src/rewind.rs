@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use patroni_core::facts::RewindCheck;
-use patroni_core::job::{JobOutcome, UpstreamMember};
+use patroni_core::job::{JobOutcome, RewindSource};
 use patroni_core::name::SystemId;
 use patroni_core::settings::Settings;
 use patroni_postgres::Error;
@@ -17,7 +17,7 @@ const QUERY_LIMIT: Duration = Duration::from_secs(5);
 /// Compares timeline and position with those of a primary.
 pub async fn check(
     control: &mut Control,
-    source: &UpstreamMember,
+    source: &RewindSource,
     settings: &Settings,
     system_id: Option<SystemId>,
 ) -> RewindCheck {
@@ -33,13 +33,24 @@ pub async fn check(
     }
 }
 
+/// Archives the WAL file that ends with the shutdown checkpoint of this former primary. Who replays the archive on the other
+/// side then has everything, and is promoted from where this node can follow. That it cannot be archived is logged.
+///
+/// # Errors
+/// Cancelled.
+pub async fn archive_last_wal(control: &mut Control, cancel: &Cancel) -> Result<(), Error> {
+    control.learn_version().await?;
+    let context = RewindContext::new(control.conf(), false, None, QUERY_LIMIT);
+    rewind::archive_shutdown_checkpoint(&context, cancel).await
+}
+
 /// Stops the server and rewinds it. What was postponed, or called off, is no failure.
 ///
 /// # Errors
 /// pg_rewind failed, or this node cannot do it.
 pub async fn run(
     control: &mut Control,
-    source: &UpstreamMember,
+    source: &RewindSource,
     settings: &Settings,
     cancel: &Cancel,
     progress: &Progress,

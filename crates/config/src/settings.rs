@@ -18,6 +18,11 @@ use crate::timeouts::whole_seconds;
 pub(crate) fn settings(effective: &JsonMap, dynamic: &JsonMap, version: Option<Version>, config: &Config) -> Settings {
     let flags = Flags(dynamic);
     let standby_cluster = flags.standby_cluster();
+    // A standby cluster has methods of its own.
+    let methods = standby_cluster
+        .as_ref()
+        .map_or(&config.postgresql.create_replica_methods, |section| &section.create_replica_methods)
+        .clone();
     Settings {
         scope: config.scope.clone(),
         name: config.name.clone(),
@@ -37,11 +42,7 @@ pub(crate) fn settings(effective: &JsonMap, dynamic: &JsonMap, version: Option<V
         max_timelines_history: usize::try_from(flags.int("max_timelines_history", None, 0)).unwrap_or(0),
         tags: Tags(config.tags.clone()),
         can_bootstrap: config.bootstrap.is_some(),
-        can_clone_without_leader: config
-            .postgresql
-            .create_replica_methods
-            .iter()
-            .any(|method| config.postgresql.works_without_leader(method)),
+        can_clone_without_leader: methods.iter().any(|method| config.postgresql.works_without_leader(method)),
         rewind: RewindSettings {
             use_pg_rewind: config.postgresql.use_pg_rewind,
             remove_data_directory_on_missing_wal: config.postgresql.remove_data_directory_on_missing_wal,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::cluster::{Cluster, FailoverRequest, Version};
-use crate::job::{Job, JobOutcome, JobView, Upstream, UpstreamMember};
+use crate::job::{Job, JobOutcome, JobView, RewindSource, Upstream};
 use crate::lsn::Lsn;
 use crate::name::{MemberName, SystemId};
 use crate::parameters::SynchronousStandbyNames;
@@ -111,7 +111,7 @@ pub enum Op {
     /// Bring `/history` up to date with the timelines of this primary.
     WriteHistory,
     /// Compare timeline and position with those of a primary.
-    CheckRewind(UpstreamMember),
+    CheckRewind(RewindSource),
     /// Compare what the standby follows with what it should follow.
     CheckUpstream(Upstream),
     /// Open the watchdog, or be sure it is open.

@@ -47,6 +47,8 @@ pub enum DemoteMode {
     Immediate,
     /// The lease is lost: immediate shutdown.
     ImmediateNolock,
+    /// The cluster has become a standby cluster: planned shutdown, the last WAL is archived, and the lease is kept.
+    DemoteCluster,
 }
 
 impl fmt::Display for DemoteMode {
@@ -56,6 +58,7 @@ impl fmt::Display for DemoteMode {
             DemoteMode::Offline => "offline",
             DemoteMode::Immediate => "immediate",
             DemoteMode::ImmediateNolock => "immediate-nolock",
+            DemoteMode::DemoteCluster => "demote-cluster",
         })
     }
 }
@@ -65,17 +68,17 @@ impl fmt::Display for DemoteMode {
 pub enum Job {
     /// Make a new cluster: initdb (or the custom method), start, users, post_bootstrap.
     Bootstrap,
-    /// Make a replica of a member (or by a method that needs none), then start it.
+    /// Make a replica, then start it.
     Clone {
-        /// The member to copy; `None` to use methods that need no leader.
-        source: Option<CloneSource>,
+        /// What to copy.
+        source: CloneFrom,
         /// Whom to follow afterwards.
         follow: Upstream,
     },
     /// Stop, remove the data directory, and clone.
     Reinitialize {
-        /// The member to copy.
-        source: CloneSource,
+        /// What to copy.
+        source: CloneFrom,
         /// Whom to follow afterwards.
         follow: Upstream,
     },
@@ -94,6 +97,8 @@ pub enum Job {
     Follow {
         /// Whom.
         upstream: Upstream,
+        /// As what: a replica, or the leader of a standby cluster.
+        role: Role,
         /// The change needs a restart of PostgreSQL.
         restart: bool,
     },
@@ -103,15 +108,56 @@ pub enum Job {
     Demote(DemoteMode),
     /// Crash recovery in single-user mode, so that pg_rewind finds a clean shutdown.
     CrashRecovery,
-    /// pg_rewind from a member.
+    /// pg_rewind.
     Rewind {
         /// The primary to take pages from.
-        source: UpstreamMember,
+        source: RewindSource,
     },
     /// Stop PostgreSQL because the agent stops.
     Shutdown,
     /// Stop PostgreSQL that runs on a data directory that is gone, and the like.
     StopImmediate,
+}
+
+/// The primary with which a node is compared, and from which it is rewound.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum RewindSource {
+    /// The leader of this cluster.
+    Leader(UpstreamMember),
+    /// The remote primary of a standby cluster (its address is in the settings).
+    Remote,
+}
+
+impl fmt::Display for RewindSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RewindSource::Leader(member) => member.name.fmt(f),
+            RewindSource::Remote => f.write_str("the remote primary"),
+        }
+    }
+}
+
+/// What a replica is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum CloneFrom {
+    /// A member of this cluster.
+    Member(CloneSource),
+    /// The remote primary of a standby cluster.
+    Remote,
+    /// A backup: by methods that need no connection to a server (`no_leader`).
+    Backup,
+}
+
+impl fmt::Display for CloneFrom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CloneFrom::Member(source) => {
+                write!(f, "from {} '{}'", if source.is_leader { "leader" } else { "replica" }, source.name)
+            }
+            CloneFrom::Remote => f.write_str("from remote primary"),
+            CloneFrom::Backup => f.write_str("(without leader)"),
+        }
+    }
 }
 
 /// The member that is copied.

@@ -34,6 +34,8 @@ pub struct Memory {
     pub stalled: Option<Stalled>,
     /// How often pg_rewind failed in a row.
     pub rewind_attempts: u32,
+    /// When the remote primary of a standby cluster was last asked for a comparison, and nothing followed from it.
+    pub remote_asked_at: Option<Moment>,
     /// Since when a stopped node waits for the leader to be ready for a comparison.
     pub comparison_awaited_since: Option<Moment>,
     /// Since when a crash recovery in single-user mode was tried, until PostgreSQL runs again.
@@ -86,6 +88,7 @@ impl Memory {
             rewind: Rewind::Unknown,
             stalled: None,
             rewind_attempts: 0,
+            remote_asked_at: None,
             comparison_awaited_since: None,
             crash_recovery_since: None,
             recovering: false,

@@ -109,9 +109,9 @@ pub enum Verdict {
     /// Single-user crash recovery.
     CrashRecovery,
     /// pg_rewind began.
-    Rewinding(MemberName),
-    /// A rewind is due; waits for the leader to be ready for it.
-    RewindWaiting(MemberName),
+    Rewinding(String),
+    /// A rewind is due; waits for the primary to be ready for it.
+    RewindWaiting(String),
     /// Diverged, and may be cloned anew.
     ReinitializingDiverged,
     /// pg_rewind failed, and the node may be cloned anew.
@@ -162,6 +162,8 @@ pub enum Verdict {
     StandbyWithoutCluster,
     /// Won the race for the bootstrap.
     Bootstrapping,
+    /// Won the race for the bootstrap of a standby cluster.
+    BootstrappingStandbyLeader,
     /// Lost the race for the bootstrap.
     BootstrapLost,
     /// The new cluster is there.
@@ -336,6 +338,7 @@ impl fmt::Display for Verdict {
                 f.write_str("No initialize key in DCS and PostgreSQL is running as replica, aborting start")
             }
             Verdict::Bootstrapping => f.write_str("trying to bootstrap a new cluster"),
+            Verdict::BootstrappingStandbyLeader => f.write_str("trying to bootstrap a new standby leader"),
             Verdict::BootstrapLost => f.write_str("failed to acquire initialize lock"),
             Verdict::Initialized => f.write_str("initialized a new cluster"),
             Verdict::BootstrapFailed => f.write_str("failed to bootstrap the cluster, will try again"),

@@ -18,6 +18,7 @@ use crate::clone::give_password;
 use crate::conf::CustomBootstrap;
 use crate::control::{Control, Mode, StartOptions, Started, StopOptions};
 use crate::controldata::peek_state;
+use crate::method_commands::bootstrap_words;
 use crate::options::{Credentials, ServerOptions};
 use crate::programs::{self, Stderr, command_of, describe, split};
 use crate::sql::{Connection, Conninfo, DEFAULT_OPTIONS, SqlError, quote_identifier, quote_literal};
@@ -153,14 +154,7 @@ impl Control {
         progress: &Progress,
     ) -> Result<()> {
         tracing::info!("Running custom bootstrap script: {command}");
-        let mut words = split(command)?;
-        if !config.get("no_params").is_some_and(truthy) {
-            words.push(format!("--scope={}", options.scope));
-            words.push(format!("--datadir={}", options.data_dir.display()));
-        }
-        let reserved = ["command", "no_params", "keep_existing_recovery_conf", "recovery_conf", "scope", "datadir"];
-        let own = config.iter().filter(|(key, _)| !reserved.contains(&key.as_str()));
-        words.extend(own.map(|(key, value)| format!("--{key}={}", value.python_text())));
+        let words = bootstrap_words(command, config, &options.scope, &options.data_dir)?;
         progress.commit(cancel, "running custom bootstrap script")?;
         programs::run(command_of(&words), None, Stderr::Log, cancel, None).await?.success()?;
         let trigger = options.data_dir.join("promote");

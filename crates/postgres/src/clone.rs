@@ -4,9 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use patroni_core::JsonMap;
-use patroni_core::job::CloneSource;
-use patroni_core::python::PythonText;
+use patroni_core::job::CloneFrom;
 use patroni_core::server::Role;
+use patroni_core::settings::StandbyCluster;
 use patroni_core::tags::truthy;
 use serde_json::Value;
 use tokio::process::Command;
@@ -14,12 +14,13 @@ use tokio::time::{Instant, sleep};
 
 use crate::bootstrap::{user_options, without_password};
 use crate::cancel::{Cancel, Progress};
-use crate::conf::write_pgpass;
+use crate::conf::{remote_address, write_pgpass};
 use crate::control::{Control, blocking};
 use crate::copying::Copying;
 use crate::data_dir;
+use crate::method_commands::replica_words;
 use crate::options::ServerOptions;
-use crate::programs::{self, Output, Stderr, command_of, split};
+use crate::programs::{self, Output, Stderr, command_of};
 use crate::sql::Conninfo;
 use crate::unfinished::Unfinished;
 use crate::{Error, Result};
@@ -49,20 +50,31 @@ pub struct CloneOrder {
 }
 
 impl Control {
-    /// Makes a replica of a member of this cluster, or by methods that need none. See [`Control::clone_replica`].
+    /// Makes a replica of a member of this cluster, of the remote primary, or by methods that need neither. See
+    /// [`Control::clone_replica`]. A standby cluster has methods of its own.
     ///
     /// # Errors
     /// As there; the address of the member cannot be read.
-    pub async fn clone_member(
-        &mut self,
-        source: Option<&CloneSource>,
-        cancel: &Cancel,
-        progress: &Progress,
-    ) -> Result<()> {
-        let credentials = &self.options().replication;
-        let conninfo = source.map(|source| Conninfo::from_url(&source.conn_url, credentials)).transpose()?;
-        let source_name = source.map(|source| source.name.to_string());
-        let order = CloneOrder { source_name, source: conninfo, methods: None, basebackup_only: false };
+    pub async fn clone_from(&mut self, source: &CloneFrom, cancel: &Cancel, progress: &Progress) -> Result<()> {
+        let credentials = self.options().replication.clone();
+        let standby_cluster = self.conf().standby_cluster().cloned();
+        let remote = |section: &StandbyCluster| {
+            let mut conninfo = remote_address(section, false)?;
+            conninfo.add_credentials(&credentials);
+            Some(conninfo)
+        };
+        let conninfo = match source {
+            CloneFrom::Member(source) => Some(Conninfo::from_url(&source.conn_url, &credentials)?),
+            CloneFrom::Remote => standby_cluster.as_ref().and_then(remote),
+            CloneFrom::Backup => None,
+        };
+        let source_name = match source {
+            CloneFrom::Member(source) => Some(source.name.to_string()),
+            CloneFrom::Remote => Some("the remote primary".to_owned()),
+            CloneFrom::Backup => None,
+        };
+        let methods = standby_cluster.map(|section| section.create_replica_methods);
+        let order = CloneOrder { source_name, source: conninfo, methods, basebackup_only: false };
         self.clone_replica(&order, cancel, progress).await
     }
 
@@ -186,9 +198,7 @@ impl Control {
         }
         let program_version = options.programs().server_version(cancel).await.unwrap_or(0);
         let connection = order.source.as_ref().map(|s| without_password(s).dsn(program_version)).unwrap_or_default();
-        let script = config.get("command").and_then(Value::as_str).unwrap_or(name);
-        let mut words = split(script)?;
-        words.extend(method_arguments(&config, options, &connection));
+        let words = replica_words(name, &config, &options.scope, &options.data_dir, &connection)?;
         let mut command = command_of(&words);
         if let Some(source) = &order.source {
             give_password(&mut command, options, source).await?;
@@ -224,25 +234,6 @@ fn methods(options: &ServerOptions, order: &CloneOrder) -> Vec<String> {
 
 fn method_config(options: &ServerOptions, name: &str) -> JsonMap {
     options.replica_methods.get(name).and_then(Value::as_object).cloned().unwrap_or_default()
-}
-
-/// `--key=value` of everything in the section, then what every method is told, unless it wants nothing.
-fn method_arguments(config: &JsonMap, options: &ServerOptions, connection: &str) -> Vec<String> {
-    let mut config = config.clone();
-    config.retain(|key, _| key != "command");
-    if config.get("no_params").is_some_and(truthy) {
-        config.retain(|key, _| !["no_params", "no_leader", "keep_data"].contains(&key.as_str()));
-    } else {
-        let data_dir = options.data_dir.display().to_string();
-        let standard = [
-            ("scope", options.scope.as_str()),
-            ("role", "replica"),
-            ("datadir", &data_dir),
-            ("connstring", connection),
-        ];
-        config.extend(standard.map(|(k, v)| (k.to_owned(), Value::from(v))));
-    }
-    config.iter().map(|(key, value)| format!("--{key}={}", value.python_text())).collect()
 }
 
 fn basebackup_options(section: Option<&Value>, version: u32) -> Vec<String> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use harness::{Node, as_postgres, until};
 use patroni_core::JsonMap;
 use patroni_core::facts::UpstreamCheck;
-use patroni_core::job::{CloneSource, Upstream};
+use patroni_core::job::{CloneFrom, CloneSource, Upstream};
 use patroni_core::server::Role;
 use patroni_postgres::cancel::{Cancel, Progress};
 use patroni_postgres::conf::{FileOptions, Reload, RunningRecovery};
@@ -164,7 +164,7 @@ fn a_standby_knows_whether_it_follows_whom_it_should() {
         let mut standby = Node::new("b");
         let source = CloneSource { name: "a".into(), conn_url: primary.conn_url(), is_leader: true };
         let (cancel, progress) = (Cancel::new(), Progress::ignored());
-        standby.control.clone_member(Some(&source), &cancel, &progress).await.expect("clone");
+        standby.control.clone_from(&CloneFrom::Member(source), &cancel, &progress).await.expect("clone");
         let upstream = primary.upstream();
         standby.start(Role::Replica, Some(upstream.clone())).await.expect("start");
         let streaming = "SELECT status FROM pg_stat_wal_receiver";

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use harness::{Node, as_postgres, until};
 use patroni_core::facts::RewindCheck;
-use patroni_core::job::{CloneSource, Upstream, UpstreamMember};
+use patroni_core::job::{CloneFrom, CloneSource, RewindSource, Upstream, UpstreamMember};
 use patroni_core::lsn::Timeline;
 use patroni_core::name::SystemId;
 use patroni_core::server::{DataDir, Postmaster, Role};
@@ -19,8 +19,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 async fn make_replica(primary: &Node, name: &str) -> Node {
     let mut replica = Node::new(name);
-    let source = CloneSource { name: "a".into(), conn_url: primary.conn_url(), is_leader: true };
-    replica.control.clone_member(Some(&source), &Cancel::new(), &Progress::ignored()).await.expect("clone");
+    let source = CloneFrom::Member(CloneSource { name: "a".into(), conn_url: primary.conn_url(), is_leader: true });
+    replica.control.clone_from(&source, &Cancel::new(), &Progress::ignored()).await.expect("clone");
     replica.start(Role::Replica, Some(primary.upstream())).await.expect("start");
     until("streaming", async || {
         replica.sql("SELECT status FROM pg_stat_wal_receiver").await == [Some("streaming".to_owned())]
@@ -53,7 +53,7 @@ async fn check(node: &mut Node, source: &UpstreamMember) -> RewindCheck {
     let DataDir::Present(system_id) = node.inspect().await.data_dir else { panic!("no data directory") };
     let context = context(node, Some(system_id)).await;
     let local = local_position(&context, &node.monitor).await.expect("position").expect("a position");
-    rewind::check(&context, source, &local).await
+    rewind::check(&context, &RewindSource::Leader(source.clone()), &local).await
 }
 
 async fn caught_up(primary: &Node, replica: &Node) {
@@ -79,10 +79,10 @@ fn a_diverged_primary_is_rewound_and_follows() {
         assert_eq!(check(&mut old, &source).await, RewindCheck::Needed(Ok(())));
         let context = context(&mut old, None).await;
         let (cancel, progress) = (Cancel::new(), Progress::ignored());
-        let early = rewind::run(&context, &source, Some(false), &cancel, &progress).await;
+        let early = rewind::run(&context, &RewindSource::Leader(source.clone()), Some(false), &cancel, &progress).await;
         assert!(matches!(early, Err(RewindError::NotYet(_))), "{early:?}");
         new.sql("CHECKPOINT").await;
-        rewind::run(&context, &source, None, &cancel, &progress).await.expect("rewind");
+        rewind::run(&context, &RewindSource::Leader(source), None, &cancel, &progress).await.expect("rewind");
         old.start(Role::Replica, Some(new.upstream())).await.expect("start");
         caught_up(&new, &old).await;
         assert_eq!(old.sql("SELECT text FROM t").await, [Some("kept".to_owned())]);
@@ -134,7 +134,9 @@ fn what_cannot_be_known_is_unclear() {
         let foreign = unclear(check(&mut old, &member(&stranger)).await);
         assert!(foreign.contains("is no member of this cluster"), "{foreign}");
         let context = context(&mut stranger, None).await;
-        let running = rewind::run(&context, &member(&new), None, &Cancel::new(), &Progress::ignored()).await;
+        let running =
+            rewind::run(&context, &RewindSource::Leader(member(&new)), None, &Cancel::new(), &Progress::ignored())
+                .await;
         assert!(matches!(running, Err(RewindError::Local(_))), "{running:?}");
     });
 }

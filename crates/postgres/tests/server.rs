@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use harness::{Node, as_postgres, kill, until};
-use patroni_core::job::{CloneSource, Stage};
+use patroni_core::job::{CloneFrom, CloneSource, Stage};
 use patroni_core::lsn::Timeline;
 use patroni_core::server::{ControlState, DataDir, Postmaster, Role, Wal};
 use patroni_postgres::Error;
@@ -35,7 +35,7 @@ async fn make_replica(primary: &Node, name: &str) -> Node {
 
 async fn clone_from(primary: &Node, replica: &mut Node, cancel: &Cancel) -> patroni_postgres::Result<()> {
     let source = CloneSource { name: "a".into(), conn_url: primary.conn_url(), is_leader: true };
-    replica.control.clone_member(Some(&source), cancel, &Progress::ignored()).await
+    replica.control.clone_from(&CloneFrom::Member(source), cancel, &Progress::ignored()).await
 }
 
 #[test]

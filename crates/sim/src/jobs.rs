@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use patroni_core::job::{CloneSource, DemoteMode, Job, JobOutcome, Stage, Upstream, UpstreamMember};
+use patroni_core::job::{CloneFrom, DemoteMode, Job, JobOutcome, RewindSource, Stage, Upstream};
 use patroni_core::name::{MemberName, SystemId};
 use patroni_core::server::{ControlState, Role};
 
@@ -26,9 +26,9 @@ pub(crate) async fn run(shared: Shared, node: usize, job: Job) -> JobOutcome {
             hand.stop_fast().await;
             hand.start_again().await
         }
-        Job::Follow { upstream, restart } => hand.follow(&upstream, restart).await,
+        Job::Follow { upstream, restart, .. } => hand.follow(&upstream, restart).await,
         Job::Promote => hand.promote().await,
-        Job::Demote(DemoteMode::Graceful | DemoteMode::Offline) | Job::Shutdown => {
+        Job::Demote(DemoteMode::Graceful | DemoteMode::Offline | DemoteMode::DemoteCluster) | Job::Shutdown => {
             hand.stop_fast().await;
             JobOutcome::Done
         }
@@ -223,7 +223,8 @@ impl Hand {
         })
     }
 
-    async fn rewind(&self, source: &UpstreamMember) -> JobOutcome {
+    async fn rewind(&self, source: &RewindSource) -> JobOutcome {
+        let RewindSource::Leader(source) = source else { return failed("there is no remote primary") };
         self.stop_fast().await;
         self.stage(Stage::Committed("rewinding".into()));
         let clean = self.with(|universe, node| {
@@ -257,8 +258,8 @@ impl Hand {
         });
     }
 
-    async fn copy(&self, source: Option<CloneSource>, follow: &Upstream) -> JobOutcome {
-        let Some(source) = source else { return failed("there is no method without a leader") };
+    async fn copy(&self, source: CloneFrom, follow: &Upstream) -> JobOutcome {
+        let CloneFrom::Member(source) = source else { return failed("there is no method without a leader") };
         let empty = self.with(|universe, node| matches!(universe.nodes[node].postgres.disk, Disk::Empty));
         if !empty {
             self.with(|universe, node| universe.violation(node, "a copy is made on top of data".into()));
@@ -281,8 +282,8 @@ impl Hand {
         self.start(Role::Replica, follow).await
     }
 
-    async fn reinitialize(&self, source: CloneSource, follow: &Upstream) -> JobOutcome {
-        if self.copyable(&source.name, false).is_none() {
+    async fn reinitialize(&self, source: CloneFrom, follow: &Upstream) -> JobOutcome {
+        if !matches!(&source, CloneFrom::Member(member) if self.copyable(&member.name, false).is_some()) {
             return failed("the source cannot be reached: nothing was removed");
         }
         self.stop_immediate().await;
@@ -290,7 +291,7 @@ impl Hand {
             universe.log(node, || "the data directory is removed".into());
             universe.nodes[node].postgres.disk = Disk::Empty;
         });
-        self.copy(Some(source), follow).await
+        self.copy(source, follow).await
     }
 
     async fn bootstrap(&self) -> JobOutcome {

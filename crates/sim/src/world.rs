@@ -9,7 +9,7 @@ use std::time::Duration;
 use patroni_core::JsonMap;
 use patroni_core::cluster::{Cluster, History, HistoryLine, MemberData, Version};
 use patroni_core::facts::{Answer, Facts, JobFact, Op, Outcome, RewindCheck, UpstreamCheck, Watchdog};
-use patroni_core::job::{Job, Upstream, UpstreamMember};
+use patroni_core::job::{Job, RewindSource, Upstream};
 use patroni_core::name::MemberName;
 use patroni_core::peer::Peer;
 use patroni_core::plan::{JobOrder, Plan};
@@ -180,8 +180,9 @@ impl SimWorld {
     }
 
     /// Timelines and positions of this server against those of a primary, as far as PostgreSQL shows them.
-    async fn check_rewind(&self, source: &UpstreamMember) -> RewindCheck {
+    async fn check_rewind(&self, source: &RewindSource) -> RewindCheck {
         let unclear = |why: &str| RewindCheck::Unclear(why.into());
+        let RewindSource::Leader(source) = source else { return unclear("there is no remote primary") };
         let mine = self.shared.borrow().nodes[self.node].postgres.data().map(|data| (data.wal.clone(), data.standby));
         pause(&self.shared, self.node, Duration::from_millis(4)).await;
         let universe = self.shared.borrow();

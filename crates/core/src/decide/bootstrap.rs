@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Needs, Tick, clone_source};
+use super::{Needs, Tick};
 use crate::cluster::{Cluster, Initialize};
 use crate::facts::{InitializeWrite, Op, Outcome};
-use crate::job::{CloneSource, DemoteMode, Job};
+use crate::job::{CloneFrom, CloneSource, DemoteMode, Job};
 use crate::plan::Callback;
 use crate::server::{Role, State};
 use crate::verdict::{Level, Verdict};
@@ -26,19 +26,20 @@ impl Tick<'_> {
             return self.begin_bootstrap();
         }
         if let Some(source) = self.clone_from(cluster) {
-            let from = clone_source(&source);
-            let follow = self.upstream(cluster);
-            self.memory.state = State::CreatingReplica;
-            self.start(Job::Clone { source: Some(source), follow });
-            return Ok(Verdict::Cloning(from));
+            return Ok(self.clone_replica(cluster, source));
         }
         if self.settings.can_clone_without_leader && cluster.initialize != Initialize::InProgress {
-            let follow = self.upstream(cluster);
-            self.memory.state = State::CreatingReplica;
-            self.start(Job::Clone { source: None, follow });
-            return Ok(Verdict::Cloning("(without leader)".to_owned()));
+            return Ok(self.clone_replica(cluster, CloneFrom::Backup));
         }
         Ok(Verdict::WaitingForLeader { standby: self.is_standby_cluster() })
+    }
+
+    fn clone_replica(&mut self, cluster: &Cluster, source: CloneFrom) -> Verdict {
+        let from = source.to_string();
+        let follow = self.upstream(cluster);
+        self.memory.state = State::CreatingReplica;
+        self.start(Job::Clone { source, follow });
+        Verdict::Cloning(from)
     }
 
     /// An agent that died while it made a new cluster leaves an empty `/initialize` behind. Where no member has said
@@ -75,6 +76,7 @@ impl Tick<'_> {
 
     fn begin_bootstrap(&mut self) -> Needs<Verdict> {
         match self.initialize(InitializeWrite::Begin)? {
+            Outcome::Done(()) if self.is_standby_cluster() => Ok(self.bootstrap_standby_leader()),
             Outcome::Done(()) => {
                 self.memory.bootstrapping = true;
                 self.memory.state = State::Initdb;
@@ -91,9 +93,12 @@ impl Tick<'_> {
     }
 
     /// The member to clone: a running one with the tag `clonefrom`, else the leader. Several nodes spread over several
-    /// sources by their names.
-    pub(super) fn clone_from(&self, cluster: &Cluster) -> Option<CloneSource> {
-        let leader = cluster.leader_name()?;
+    /// sources by their names. The leader of a standby cluster copies the remote primary.
+    pub(super) fn clone_from(&self, cluster: &Cluster) -> Option<CloneFrom> {
+        if self.copies_remote(cluster) {
+            return Some(CloneFrom::Remote);
+        }
+        let leader = cluster.leader_name().filter(|leader| *leader != self.me())?;
         let offered: Vec<_> = cluster
             .members
             .values()
@@ -105,11 +110,11 @@ impl Tick<'_> {
             0 => cluster.leader_member()?,
             n => offered[spread % n],
         };
-        Some(CloneSource {
+        Some(CloneFrom::Member(CloneSource {
             name: member.name.clone(),
             conn_url: member.data.conn_url.clone()?,
             is_leader: member.name == *leader,
-        })
+        }))
     }
 
     /// The bootstrap job made a running primary: now it becomes the cluster.

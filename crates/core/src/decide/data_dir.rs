@@ -128,10 +128,12 @@ impl Tick<'_> {
         Ok(mismatch)
     }
 
-    /// A data directory from before the cluster was in the store: it becomes the cluster, unless it is a standby.
+    /// A data directory from before the cluster was in the store: it becomes the cluster, unless it is a standby, which
+    /// only a standby cluster can begin with.
     fn adopt_existing(&mut self, local: SystemId) -> Needs<Option<Verdict>> {
         if let Postmaster::Running(Running { wal, .. }) = &self.facts.server.postmaster
             && wal.is_standby()
+            && !self.is_standby_cluster()
         {
             self.note(Level::Error, "No initialize key in DCS and PostgreSQL is running as replica, aborting start");
             self.note(Level::Error, "Please first start Patroni on the node running as primary");

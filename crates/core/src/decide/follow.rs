@@ -5,9 +5,10 @@ use std::time::Duration;
 use super::{Needs, Tick, ask};
 use crate::cluster::Cluster;
 use crate::facts::{Op, RewindCheck, UpstreamCheck};
-use crate::job::{DemoteMode, Job, Upstream};
+use crate::job::{DemoteMode, Job, RewindSource, Upstream};
 use crate::memory::{Rewind, Stalled};
 use crate::name::MemberName;
+use crate::plan::Callback;
 use crate::server::{Postmaster, Role, Running, Wal};
 use crate::verdict::{Level, Verdict};
 
@@ -34,15 +35,14 @@ impl Tick<'_> {
                 return Ok(verdict);
             }
         } else if !running.wal.is_standby() {
-            let mode = if self.is_standby_cluster() { DemoteMode::Offline } else { DemoteMode::ImmediateNolock };
+            let mode = if self.is_standby_cluster() { DemoteMode::DemoteCluster } else { DemoteMode::ImmediateNolock };
             self.demote(mode);
             return Ok(demoted);
         }
-        if self.memory.role != Role::StandbyLeader || !self.has_lock(cluster) {
-            self.memory.role = Role::Replica;
-        }
+        self.take_standby_role(cluster);
         self.look_for_divergence(cluster);
         self.look_for_stall(cluster, running);
+        self.look_for_remote_divergence(running, &upstream);
         if let Some(verdict) = self.rewind_or_reinitialize(cluster)? {
             return Ok(verdict);
         }
@@ -74,7 +74,10 @@ impl Tick<'_> {
                 if self.memory.rewind != Rewind::Needed && !cluster.is_unlocked() {
                     self.memory.rewind = Rewind::Check;
                 }
-                self.start(Job::Follow { upstream, restart: check == UpstreamCheck::Restart });
+                // The job tells of a change of the role when it is done.
+                self.callbacks.retain(|callback| *callback != Callback::OnRoleChange);
+                let role = self.memory.role;
+                self.start(Job::Follow { upstream, role, restart: check == UpstreamCheck::Restart });
             }
             Err(why) => self.note(Level::Warning, format!("cannot find out what PostgreSQL follows: {why}")),
         }
@@ -148,9 +151,9 @@ impl Tick<'_> {
     pub(super) fn rewind_or_reinitialize(&mut self, cluster: &Cluster) -> Needs<Option<Verdict>> {
         if let Rewind::Postponed(at) = self.memory.rewind {
             let left = REWIND_PAUSE.saturating_sub(self.facts.now.boot.since(at));
-            if let (false, Some(leader)) = (left.is_zero(), cluster.leader_name()) {
+            if let (false, Some(source)) = (left.is_zero(), self.rewind_source(cluster)) {
                 self.wake_after = left;
-                return Ok(Some(Verdict::RewindWaiting(leader.clone())));
+                return Ok(Some(Verdict::RewindWaiting(source.to_string())));
             }
             self.memory.rewind = Rewind::Needed;
         }
@@ -161,37 +164,51 @@ impl Tick<'_> {
         if !wanted || !matches!(self.memory.rewind, Rewind::Check | Rewind::Needed) {
             return Ok(None);
         }
-        let Some(source) = cluster.leader_member().and_then(|leader| self.upstream_member(leader)) else {
+        let Some(source) = self.rewind_source(cluster).filter(|source| !self.remote_was_just_asked(source)) else {
             return Ok(None);
         };
-        if self.is_standby_cluster() {
-            // The leader is a standby itself; the remote primary is compared by a later issue's rules.
-            return Ok(None);
-        }
         match ask(&self.facts.answers.rewind, || Op::CheckRewind(source.clone()))?.clone() {
             RewindCheck::NotNeeded => {
                 self.memory.rewind = Rewind::NotNeeded;
-                let theirs = cluster.leader_member().and_then(|leader| leader.data.timeline);
-                self.memory.timeline = self.memory.timeline.max(theirs);
+                match source {
+                    RewindSource::Leader(_) => {
+                        let theirs = cluster.leader_member().and_then(|leader| leader.data.timeline);
+                        self.memory.timeline = self.memory.timeline.max(theirs);
+                    }
+                    RewindSource::Remote => self.memory.remote_asked_at = Some(self.facts.now.boot),
+                }
                 Ok(None)
             }
             RewindCheck::WalGone { file, archive } => {
                 self.memory.rewind = Rewind::NotNeeded;
-                Ok(self.wal_is_gone(cluster, &source.name, &file, archive))
+                match source {
+                    RewindSource::Leader(leader) => Ok(self.wal_is_gone(cluster, &leader.name, &file, archive)),
+                    RewindSource::Remote => {
+                        self.memory.remote_asked_at = Some(self.facts.now.boot);
+                        self.note(Level::Error, format!("the remote primary no longer has WAL file {file}"));
+                        Ok(None)
+                    }
+                }
             }
             RewindCheck::Unclear(why) => {
-                self.note(Level::Info, format!("cannot compare timelines with {}: {why}", source.name));
+                self.note(Level::Info, format!("cannot compare timelines with {source}: {why}"));
                 if self.memory.stalled.is_some_and(|stalled| stalled.suspect) {
                     // Looked into again after a while.
                     self.memory.rewind = Rewind::Unknown;
                     return Ok(None);
                 }
                 self.memory.rewind = Rewind::Check;
-                self.wake_after = self.wake_after.min(Duration::from_secs(1));
+                match source {
+                    RewindSource::Leader(_) => self.wake_after = self.wake_after.min(Duration::from_secs(1)),
+                    RewindSource::Remote => self.memory.remote_asked_at = Some(self.facts.now.boot),
+                }
                 Ok(None)
             }
             RewindCheck::Needed(possible) => {
                 self.memory.rewind = Rewind::Needed;
+                if source == RewindSource::Remote && possible.is_err() {
+                    self.memory.remote_asked_at = Some(self.facts.now.boot);
+                }
                 Ok(self.resolve_divergence(cluster, source, possible))
             }
         }
@@ -200,10 +217,10 @@ impl Tick<'_> {
     fn resolve_divergence(
         &mut self,
         cluster: &Cluster,
-        source: crate::job::UpstreamMember,
+        source: RewindSource,
         possible: Result<(), String>,
     ) -> Option<Verdict> {
-        let name = source.name.clone();
+        let name = source.to_string();
         let why = match possible {
             Ok(()) if self.settings.rewind.use_pg_rewind => {
                 if self.needs_clean_shutdown() && self.memory.crash_recovery_since.is_none() {
@@ -215,22 +232,28 @@ impl Tick<'_> {
             Ok(()) => "use_pg_rewind is off".to_owned(),
             Err(why) => why,
         };
+        // The members of a standby cluster are copies of a standby: only the remote primary would be worth copying.
         if self.settings.rewind.remove_data_directory_on_diverged_timelines
+            && !self.is_standby_cluster()
             && let Some(source) = self.clone_from(cluster)
         {
             let follow = self.upstream(cluster);
             self.start(Job::Reinitialize { source, follow });
             return Some(Verdict::ReinitializingDiverged);
         }
-        self.note(
-            Level::Warning,
-            format!(
-                "this node diverged from {name} and cannot follow it: {why}. Run `patronictl reinit {} {}` to clone \
-                 it anew",
-                self.settings.scope, self.settings.name
-            ),
-        );
+        let remedy = self.clone_anew(cluster);
+        self.note(Level::Warning, format!("this node diverged from {name} and cannot follow it: {why}. {remedy}"));
         None
+    }
+
+    /// What people can do where this node may not.
+    fn clone_anew(&self, cluster: &Cluster) -> String {
+        if self.has_lock(cluster) {
+            // The leader of a standby cluster: no member can be copied.
+            return "Stop this node, remove its data directory and start it again to copy the remote primary"
+                .to_owned();
+        }
+        format!("Run `patronictl reinit {} {}` to clone it anew", self.settings.scope, self.settings.name)
     }
 
     /// pg_rewind refuses a standby that died in recovery.
@@ -256,13 +279,10 @@ impl Tick<'_> {
             return Some(Verdict::ReinitializingFailedRewind);
         }
         if attempts >= REWIND_ATTEMPTS {
+            let remedy = self.clone_anew(cluster);
             self.note(
                 Level::Error,
-                format!(
-                    "pg_rewind failed {attempts} times. Run `patronictl reinit {} {}` to clone this node anew, or set \
-                     remove_data_directory_on_rewind_failure",
-                    self.settings.scope, self.settings.name
-                ),
+                format!("pg_rewind failed {attempts} times. {remedy}, or set remove_data_directory_on_rewind_failure"),
             );
             return Some(Verdict::RewindUnfinished);
         }
@@ -270,7 +290,7 @@ impl Tick<'_> {
             self.memory.rewind = Rewind::Needed;
             self.wake_after = Duration::ZERO;
         }
-        let leader = cluster.leader_name()?.clone();
-        Some(Verdict::RewindWaiting(leader))
+        let source = self.rewind_source(cluster)?;
+        Some(Verdict::RewindWaiting(source.to_string()))
     }
 }

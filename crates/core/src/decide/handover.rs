@@ -44,9 +44,10 @@ impl Tick<'_> {
         // A standby that holds the lease is promoted first, and a server that starts is waited for: what is stopped
         // before it wrote a shutdown checkpoint could not be handed over, only started again.
         let can_act = |request: &&FailoverRequest| {
-            primary
-                || !self.settings.paused
-                    && (self.is_standby_cluster() || running.is_none() && action(request) == Action::ManualFailover)
+            if self.is_standby_cluster() {
+                return !self.settings.paused && running.is_some() && !primary;
+            }
+            primary || !self.settings.paused && running.is_none() && action(request) == Action::ManualFailover
         };
         let Some(request) = cluster.failover.as_ref().filter(can_act) else {
             self.memory.handover = None;
@@ -75,6 +76,9 @@ impl Tick<'_> {
                 format!("{} is possible only to a specific candidate in a paused state", capitalized(what)),
             );
         } else {
+            if self.is_standby_cluster() {
+                return self.hand_over_standby_cluster(cluster, request, running, what);
+            }
             let mode = if running.is_some() { DemoteMode::Graceful } else { DemoteMode::Immediate };
             let timeline = running.and_then(|running| running.timeline);
             return self.hand_over(cluster, request, what, mode, timeline);
@@ -110,9 +114,13 @@ impl Tick<'_> {
                 return Ok(Some(Verdict::HandoverWaiting(what)));
             }
         }
+        self.refuse_handover(request, what).map(|()| None)
+    }
+
+    pub(super) fn refuse_handover(&mut self, request: &FailoverRequest, what: Action) -> Needs<()> {
         let bare = what.to_string().replace("manual ", "");
         self.note(Level::Warning, format!("{what}: no healthy members found, {bare} is not possible"));
-        self.remove_request(request)
+        self.remove_request(request).map(|_| ())
     }
 
     fn remove_request(&mut self, request: &FailoverRequest) -> Needs<Option<Verdict>> {

@@ -55,7 +55,10 @@ impl Tick<'_> {
                 let stopped = matches!(self.facts.server.postmaster, Postmaster::Stopped(_));
                 memory.state = if stopped { State::Stopped } else { State::Stopping };
             }
-            Job::Promote if memory.role == Role::Replica && matches!(view.stage, Stage::Committed(_)) => {
+            Job::Promote
+                if matches!(memory.role, Role::Replica | Role::StandbyLeader)
+                    && matches!(view.stage, Stage::Committed(_)) =>
+            {
                 memory.role = Role::Promoted;
             }
             Job::Start { .. } if !up => memory.state = State::Starting,
@@ -80,7 +83,9 @@ impl Tick<'_> {
                 self.release(None)?;
                 Ok(Some(Verdict::AwaitingNewLeader))
             }
-            DemoteMode::Immediate | DemoteMode::Offline | DemoteMode::ImmediateNolock => Ok(None),
+            DemoteMode::Immediate | DemoteMode::Offline | DemoteMode::ImmediateNolock | DemoteMode::DemoteCluster => {
+                Ok(None)
+            }
         }
     }
 
@@ -242,8 +247,11 @@ impl Tick<'_> {
 
     fn after_bootstrap(&mut self, cluster: &Cluster) -> Needs<Verdict> {
         match (&self.facts.job, &self.facts.server.postmaster) {
-            (JobFact::Ended(Job::Bootstrap, JobOutcome::Failed(why)), _) => self.cancel_bootstrap(&why.clone()),
+            (JobFact::Ended(Job::Bootstrap | Job::Clone { .. }, JobOutcome::Failed(why)), _) => {
+                self.cancel_bootstrap(&why.clone())
+            }
             (_, Postmaster::Running(running)) if !running.wal.is_standby() => self.finish_bootstrap(cluster),
+            (_, Postmaster::Running(_)) if self.is_standby_cluster() => self.finish_standby_bootstrap(cluster),
             (_, Postmaster::Running(_) | Postmaster::Starting) => {
                 self.wake_after = Duration::from_secs(1);
                 Ok(Verdict::JobInProgress("waiting for end of recovery after bootstrap".to_owned()))

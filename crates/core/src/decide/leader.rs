@@ -107,21 +107,6 @@ impl Tick<'_> {
         Ok(promoting)
     }
 
-    pub(super) fn lead_standby_cluster(
-        &mut self,
-        cluster: &Cluster,
-        running: &Running,
-        verdict: Verdict,
-    ) -> Needs<Verdict> {
-        if self.memory.role != Role::StandbyLeader && running.wal.is_standby() {
-            self.memory.role = Role::StandbyLeader;
-            if self.memory.started {
-                self.callbacks.push(crate::plan::Callback::OnRoleChange);
-            }
-        }
-        self.follow(cluster, running, Verdict::DemotedStandbyCluster, verdict)
-    }
-
     pub(super) fn activate_watchdog(&self) -> Needs<bool> {
         ask(&self.facts.answers.watchdog, || Op::ActivateWatchdog).copied()
     }

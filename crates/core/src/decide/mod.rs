@@ -17,6 +17,7 @@ mod race;
 mod recover;
 mod requests;
 mod shutdown;
+mod standby;
 mod starting;
 mod store_failure;
 mod synchronous;
@@ -27,7 +28,7 @@ use std::time::Duration;
 
 use crate::cluster::{Cluster, Initialize, Member};
 use crate::facts::{Facts, InitializeWrite, JobFact, Op, Outcome};
-use crate::job::{DemoteMode, Job, Upstream, UpstreamMember};
+use crate::job::{CloneFrom, DemoteMode, Job, Upstream, UpstreamMember};
 use crate::memory::{Memory, Rewind};
 use crate::name::MemberName;
 use crate::plan::{Callback, Exit, JobOrder, Plan, Step};
@@ -277,10 +278,6 @@ impl<'a> Tick<'a> {
         }
     }
 
-    fn is_standby_cluster(&self) -> bool {
-        self.settings.standby_cluster.is_some()
-    }
-
     fn note(&mut self, level: Level, text: impl Into<String>) {
         self.notes.push(Note { level, text: text.into() });
     }
@@ -393,8 +390,8 @@ fn ask<T>(slot: &Option<T>, op: impl FnOnce() -> Op) -> Needs<&T> {
 pub fn title(job: &Job) -> String {
     match job {
         Job::Bootstrap => "bootstrap".to_owned(),
-        Job::Clone { source: Some(source), .. } => format!("bootstrap {}", clone_source(source)),
-        Job::Clone { source: None, .. } => "bootstrap (without leader)".to_owned(),
+        Job::Clone { source: CloneFrom::Remote, .. } => "bootstrap_standby_leader".to_owned(),
+        Job::Clone { source, .. } => format!("bootstrap {source}"),
         Job::Reinitialize { .. } => "reinitialize".to_owned(),
         Job::Start { role: Role::Primary, .. } => "starting primary after failure".to_owned(),
         Job::Start { after_failure: true, .. } => "restarting after failure".to_owned(),
@@ -404,12 +401,8 @@ pub fn title(job: &Job) -> String {
         Job::Promote => "promote".to_owned(),
         Job::Demote(_) => "demote".to_owned(),
         Job::CrashRecovery => "doing crash recovery in a single user mode".to_owned(),
-        Job::Rewind { source } => format!("running pg_rewind from {}", source.name),
+        Job::Rewind { source } => format!("running pg_rewind from {source}"),
         Job::Shutdown => "shutdown".to_owned(),
         Job::StopImmediate => "stop".to_owned(),
     }
-}
-
-fn clone_source(source: &crate::job::CloneSource) -> String {
-    format!("from {} '{}'", if source.is_leader { "leader" } else { "replica" }, source.name)
 }

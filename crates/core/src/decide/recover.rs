@@ -179,7 +179,7 @@ impl Tick<'_> {
             return None;
         }
         self.wake_after = self.wake_after.min(Duration::from_millis(500));
-        Some(Verdict::RewindWaiting(leader.clone()))
+        Some(Verdict::RewindWaiting(leader.to_string()))
     }
 
     /// A start that was ordered did not bring PostgreSQL up.

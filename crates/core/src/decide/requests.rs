@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Tick;
 use crate::cluster::{Cluster, Schedule};
 use crate::facts::JobFact;
-use crate::job::Job;
+use crate::job::{CloneFrom, CloneSource, Job};
 use crate::memory::Starting;
 use crate::plan::JobOrder;
 use crate::request::{Answer, Request, RequestId, RestartConditions, ScheduledRestart};
@@ -164,11 +164,11 @@ impl Tick<'_> {
         let mut source = self.clone_from(cluster);
         if from_leader {
             source = cluster.leader_member().and_then(|leader| {
-                Some(crate::job::CloneSource {
+                Some(CloneFrom::Member(CloneSource {
                     name: leader.name.clone(),
                     conn_url: leader.data.conn_url.clone()?,
                     is_leader: true,
-                })
+                }))
             });
         }
         // Nothing is removed before there is something to copy.

@@ -30,6 +30,11 @@ impl Tick<'_> {
             }
             Outcome::Failed(why) | Outcome::Unknown(why) => return self.store_failure(&why),
         }
+        if self.is_standby_cluster()
+            && let Some(verdict) = self.compare_while_starting(cluster)?
+        {
+            return Ok(verdict);
+        }
         let limit = starting.timeout.unwrap_or(self.settings.primary_start_timeout);
         let left = limit.saturating_sub(now.since(starting.since));
         if self.settings.paused || !left.is_zero() {
@@ -52,16 +57,21 @@ impl Tick<'_> {
             return Ok(Verdict::DemotedNoLock);
         }
         self.note(Level::Info, "Still starting up as a standby.");
-        if !self.settings.paused {
-            // A standby that diverged may never reach consistency: it is compared while it starts.
-            if self.memory.rewind == Rewind::Unknown {
-                self.memory.rewind = Rewind::Check;
-            }
-            if let Some(verdict) = self.rewind_or_reinitialize(cluster)? {
-                return Ok(verdict);
-            }
+        if let Some(verdict) = self.compare_while_starting(cluster)? {
+            return Ok(verdict);
         }
         Ok(Verdict::Secondary(self.me().clone(), cluster.leader_name().cloned()))
+    }
+
+    /// A standby that diverged may never reach consistency: it is compared while it starts.
+    fn compare_while_starting(&mut self, cluster: &Cluster) -> Needs<Option<Verdict>> {
+        if self.settings.paused {
+            return Ok(None);
+        }
+        if self.memory.rewind == Rewind::Unknown {
+            self.memory.rewind = Rewind::Check;
+        }
+        self.rewind_or_reinitialize(cluster)
     }
 
     /// Somebody stops PostgreSQL behind our back.

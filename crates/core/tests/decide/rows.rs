@@ -8,13 +8,14 @@ use std::collections::BTreeSet;
 
 use crate::scene::{Scene, op_word, order_words};
 
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 7] = [
     ("leading.rows", include_str!("rows/leading.rows")),
     ("racing.rows", include_str!("rows/racing.rows")),
     ("following.rows", include_str!("rows/following.rows")),
     ("working.rows", include_str!("rows/working.rows")),
     ("creating.rows", include_str!("rows/creating.rows")),
     ("synchronous.rows", include_str!("rows/synchronous.rows")),
+    ("standby.rows", include_str!("rows/standby.rows")),
 ];
 
 /// Verdicts whose rules come with a later issue. The check fails as soon as one of them has a row.

@@ -13,7 +13,9 @@ use patroni_core::cluster::{
 };
 use patroni_core::decide::{decide, title};
 use patroni_core::facts::{Answer, Answers, Facts, JobFact, Op, Outcome, RewindCheck, UpstreamCheck, Watchdog};
-use patroni_core::job::{CloneSource, DemoteMode, Job, JobOutcome, JobView, Stage, Upstream, UpstreamMember};
+use patroni_core::job::{
+    CloneFrom, CloneSource, DemoteMode, Job, JobOutcome, JobView, RewindSource, Stage, Upstream, UpstreamMember,
+};
 use patroni_core::lsn::{Lsn, Timeline};
 use patroni_core::memory::{Handover, Memory, Rewind, Stalled, Starting};
 use patroni_core::name::{MemberName, SystemId};
@@ -293,6 +295,13 @@ impl Scene {
                     running.control_timeline = Some(timeline);
                 }
             }
+            ("cut-off", "") => {
+                if let Postmaster::Running(Running { wal: Wal::Standby { replication_state, .. }, .. }) =
+                    &mut server.postmaster
+                {
+                    *replication_state = None;
+                }
+            }
             ("my-lsn", text) => {
                 let lsn: Lsn = text.parse().expect("a position");
                 if let Postmaster::Running(running) = &mut server.postmaster {
@@ -357,6 +366,7 @@ impl Scene {
             "creation-failed" => memory.creation_failed_at = Some(ago()),
             "pre-promote-refused" => memory.promotion_refused_at = Some(ago()),
             "starting-since" => memory.starting = Some(Starting { since: ago(), timeout: None }),
+            "remote-asked" => memory.remote_asked_at = Some(ago()),
             "comparison-awaited" => memory.comparison_awaited_since = Some(ago()),
             "crash-recovery-since" => memory.crash_recovery_since = Some(ago()),
             "stepped-down" => memory.stepped_down_at = Some(ago()),
@@ -386,6 +396,10 @@ impl Scene {
             "nofailover" | "nostream" => settings.tags = tags(name),
             "standby-cluster" => {
                 settings.standby_cluster = Some(StandbyCluster { host: Some("remote".into()), ..Default::default() });
+            }
+            "archive-only" => {
+                settings.standby_cluster =
+                    Some(StandbyCluster { restore_command: Some("cp".into()), ..Default::default() });
             }
             "use-pg-rewind" => settings.rewind.use_pg_rewind = true,
             "reinit-diverged" => settings.rewind.remove_data_directory_on_diverged_timelines = true,
@@ -665,7 +679,7 @@ pub(crate) fn op_word(op: &Op) -> String {
         Op::WriteFailover(_, None) => "remove-failover".into(),
         Op::WriteFailover(_, Some(_)) => "rewrite-failover".into(),
         Op::WriteHistory => "history".into(),
-        Op::CheckRewind(source) => format!("compare {}", source.name),
+        Op::CheckRewind(source) => format!("compare {}", rewind_words(source)),
         Op::CheckUpstream(_) => "upstream".into(),
         Op::ActivateWatchdog => "watchdog".into(),
         Op::InspectSynchronous => "inspect-sync".into(),
@@ -699,25 +713,42 @@ fn job_words(job: &Job) -> String {
     };
     match job {
         Job::Bootstrap => "bootstrap".into(),
-        Job::Clone { source: Some(source), .. } => format!("clone {}", source.name),
-        Job::Clone { source: None, .. } => "clone without leader".into(),
-        Job::Reinitialize { source, .. } => format!("reinitialize {}", source.name),
+        Job::Clone { source, .. } => format!("clone {}", clone_words(source)),
+        Job::Reinitialize { source, .. } => format!("reinitialize {}", clone_words(source)),
         Job::Start { role, follow, .. } => format!("postgres as {role} following {}", whom(follow)),
         Job::Restart => "restart".into(),
-        Job::Follow { upstream, restart: false } => format!("follow {}", whom(upstream)),
-        Job::Follow { upstream, restart: true } => format!("follow {} restarting", whom(upstream)),
+        Job::Follow { upstream, role, restart } => {
+            let role = if *role == Role::Replica { String::new() } else { format!(" as {role}") };
+            format!("follow {}{role}{}", whom(upstream), if *restart { " restarting" } else { "" })
+        }
         Job::Promote => "promote".into(),
         Job::Demote(mode) => format!("demote {mode}"),
         Job::CrashRecovery => "crash-recovery".into(),
-        Job::Rewind { source } => format!("rewind {}", source.name),
+        Job::Rewind { source } => format!("rewind {}", rewind_words(source)),
         Job::Shutdown => "shutdown".into(),
         Job::StopImmediate => "stop-immediate".into(),
     }
 }
 
+fn clone_words(source: &CloneFrom) -> &str {
+    match source {
+        CloneFrom::Member(source) => source.name.as_str(),
+        CloneFrom::Remote => "remote",
+        CloneFrom::Backup => "without leader",
+    }
+}
+
+fn rewind_words(source: &RewindSource) -> &str {
+    match source {
+        RewindSource::Leader(member) => member.name.as_str(),
+        RewindSource::Remote => "remote",
+    }
+}
+
 fn job(words: &str) -> Option<Job> {
     let follow = Upstream::Member(upstream_b());
-    let source = CloneSource { name: "b".into(), conn_url: "postgres://b:5432/postgres".into(), is_leader: true };
+    let b = CloneSource { name: "b".into(), conn_url: "postgres://b:5432/postgres".into(), is_leader: true };
+    let source = CloneFrom::Member(b);
     Some(match words {
         "promote" => Job::Promote,
         "bootstrap" => Job::Bootstrap,
@@ -725,22 +756,24 @@ fn job(words: &str) -> Option<Job> {
         "crash-recovery" => Job::CrashRecovery,
         "shutdown" => Job::Shutdown,
         "stop-immediate" => Job::StopImmediate,
-        "rewind" => Job::Rewind { source: upstream_b() },
-        "clone" => Job::Clone { source: Some(source), follow },
+        "rewind" => Job::Rewind { source: RewindSource::Leader(upstream_b()) },
+        "clone" => Job::Clone { source, follow },
+        "clone remote" => Job::Clone { source: CloneFrom::Remote, follow: Upstream::Remote },
         "reinitialize" => Job::Reinitialize { source, follow },
-        "follow" => Job::Follow { upstream: follow, restart: true },
+        "follow" => Job::Follow { upstream: follow, role: Role::Replica, restart: true },
         "start primary" => Job::Start { role: Role::Primary, follow: Upstream::None, after_failure: true },
         "start replica" => Job::Start { role: Role::Replica, follow, after_failure: true },
         "demote graceful" => Job::Demote(DemoteMode::Graceful),
         "demote offline" => Job::Demote(DemoteMode::Offline),
         "demote immediate" => Job::Demote(DemoteMode::Immediate),
         "demote immediate-nolock" => Job::Demote(DemoteMode::ImmediateNolock),
+        "demote demote-cluster" => Job::Demote(DemoteMode::DemoteCluster),
         _ => return None,
     })
 }
 
 /// The words of all jobs.
-pub(crate) const JOBS: [&str; 16] = [
+pub(crate) const JOBS: [&str; 18] = [
     "promote",
     "bootstrap",
     "restart",
@@ -757,6 +790,8 @@ pub(crate) const JOBS: [&str; 16] = [
     "demote offline",
     "demote immediate",
     "demote immediate-nolock",
+    "demote demote-cluster",
+    "clone remote",
 ];
 
 fn outcome<T>(word: &str, done: T) -> Outcome<T> {

@@ -33,7 +33,7 @@ pub use custom_bootstrap::CustomBootstrap;
 pub use dsn::parse_dsn;
 pub use pgpass::{pgpass_content, write_pgpass};
 pub use recovery::RecoveryParameters;
-pub(crate) use recovery::member_address;
+pub(crate) use recovery::{member_address, remote_address};
 pub use reload::Reload;
 pub(crate) use reload::guc_value;
 pub use upstream::{RunningRecovery, WalReceiver};
@@ -101,6 +101,11 @@ impl Conf {
             enforce_hot_standby_feedback: false,
             custom_bootstrap: None,
         }
+    }
+
+    /// `standby_cluster`
+    pub(crate) fn standby_cluster(&self) -> Option<&StandbyCluster> {
+        self.files.standby_cluster.as_ref()
     }
 
     /// The parameters the running configuration is meant to have.

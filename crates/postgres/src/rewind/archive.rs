@@ -4,11 +4,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use patroni_core::server::ControlState;
 use tokio::process::Command;
 
 use super::RewindContext;
 use crate::cancel::Cancel;
 use crate::conf::guc_value;
+use crate::controldata::ControlValues;
 use crate::programs::{self, Stderr};
 use crate::{Error, Result};
 
@@ -47,6 +49,36 @@ pub async fn archive_ready_wals(context: &RewindContext, cancel: &Cancel) -> Res
         if let Err(error) = tokio::fs::rename(&from, &to).await {
             tracing::error!("Unable to rename {} to {}: {error}", from.display(), to.display());
         }
+    }
+    Ok(())
+}
+
+/// Archives the WAL file with the shutdown checkpoint of a primary that was stopped, as `pg_control` names it. The archiver does
+/// not: the file is not full. Failures are logged.
+///
+/// # Errors
+/// Cancelled.
+pub async fn archive_shutdown_checkpoint(context: &RewindContext, cancel: &Cancel) -> Result<()> {
+    let Some(template) = archive_command(context).await else {
+        tracing::info!("Not archiving latest checkpoint WAL file. Archiving is not configured.");
+        return Ok(());
+    };
+    let values = match ControlValues::read(&context.programs, &context.options.data_dir).await {
+        Ok(values) => values,
+        Err(error) => {
+            tracing::error!("Cannot extract latest checkpoint's WAL file name: {error}");
+            return Ok(());
+        }
+    };
+    let name = values.get("Latest checkpoint's REDO WAL file").filter(|name| is_segment(name));
+    let Some(wal) = name.filter(|_| values.state() == ControlState::ShutDown) else {
+        tracing::error!("Cannot extract latest checkpoint's WAL file name: PostgreSQL was not shut down cleanly");
+        return Ok(());
+    };
+    let command = expand(&template, &wal_dir(context), wal);
+    tracing::info!("Archiving the WAL file with the shutdown checkpoint: {command}");
+    if !shell(&context.options.data_dir, &command, cancel).await? {
+        tracing::error!("Failed to archive WAL file with the shutdown checkpoint");
     }
     Ok(())
 }

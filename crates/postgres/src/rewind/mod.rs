@@ -16,9 +16,10 @@ use std::time::Duration;
 
 use patroni_core::facts::RewindCheck;
 use patroni_core::history::{Divergence, LocalPosition, divergence, excerpt};
-use patroni_core::job::UpstreamMember;
+use patroni_core::job::RewindSource;
 use patroni_core::lsn::Timeline;
 use patroni_core::name::SystemId;
+use patroni_core::settings::StandbyCluster;
 
 use crate::cancel::{Cancel, Progress};
 use crate::conf::Conf;
@@ -28,7 +29,7 @@ use crate::programs::Programs;
 use crate::unfinished::Unfinished;
 use crate::{Error, Result};
 
-pub use archive::{archive_ready_wals, cleanup_archive_status};
+pub use archive::{archive_ready_wals, archive_shutdown_checkpoint, cleanup_archive_status};
 pub use local::{can_rewind, local_position};
 use source::{PrimaryTimeline, Source};
 
@@ -41,6 +42,7 @@ pub struct RewindContext {
     config_dir: PathBuf,
     postgresql_conf: PathBuf,
     use_pg_rewind: bool,
+    standby_cluster: Option<StandbyCluster>,
     system_id: Option<SystemId>,
     limit: Duration,
 }
@@ -56,6 +58,7 @@ impl RewindContext {
             config_dir: conf.config_dir().to_owned(),
             postgresql_conf: conf.postgresql_conf(),
             use_pg_rewind,
+            standby_cluster: conf.standby_cluster().cloned(),
             system_id,
             limit,
         }
@@ -64,11 +67,11 @@ impl RewindContext {
 
 /// Compares this node with a primary. `local` comes from [`local_position`]. Anything that cannot be found out, or that does not fit together,
 /// is [`RewindCheck::Unclear`].
-pub async fn check(context: &RewindContext, upstream: &UpstreamMember, local: &LocalPosition) -> RewindCheck {
+pub async fn check(context: &RewindContext, upstream: &RewindSource, local: &LocalPosition) -> RewindCheck {
     compare(context, upstream, local).await.unwrap_or_else(|error| RewindCheck::Unclear(error.to_string()))
 }
 
-async fn compare(context: &RewindContext, upstream: &UpstreamMember, local: &LocalPosition) -> Result<RewindCheck> {
+async fn compare(context: &RewindContext, upstream: &RewindSource, local: &LocalPosition) -> Result<RewindCheck> {
     tracing::info!("Local timeline={} lsn={}", local.timeline, local.lsn);
     let source = Source::connect(context, upstream).await?;
     let primary = source.timeline().await?;
@@ -110,12 +113,12 @@ async fn compare(context: &RewindContext, upstream: &UpstreamMember, local: &Loc
 
 /// Whether pg_rewind, which was interrupted, may not be run again: pages that it took from another primary, and that this one never
 /// changed, would stay. The same primary may have gone on to a timeline of its own.
-fn mixed(unfinished: &Unfinished, upstream: &UpstreamMember, primary: &PrimaryTimeline) -> Option<String> {
+fn mixed(unfinished: &Unfinished, upstream: &RewindSource, primary: &PrimaryTimeline) -> Option<String> {
     let Unfinished::Rewind { source, timeline, .. } = unfinished else {
         return Some("a copy of its data directory was interrupted".to_owned());
     };
     let parent = primary.history.last().map(|switch| switch.timeline);
-    let is_same = upstream.name.as_str() == source
+    let is_same = upstream.to_string() == source
         && (primary.timeline.0 == *timeline || parent.is_some_and(|parent| parent.0 == *timeline));
     (!is_same)
         .then(|| format!("pg_rewind from {source} on timeline {timeline} was interrupted, and leaves pages of both"))
@@ -160,7 +163,7 @@ pub enum RewindError {
 /// See [`RewindError`]. The server must be stopped: [`RewindError::Local`] if a postmaster runs.
 pub async fn run(
     context: &RewindContext,
-    source: &UpstreamMember,
+    source: &RewindSource,
     checkpoint_done: Option<bool>,
     cancel: &Cancel,
     progress: &Progress,
@@ -168,25 +171,25 @@ pub async fn run(
     local::refuse_if_running(context).map_err(RewindError::Local)?;
     archive_ready_wals(context, cancel).await.map_err(cancelled_or_local)?;
     let timeline = is_ready(context, source, checkpoint_done).await?;
-    progress.commit(cancel, format!("running pg_rewind from {}", source.name)).map_err(cancelled_or_local)?;
+    progress.commit(cancel, format!("running pg_rewind from {source}")).map_err(cancelled_or_local)?;
     let data_dir = &context.options.data_dir;
     let was_torn = Unfinished::read(data_dir).is_some();
-    Unfinished::rewind(data_dir, source.name.as_str(), timeline).mark(data_dir).map_err(RewindError::Local)?;
-    let copying = Copying::new(source.name.as_str(), progress);
+    Unfinished::rewind(data_dir, &source.to_string(), timeline).mark(data_dir).map_err(RewindError::Local)?;
+    let copying = Copying::new(&source.to_string(), progress);
     let result = program::pg_rewind(context, source, &copying, cancel).await;
     if result.is_ok() || !(copying.began() || was_torn) {
         Unfinished::clear(data_dir);
     }
     let Err(error) = result else {
         if let Err(error) = write_record(context, source).await {
-            tracing::info!("{} was not asked to write WAL, which may delay the start: {error}", source.name);
+            tracing::info!("{source} was not asked to write WAL, which may delay the start: {error}");
         }
         return Ok(());
     };
     if matches!(error, Error::Cancelled) {
         return Err(RewindError::Cancelled);
     }
-    let source_name = source.name.to_string();
+    let source_name = source.to_string();
     let is_healthy = match Source::connect(context, source).await {
         Ok(connected) => connected.is_primary().await.unwrap_or(false),
         Err(_) => false,
@@ -198,7 +201,7 @@ pub async fn run(
     Err(RewindError::SourceLost { source_name, error })
 }
 
-async fn write_record(context: &RewindContext, source: &UpstreamMember) -> Result<()> {
+async fn write_record(context: &RewindContext, source: &RewindSource) -> Result<()> {
     Source::connect(context, source).await?.write_record().await
 }
 
@@ -209,13 +212,13 @@ fn cancelled_or_local(error: Error) -> RewindError {
 /// pg_rewind reads the primary's timeline from its `pg_control`: it has to have written a checkpoint since its promotion.
 async fn is_ready(
     context: &RewindContext,
-    source: &UpstreamMember,
+    source: &RewindSource,
     checkpoint_done: Option<bool>,
 ) -> std::result::Result<Timeline, RewindError> {
     if checkpoint_done == Some(false) {
-        return Err(RewindError::NotYet(format!("Waiting for checkpoint on {} before rewind", source.name)));
+        return Err(RewindError::NotYet(format!("Waiting for checkpoint on {source} before rewind")));
     }
-    let unusable = |why: String| RewindError::NotYet(format!("Can not use {} for rewind: {why}", source.name));
+    let unusable = |why: String| RewindError::NotYet(format!("Can not use {source} for rewind: {why}"));
     let connected = Source::connect(context, source).await.map_err(|error| unusable(error.to_string()))?;
     if !connected.is_primary().await.map_err(|error| unusable(error.to_string()))? {
         return Err(unusable("Leader is still in_recovery and therefore can't be used for rewind".to_owned()));

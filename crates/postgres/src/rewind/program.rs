@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use patroni_core::job::UpstreamMember;
+use patroni_core::job::RewindSource;
 use tokio::process::Command;
 
 use super::{RewindContext, archive, source};
@@ -21,7 +21,7 @@ const MOST_FETCHES: u32 = 1_000_000;
 /// Runs pg_rewind until it succeeds, fetching WAL that it misses where it cannot do that by itself.
 pub(super) async fn pg_rewind(
     context: &RewindContext,
-    source: &UpstreamMember,
+    source: &RewindSource,
     copying: &Copying<'_>,
     cancel: &Cancel,
 ) -> Result<()> {
@@ -55,7 +55,7 @@ fn failed(output: Output) -> Result<()> {
     output.success().map(|_| ())
 }
 
-async fn command(context: &RewindContext, source: &UpstreamMember, fetches_itself: bool) -> Result<Command> {
+async fn command(context: &RewindContext, source: &RewindSource, fetches_itself: bool) -> Result<Command> {
     let mut conninfo = source::conninfo(context, source)?;
     let mut command = context.programs.command("pg_rewind");
     if write_pgpass(&context.options.pgpass, &conninfo).await? {

@@ -1,12 +1,12 @@
 //! The primary to rewind from.
 
 use patroni_core::history::{Switch, parse_history};
-use patroni_core::job::UpstreamMember;
+use patroni_core::job::{RewindSource, UpstreamMember};
 use patroni_core::lsn::{Lsn, Timeline};
 use patroni_core::name::SystemId;
 
 use super::RewindContext;
-use crate::conf::member_address;
+use crate::conf::{member_address, remote_address};
 use crate::sql::{Connection, Conninfo, UNLIMITED};
 use crate::{Error, Result};
 
@@ -26,10 +26,17 @@ pub(super) struct PrimaryTimeline {
 }
 
 /// How pg_rewind, and this module, connect to the primary.
-pub(super) fn conninfo(context: &RewindContext, source: &UpstreamMember) -> Result<Conninfo> {
-    let invalid =
-        || Error::Configuration(format!("member {} has no usable conn_url: {:?}", source.name, source.conn_url));
-    let mut conninfo = member_address(&source.conn_url).ok_or_else(invalid)?;
+pub(super) fn conninfo(context: &RewindContext, source: &RewindSource) -> Result<Conninfo> {
+    let mut conninfo = match source {
+        RewindSource::Leader(UpstreamMember { name, conn_url, .. }) => member_address(conn_url)
+            .ok_or_else(|| Error::Configuration(format!("member {name} has no usable conn_url: {conn_url:?}")))?,
+        RewindSource::Remote => {
+            let section = context.standby_cluster.as_ref();
+            section
+                .and_then(|section| remote_address(section, false))
+                .ok_or_else(|| Error::Configuration("standby_cluster names no host and no port".to_owned()))?
+        }
+    };
     if conninfo.get("dbname").is_none() {
         conninfo.set("dbname", &context.options.database);
     }
@@ -39,11 +46,11 @@ pub(super) fn conninfo(context: &RewindContext, source: &UpstreamMember) -> Resu
 }
 
 impl Source {
-    pub(super) async fn connect(context: &RewindContext, source: &UpstreamMember) -> Result<Self> {
+    pub(super) async fn connect(context: &RewindContext, source: &RewindSource) -> Result<Self> {
         let conninfo = conninfo(context, source)?;
         let connection = Connection::open(&conninfo, context.options.name.as_str(), UNLIMITED).await?;
         let user = conninfo.get("user").unwrap_or_default().to_owned();
-        let source = Source { connection, name: source.name.to_string(), user, limit: context.limit };
+        let source = Source { connection, name: source.to_string(), user, limit: context.limit };
         source.check_system_id(context.system_id).await?;
         Ok(source)
     }

@@ -5,10 +5,10 @@ use std::fmt;
 use std::path::Path;
 
 use tokio_postgres::Config;
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 
-use super::SqlError;
 use super::tls::Tls;
+use super::{CONNECT_TIMEOUT, SqlError};
 use crate::options::Credentials;
 
 /// Connection parameters by their libpq keywords (`host`, `port`, `user`, `sslmode`, ...). Its `Debug` hides passwords.
@@ -117,6 +117,14 @@ impl Conninfo {
             let port = port.split(',').nth(i).or(port.split(',').next()).unwrap_or("5432");
             let number = port.trim().parse().map_err(|_| SqlError::other("port", format!("{port:?} is not a port")))?;
             config.port(number);
+        }
+        let hosts = host.split(',').count();
+        if hosts > 1 {
+            // One that does not answer leaves time for the others.
+            config.connect_timeout(CONNECT_TIMEOUT / u32::try_from(hosts).unwrap_or(u32::MAX));
+            if self.get("target_session_attrs") == Some("read-write") {
+                config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+            }
         }
         if let Some(user) = self.get("user") {
             config.user(user);
