@@ -105,6 +105,32 @@ fn an_existing_data_directory_is_adopted() {
 }
 
 #[test]
+fn a_running_server_is_taken_over_without_a_restart() {
+    let mut cluster = Cluster::of(2).prepare();
+    let node = &cluster.nodes[0];
+    let path = node.data.to_str().unwrap().to_owned();
+    let socket = node.directory().to_str().unwrap().to_owned();
+    let password = cluster.sandbox.file("password", "super-secret\n");
+    let auth = format!("--pwfile={}", password.display());
+    node.pg_program(&cluster.sandbox, "initdb", &["-D", &path, "-U", "postgres", "--auth=trust", "--no-sync", &auth]);
+    let server = format!("-c port={} -c unix_socket_directories={socket}", node.pg_port);
+    node.pg_program(&cluster.sandbox, "pg_ctl", &["start", "-w", "-D", &path, "-l", "/dev/null", "-o", &server]);
+    node.sql("CREATE TABLE precious AS SELECT 1 AS row");
+    node.sql("CREATE USER replicator REPLICATION PASSWORD 'rep-secret'");
+    let (postmaster, mut client) = (node.postmaster(), node.connect().unwrap());
+
+    cluster.start_node(0);
+    cluster.nodes[0].wait_primary(Limit(60));
+    cluster.start_node(1);
+    cluster.nodes[1].wait_streaming(Limit(60));
+    cluster.nodes[1].wait_sql("SELECT row FROM precious", "1", Limit(10));
+    assert_eq!(cluster.nodes[0].postmaster(), postmaster);
+    client.simple_query("INSERT INTO precious VALUES (2)").unwrap();
+    // What only a restart can change waits for one, visibly.
+    cluster.nodes[0].wait_state("tells of the settings that wait", Limit(20), |state| state["pending_restart"] == true);
+}
+
+#[test]
 fn a_foreign_data_directory_is_refused() {
     let mut cluster = Cluster::of(2).prepare();
     cluster.start_node(0);
@@ -115,6 +141,7 @@ fn a_foreign_data_directory_is_refused() {
     let control = std::fs::read(data.join("global/pg_control")).unwrap();
     cluster.start_node(1);
     cluster.nodes[1].wait_log("system ID mismatch, node n1 belongs to a different cluster", Limit(30));
+    assert!(cluster.nodes[1].log().contains("remove it and start again"), "the remedy");
     assert_eq!(std::fs::read(data.join("global/pg_control")).unwrap(), control, "the foreign data are untouched");
     assert_eq!(cluster.nodes[0].status_of("/primary"), 200);
 }
