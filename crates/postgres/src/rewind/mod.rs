@@ -118,7 +118,7 @@ fn mixed(unfinished: &Unfinished, upstream: &RewindSource, primary: &PrimaryTime
         return Some("a copy of its data directory was interrupted".to_owned());
     };
     let parent = primary.history.last().map(|switch| switch.timeline);
-    let is_same = upstream.to_string() == source
+    let is_same = upstream.to_string() == *source
         && (primary.timeline.0 == *timeline || parent.is_some_and(|parent| parent.0 == *timeline));
     (!is_same)
         .then(|| format!("pg_rewind from {source} on timeline {timeline} was interrupted, and leaves pages of both"))
