@@ -20,7 +20,7 @@ mod writer;
 
 pub use cluster::{Builder, Cluster};
 pub use etcd::Etcd;
-pub use node::Node;
+pub use node::{Frozen, Node};
 pub use programs::{Kind, Programs};
 pub use rest::{Answer, request};
 pub use sandbox::{Sandbox, free_port, process_exists, signal};

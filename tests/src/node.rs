@@ -97,6 +97,15 @@ impl Node {
         kill_server(self.postmaster().expect("PostgreSQL runs"));
     }
 
+    /// Stops agent, guard and PostgreSQL where they are, like a virtual machine that stands still.
+    pub fn freeze(&self) -> Frozen {
+        let own: Vec<u32> = self.child.iter().map(Child::id).chain(self.postmaster()).collect();
+        let descendants: Vec<u32> = own.iter().flat_map(|pid| children(*pid)).collect();
+        let pids = [own, descendants].concat();
+        pids.iter().for_each(|pid| signal(*pid, Signal::STOP));
+        Frozen { pids }
+    }
+
     /// Asks the agent to end (SIGTERM) and waits for it.
     ///
     /// # Panics
@@ -277,12 +286,31 @@ impl Node {
     }
 }
 
+/// The processes of a node that stands still.
+#[must_use]
+#[derive(Debug)]
+pub struct Frozen {
+    pids: Vec<u32>,
+}
+
+impl Frozen {
+    /// They go on.
+    pub fn thaw(self) {
+        self.pids.iter().for_each(|pid| signal(*pid, Signal::CONT));
+    }
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    // A child belongs to the thread that started it.
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>()).collect()
+}
+
 /// Kills a postmaster and its children, which would otherwise linger for a moment and hold the shared memory.
 fn kill_server(postmaster: u32) {
-    let children =
-        std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).unwrap_or_default();
+    let children = children(postmaster);
     signal(postmaster, Signal::KILL);
-    let children: Vec<u32> = children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
     for pid in &children {
         signal(*pid, Signal::KILL);
     }

@@ -1,8 +1,6 @@
-//! Synchronous replication on real clusters: how fast it follows events, and that it keeps what was acknowledged.
+//! Synchronous replication on real clusters: how fast it follows events, and what it holds back.
 
-#![allow(clippy::disallowed_methods)] // Kills come at random moments.
-
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use patroni_tests::{Cluster, Limit, Node, Value, Writer, json, wait_for};
 
@@ -36,24 +34,36 @@ fn wait_names(node: &Node, expected: &str, limit: Limit) {
 fn standbys_that_come_and_go_are_noticed_at_once() {
     let mut cluster = Cluster::of(3).dcs(json!({"loop_wait": LOOP_WAIT, "ttl": 30})).start();
     let patch = |change: Value| cluster.nodes[0].patch_config(&change);
+    let enabled = Instant::now();
     patch(json!({"synchronous_mode": true, "synchronous_node_count": 2}));
     wait_sync(&cluster, 0, "n1,n2", 0, REACTION);
+    let enabled = enabled.elapsed();
     wait_names(&cluster.nodes[0], "2 (n1,n2)", REACTION);
     cluster.nodes[1].wait_status_of("/sync", 200, REACTION);
     cluster.nodes[2].wait_status_of("/async", 503, REACTION);
 
+    cluster.nodes[0].sql("CREATE ROLE app; ALTER ROLE app IN DATABASE postgres SET synchronous_commit = local");
     patch(json!({"synchronous_mode": "quorum", "synchronous_node_count": 1}));
     wait_sync(&cluster, 0, "n1,n2", 1, REACTION);
     wait_names(&cluster.nodes[0], "ANY 1 (n1,n2)", REACTION);
     cluster.nodes[1].wait_status_of("/quorum", 200, REACTION);
+    cluster.nodes[0].wait_log("synchronous_commit is local for role app in database postgres", REACTION);
+    let metrics = cluster.nodes[0].request("GET", "/metrics", None).unwrap().body;
+    let metric = metrics.lines().find(|line| line.starts_with("patroni_rs_synchronous_commit_turned_down{"));
+    assert!(metric.is_some_and(|line| line.ends_with(" 1")), "{metric:?}");
 
     // Lost without a word: only the connection tells.
     cluster.nodes[2].kill_hard();
+    let lost = Instant::now();
     wait_sync(&cluster, 0, "n1", 0, REACTION);
+    let lost = lost.elapsed();
     cluster.nodes[0].sql("CREATE TABLE t AS SELECT 1 AS id");
     cluster.start_node(2);
-    cluster.nodes[2].wait_streaming(Limit(60));
+    let streams = "SELECT count(*) FROM pg_stat_replication WHERE application_name = 'n2' AND state = 'streaming'";
+    cluster.nodes[0].wait_sql(streams, "1", Limit(60));
+    let added = Instant::now();
     wait_sync(&cluster, 0, "n1,n2", 1, REACTION);
+    eprintln!("enabled after {enabled:?}, a standby lost after {lost:?}, one added after {:?}", added.elapsed());
 
     cluster.nodes[0].patch_config(&json!({"synchronous_mode": null}));
     wait_for("/sync is gone", REACTION, || cluster.etcd.get("sync").map_or(Ok(()), Err));
@@ -118,51 +128,49 @@ fn an_agent_that_comes_back_leaves_the_standbys_alone() {
     assert!(!text.contains("parameter \"synchronous_standby_names\""), "it was changed in between:\n{text}");
 }
 
-/// How often the leader is killed; `SYNC_KILLS` for more.
-fn kills() -> usize {
-    std::env::var("SYNC_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(3)
-}
-
-/// Kills the primary at odd moments, under a client that writes all the time.
-#[track_caller]
-fn nothing_is_lost(mode: Value) {
-    let dcs =
-        json!({"loop_wait": 2, "primary_start_timeout": 0, "maximum_lag_on_failover": 0, "synchronous_mode": mode});
-    let mut cluster = Cluster::of(3).dcs(dcs).start();
-    let writer = Writer::start(&cluster, 0);
-    let (mut leader, mut seed) = (0, u64::from(std::process::id()));
-    for kill in 0..kills() {
-        wait_for("somebody can be elected", Limit(90), || {
-            let sync = sync_key(&cluster);
-            let voters = sync["sync_standby"].as_str().map_or(0, |names| names.split(',').count() as u64);
-            let own = sync["leader"] == json!(cluster.nodes[leader].name);
-            if own && voters > sync["quorum"].as_u64().unwrap_or(0) { Ok(()) } else { Err(sync) }
-        });
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        std::thread::sleep(Duration::from_millis(seed >> 33 & 0x3FF));
-        let others: Vec<usize> = (0..3).filter(|node| *node != leader).collect();
-        if kill % 10 == 9 {
-            cluster.nodes[leader].kill_hard();
-            let old = leader;
-            leader = cluster.wait_leader_among(&others, Limit(60));
-            cluster.start_node(old);
-        } else {
-            cluster.nodes[leader].kill_postmaster();
-            leader = cluster.wait_leader_among(&others, Limit(60));
+#[test]
+fn a_former_primary_shows_nothing_before_a_standby_has_it() {
+    let mut cluster =
+        Cluster::of(2).dcs(json!({"loop_wait": 2, "synchronous_mode": true, "synchronous_mode_strict": true})).start();
+    wait_sync(&cluster, 0, "n1", 0, Limit(10));
+    wait_names(&cluster.nodes[0], "n1", REACTION);
+    assert_eq!(cluster.nodes[0].sql("SHOW restart_after_crash"), "off");
+    cluster.nodes[0].sql("CREATE TABLE t (id int)");
+    cluster.nodes[1].wait_sql("SELECT count(*) FROM t", "0", Limit(10));
+    let unconfirmed = |cluster: &Cluster, id: u32| {
+        let mut client = cluster.nodes[0].connect().unwrap();
+        let sql = format!("SET synchronous_commit = on; SET statement_timeout = 0; INSERT INTO t VALUES ({id})");
+        let commit = std::thread::spawn(move || client.batch_execute(&sql).is_ok());
+        let waiting =
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE '%INSERT INTO t%'";
+        cluster.nodes[0].wait_sql(waiting, "1", Limit(10));
+        assert_eq!(cluster.nodes[0].sql("SELECT count(*) FROM t"), (id - 1).to_string());
+        cluster.nodes[0].kill_postmaster();
+        assert!(!commit.join().unwrap(), "the commit was acknowledged");
+    };
+    let held = |cluster: &Cluster| {
+        cluster.nodes[0].wait_state("clients are held back", Limit(60), |status| status["holding_clients"] == true);
+        for check in ["/primary", "/replica", "/read-only", "/leader"] {
+            assert_eq!(cluster.nodes[0].status_of(check), 503, "{check}");
         }
-    }
-    let written = writer.stop();
-    assert!(written.acknowledged.len() > 10 * kills(), "{} writes only", written.acknowledged.len());
-    eprintln!("{} kills, {} writes acknowledged, {:?}", kills(), written.acknowledged.len(), written.longest_gap);
-    written.assert_all_on(&cluster.nodes[leader]);
-}
+        let written = cluster.nodes[0].query("INSERT INTO t VALUES (0)");
+        assert!(written.is_err(), "it takes writes");
+    };
 
-#[test]
-fn no_acknowledged_write_is_lost_in_mode_on() {
-    nothing_is_lost(json!(true));
-}
+    cluster.nodes[1].kill_hard();
+    unconfirmed(&cluster, 1);
+    held(&cluster);
+    cluster.start_node(1);
+    cluster.nodes[0].wait_primary(Limit(60));
+    assert_eq!(cluster.nodes[0].sql("SELECT count(*) FROM t"), "1");
+    cluster.nodes[1].wait_sql("SELECT count(*) FROM t", "1", Limit(30));
+    wait_sync(&cluster, 0, "n1", 0, Limit(30));
 
-#[test]
-fn no_acknowledged_write_is_lost_in_mode_quorum() {
-    nothing_is_lost(json!("quorum"));
+    // An operator who wants it back in spite of all can have it.
+    cluster.nodes[1].kill_hard();
+    unconfirmed(&cluster, 2);
+    held(&cluster);
+    cluster.nodes[0].patch_config(&json!({"synchronous_mode_hold": false}));
+    cluster.nodes[0].wait_primary(Limit(30));
+    assert_eq!(cluster.nodes[0].sql("SELECT count(*) FROM t"), "2");
 }

@@ -220,7 +220,13 @@ async fn run(
             control.start(start, cancel, progress).await.map(started)
         }
         Job::Start { role, follow, .. } => start_standby(control, follow, *role, settings, cancel, progress).await,
-        Job::Restart => control.restart(None, Some(CallbackAction::OnRestart), cancel, progress).await.map(started),
+        Job::Restart { as_standby: false } => {
+            control.restart(None, Some(CallbackAction::OnRestart), cancel, progress).await.map(started)
+        }
+        Job::Restart { as_standby: true } => {
+            waits_for_nobody(control, settings);
+            control.follow(Upstream::None, Role::Replica, true, cancel, progress).await.map(started)
+        }
         Job::Follow { upstream, role, restart } => {
             control.follow(upstream.clone(), *role, *restart, cancel, progress).await.map(started)
         }
@@ -252,11 +258,15 @@ async fn start_standby(
     cancel: &Cancel,
     progress: &Progress,
 ) -> Result<JobOutcome, Error> {
+    waits_for_nobody(control, settings);
+    control.follow(follow.clone(), role, false, cancel, progress).await.map(started)
+}
+
+/// What it waited for as a primary means nothing on a standby; whoever is promoted decides anew.
+fn waits_for_nobody(control: &mut Control, settings: &Settings) {
     if settings.synchronous.mode != SynchronousMode::Off {
-        // What it waited for as a primary means nothing any more; whoever is promoted decides anew.
         control.conf().set_synchronous_standby_names(SynchronousStandbyNames::Managed(None));
     }
-    control.follow(follow.clone(), role, false, cancel, progress).await.map(started)
 }
 
 fn started(started: Started) -> JobOutcome {

@@ -62,7 +62,7 @@ pub fn file_options(config: &Config) -> FileOptions {
         config_dir: Some(absolute(&postgresql.config_dir)),
         config_base_name: Some(postgresql.config_base_name.clone()),
         custom_conf: postgresql.custom_conf.as_ref().map(|path| path.display().to_string()),
-        parameters: postgresql.parameters.clone(),
+        parameters: parameters(config),
         recovery_conf: postgresql.recovery_conf.clone(),
         pg_hba: postgresql.pg_hba.clone().unwrap_or_default(),
         pg_ident: postgresql.pg_ident.clone().unwrap_or_default(),
@@ -72,6 +72,16 @@ pub fn file_options(config: &Config) -> FileOptions {
         use_slots: postgresql.use_slots,
         standby_cluster: config.settings().standby_cluster.clone(),
     }
+}
+
+/// The parameters of PostgreSQL, as configured. A server whose clients are held back when it comes back must not come back
+/// on its own.
+fn parameters(config: &Config) -> JsonMap {
+    let mut parameters = config.postgresql.parameters.clone();
+    if config.settings().synchronous.hold {
+        parameters.entry("restart_after_crash").or_insert_with(|| "off".into());
+    }
+    parameters
 }
 
 /// Where others reach this node.

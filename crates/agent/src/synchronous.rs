@@ -35,7 +35,12 @@ const INSPECT: &str = "SELECT pg_catalog.current_setting('synchronous_standby_na
      (SELECT wait_event FROM pg_catalog.pg_stat_activity WHERE backend_type = 'checkpointer' LIMIT 1), \
      (SELECT pg_catalog.json_agg(r) FROM (SELECT a.application_name, w.state, w.sync_state, w.sync_priority, \
      w.write_lsn, w.flush_lsn, w.replay_lsn \
-     FROM pg_catalog.pg_stat_get_wal_senders() w, pg_catalog.pg_stat_get_activity(w.pid) a) r)";
+     FROM pg_catalog.pg_stat_get_wal_senders() w, pg_catalog.pg_stat_get_activity(w.pid) a) r), \
+     (SELECT pg_catalog.json_agg(pg_catalog.concat(pg_catalog.split_part(c, '=', 2), ' for ', \
+     pg_catalog.concat_ws(' in ', 'role ' || r.rolname, 'database ' || d.datname)) ORDER BY d.datname, r.rolname) \
+     FROM pg_catalog.pg_db_role_setting s LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole \
+     LEFT JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase, pg_catalog.unnest(s.setconfig) c \
+     WHERE c ~* '^synchronous_commit=(off|local|false|no|0)$')";
 
 /// Some WAL. WAL senders release commits when a standby confirms something: after a new setting nothing may be left to
 /// confirm while a commit waits, until the standby reports by itself (`wal_receiver_status_interval`, 10 s).
@@ -92,6 +97,7 @@ impl Synchronous {
             start_time: text(2),
             checkpointer_busy: checkpointer_is_busy(&text(3), modern),
             senders: senders(&text(4)),
+            turned_down: serde_json::from_str(&text(5)).unwrap_or_default(),
             flushed: flushed.first().and_then(|row| row.parse(0)).unwrap_or_default(),
         })
     }

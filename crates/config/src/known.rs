@@ -107,6 +107,7 @@ const DYNAMIC: &[&str] = &[
     "master_stop_timeout",
     "synchronous_mode",
     "synchronous_mode_strict",
+    "synchronous_mode_hold",
     "synchronous_node_count",
     "failsafe_mode",
     "pause",

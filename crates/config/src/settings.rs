@@ -108,16 +108,19 @@ impl Flags<'_> {
         let mode = self.0.get("synchronous_mode");
         let strict = self.is_on("synchronous_mode_strict");
         let count = self.int("synchronous_node_count", None, 1).max(i64::from(strict));
+        let mode = match mode {
+            _ if is_standby_cluster => SynchronousMode::Off,
+            Some(mode) if mode.python_text().eq_ignore_ascii_case("quorum") => SynchronousMode::Quorum,
+            Some(mode) if parse_bool(mode) == Some(true) => SynchronousMode::On,
+            Some(_) | None => SynchronousMode::Off,
+        };
+        let hold = self.0.get("synchronous_mode_hold").and_then(parse_bool).unwrap_or(strict);
         Synchronous {
-            mode: match mode {
-                _ if is_standby_cluster => SynchronousMode::Off,
-                Some(mode) if mode.python_text().eq_ignore_ascii_case("quorum") => SynchronousMode::Quorum,
-                Some(mode) if parse_bool(mode) == Some(true) => SynchronousMode::On,
-                Some(_) | None => SynchronousMode::Off,
-            },
+            mode,
             strict,
             node_count: u32::try_from(count.max(0)).unwrap_or(u32::MAX),
             maximum_lag: u64::try_from(self.int("maximum_lag_on_syncnode", None, -1)).ok().filter(|lag| *lag > 0),
+            hold: hold && mode != SynchronousMode::Off,
         }
     }
 

@@ -92,7 +92,10 @@ pub enum Job {
         after_failure: bool,
     },
     /// Restart in the present role.
-    Restart,
+    Restart {
+        /// As a standby of nobody instead: a primary whose clients are held back until its standbys have everything.
+        as_standby: bool,
+    },
     /// Change what a running standby follows.
     Follow {
         /// Whom.

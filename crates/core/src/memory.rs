@@ -72,6 +72,8 @@ pub struct Memory {
     pub known_sync: Option<SyncState>,
     /// Since when this standby, about to stop, asks not to be synchronous.
     pub leaving_sync: Option<Moment>,
+    /// Clients of this former primary are held back.
+    pub holding: Option<Holding>,
 }
 
 impl Memory {
@@ -107,6 +109,7 @@ impl Memory {
             enforcement: None,
             known_sync: None,
             leaving_sync: None,
+            holding: None,
         }
     }
 }
@@ -147,6 +150,17 @@ pub struct Stalled {
     pub suspect: bool,
     /// It was told that WAL is gone.
     pub told: bool,
+}
+
+/// A former primary that waits, as a standby with the lease, for its own standbys to have all that it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Holding {
+    /// Since when.
+    pub since: Moment,
+    /// How far its WAL has been replayed.
+    pub position: Lsn,
+    /// Since when it has been there.
+    pub at_rest_since: Moment,
 }
 
 /// A server that is starting.

@@ -65,6 +65,8 @@ pub struct Synchronous {
     pub node_count: u32,
     /// `maximum_lag_on_syncnode`, in bytes; `None` for no limit.
     pub maximum_lag: Option<u64>,
+    /// `synchronous_mode_hold`: a former primary comes back as primary only when its standbys have all it has.
+    pub hold: bool,
 }
 
 /// `synchronous_mode`.

@@ -118,6 +118,13 @@ pub enum Verdict {
     ReinitializingFailedRewind,
     /// Starts as a standby, holding the lease.
     StartingReadonly,
+    /// A former primary that is not promoted before its standbys have everything.
+    HoldingClients {
+        /// Standbys that have confirmed everything.
+        confirmed: usize,
+        /// How many have to.
+        needed: usize,
+    },
     /// Starts as leader of a standby cluster.
     StartingStandbyLeader,
     /// Starts as a standby of the remote primary, without a leader of the standby cluster.
@@ -302,6 +309,9 @@ impl fmt::Display for Verdict {
             Verdict::ReinitializingDiverged => f.write_str("reinitializing due to diverged timelines"),
             Verdict::ReinitializingFailedRewind => f.write_str("reinitializing because pg_rewind failed"),
             Verdict::StartingReadonly => f.write_str("starting as readonly because i had the session lock"),
+            Verdict::HoldingClients { confirmed, needed } => {
+                write!(f, "holding clients back, {confirmed} of {needed} standbys have all WAL of this former primary")
+            }
             Verdict::StartingStandbyLeader => {
                 f.write_str("starting as a standby leader because i had the session lock")
             }

@@ -44,6 +44,10 @@ pub struct View {
     pub checkpoint_pending: bool,
     /// Asks not to be a synchronous standby, because it is about to stop.
     pub leaving_sync: bool,
+    /// A former primary whose clients are held back.
+    pub holding: bool,
+    /// Where commits of this synchronous primary do not wait for standbys.
+    pub turned_down: Vec<String>,
     /// The verdict of the last tick, in Patroni's words.
     pub verdict: String,
     /// When the tick ended.
@@ -81,6 +85,8 @@ impl View {
             watchdog_failed: false,
             checkpoint_pending: false,
             leaving_sync: false,
+            holding: false,
+            turned_down: Vec::new(),
             verdict: String::new(),
             ticked_at: now,
             ticks: 0,
@@ -108,6 +114,8 @@ impl View {
             watchdog_failed: facts.watchdog.required && !facts.watchdog.healthy,
             checkpoint_pending: memory.checkpoint_pending,
             leaving_sync: memory.leaving_sync.is_some(),
+            holding: memory.holding.is_some(),
+            turned_down: memory.enforcement.as_ref().map_or_else(Vec::new, |known| known.turned_down.clone()),
             verdict: paused_prefix(facts.settings.paused) + &plan.verdict.to_string(),
             ticked_at: now,
             ticks: self.ticks + 1,

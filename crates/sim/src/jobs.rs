@@ -22,9 +22,13 @@ pub(crate) async fn run(shared: Shared, node: usize, job: Job) -> JobOutcome {
         Job::Clone { source, follow } => hand.copy(source, &follow).await,
         Job::Reinitialize { source, follow } => hand.reinitialize(source, &follow).await,
         Job::Start { role, follow, .. } => hand.start(role, &follow).await,
-        Job::Restart => {
+        Job::Restart { as_standby: false } => {
             hand.stop_fast().await;
             hand.start_again().await
+        }
+        Job::Restart { as_standby: true } => {
+            hand.stop_fast().await;
+            hand.start(Role::Replica, &Upstream::None).await
         }
         Job::Follow { upstream, restart, .. } => hand.follow(&upstream, restart).await,
         Job::Promote => hand.promote().await,

@@ -245,7 +245,8 @@ impl SimWorld {
     fn tell_guard(&self, plan: &Plan) {
         let mut universe = self.shared.borrow_mut();
         let node = &universe.nodes[self.node];
-        let becoming = |job: &Job| matches!(job, Job::Promote | Job::Restart | Job::Start { role: Role::Primary, .. });
+        let becoming =
+            |job: &Job| matches!(job, Job::Promote | Job::Restart { .. } | Job::Start { role: Role::Primary, .. });
         let ordered = matches!(&plan.job, JobOrder::Start(job) | JobOrder::Replace(job) if becoming(job));
         let may_write = ordered
             || node.job.as_ref().is_some_and(|view| becoming(&view.job))

@@ -95,7 +95,8 @@ struct Leadership {
     leader: bool,
     primary: bool,
     standby_leader: bool,
-    /// The leader of a standby cluster is no replica, though PostgreSQL takes it for one.
+    /// The leader of a standby cluster is no replica, though PostgreSQL takes it for one; nor is a former primary whose
+    /// clients are held back.
     replica_allowed: bool,
 }
 
@@ -109,6 +110,9 @@ impl Leadership {
         }
         if !status.view.is_leader(status.now.boot) {
             return nobody;
+        }
+        if status.view.holding {
+            return Leadership { replica_allowed: false, ..nobody };
         }
         if status.is_standby_cluster() {
             let standby_leader = matches!(role, Role::Replica | Role::StandbyLeader);

@@ -195,6 +195,16 @@ impl Page {
         self.metric("patroni_rs_ticks_total", "counter", "Ticks of the HA loop since the agent started.", view.ticks);
         let age = status.now.boot.since(view.ticked_at).as_secs_f64();
         self.gauge("patroni_rs_last_tick_age_seconds", "Seconds since the HA loop last ended a tick.", age);
+        self.flag(
+            "patroni_rs_holding_clients",
+            "Value is 1 while this former primary waits for its standbys to have all its WAL, 0 otherwise.",
+            view.holding,
+        );
+        self.gauge(
+            "patroni_rs_synchronous_commit_turned_down",
+            "Settings of synchronous_commit (server, databases, roles) with which commits do not wait for standbys.",
+            view.turned_down.len(),
+        );
         let Some(running) = status.running else { return };
         if let Wal::Primary { location } = running.wal {
             self.head("patroni_rs_replication_lag_bytes", "gauge", "WAL a connected standby has not yet flushed.");

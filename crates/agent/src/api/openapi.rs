@@ -251,6 +251,7 @@ fn schemas() -> Value {
                         "bytes": number, "total_bytes": number, "percent": number,
                     },
                 },
+                "holding_clients": flag, "synchronous_commit_turned_down": {"type": "array", "items": text},
                 "logger_queue_size": number, "logger_records_lost": number,
             },
         },

@@ -130,6 +130,8 @@ pub(crate) fn view(name: &str, running: Running) -> View {
         watchdog_failed: false,
         checkpoint_pending: false,
         leaving_sync: false,
+        holding: false,
+        turned_down: Vec::new(),
         verdict: String::new(),
         ticked_at: NOW.boot,
         ticks: 1,

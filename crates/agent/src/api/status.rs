@@ -195,6 +195,12 @@ impl<'a> Status<'a> {
         if let Some(job) = &view.job {
             document.insert("job".to_owned(), job_part(job, self.now));
         }
+        if view.holding {
+            document.insert("holding_clients".to_owned(), true.into());
+        }
+        if !view.turned_down.is_empty() {
+            document.insert("synchronous_commit_turned_down".to_owned(), view.turned_down.clone().into());
+        }
     }
 
     /// When the store last answered, in seconds since 1970; 0 before the first time.
@@ -339,7 +345,7 @@ mod tests {
             assert_eq!(document.get(key), Some(&value), "{key}");
         }
         view.job = Some(JobView {
-            job: patroni_core::job::Job::Restart,
+            job: patroni_core::job::Job::Restart { as_standby: false },
             title: "bootstrap from leader 'a'".to_owned(),
             since: Moment(sample::NOW.boot.0 - std::time::Duration::from_secs(7)),
             stage: patroni_core::job::Stage::Committed("copied 12 MB from a".to_owned()),

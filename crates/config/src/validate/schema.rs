@@ -152,6 +152,7 @@ const DYNAMIC: &[Key] = &[
     ),
     Optional("synchronous_mode", Check(None, synchronous_mode)),
     Optional("synchronous_mode_strict", Bool),
+    Optional("synchronous_mode_hold", Bool),
     Optional("synchronous_node_count", at_least(1)),
 ];
 

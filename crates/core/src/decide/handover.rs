@@ -43,11 +43,12 @@ impl Tick<'_> {
         let primary = running.is_some_and(|running| !running.wal.is_standby());
         // A standby that holds the lease is promoted first, and a server that starts is waited for: what is stopped
         // before it wrote a shutdown checkpoint could not be handed over, only started again.
+        let not_ready = running.is_none() || self.memory.holding.is_some();
         let can_act = |request: &&FailoverRequest| {
             if self.is_standby_cluster() {
                 return !self.settings.paused && running.is_some() && !primary;
             }
-            primary || !self.settings.paused && running.is_none() && action(request) == Action::ManualFailover
+            primary || !self.settings.paused && not_ready && action(request) == Action::ManualFailover
         };
         let Some(request) = cluster.failover.as_ref().filter(can_act) else {
             self.memory.handover = None;
@@ -79,7 +80,7 @@ impl Tick<'_> {
             if self.is_standby_cluster() {
                 return self.hand_over_standby_cluster(cluster, request, running, what);
             }
-            let mode = if running.is_some() { DemoteMode::Graceful } else { DemoteMode::Immediate };
+            let mode = if not_ready { DemoteMode::Immediate } else { DemoteMode::Graceful };
             let timeline = running.and_then(|running| running.timeline);
             return self.hand_over(cluster, request, what, mode, timeline);
         }
@@ -222,7 +223,8 @@ impl Tick<'_> {
         self.memory.handover = None;
         self.memory.rewind = Rewind::Unknown;
         self.memory.recovering = true;
-        self.start(Job::Start { role: Role::Primary, follow: crate::job::Upstream::None, after_failure: false });
+        let role = self.role_of_comeback(cluster);
+        self.start(Job::Start { role, follow: crate::job::Upstream::None, after_failure: false });
         Ok(Verdict::HandoverAbandoned(what))
     }
 

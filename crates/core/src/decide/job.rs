@@ -50,7 +50,7 @@ impl Tick<'_> {
                 }
             }
             Job::Bootstrap => memory.state = bootstrap_state(&view.stage),
-            Job::Restart => memory.state = State::Restarting,
+            Job::Restart { .. } => memory.state = State::Restarting,
             Job::Demote(_) | Job::Shutdown | Job::StopImmediate => {
                 let stopped = matches!(self.facts.server.postmaster, Postmaster::Stopped(_));
                 memory.state = if stopped { State::Stopped } else { State::Stopping };
@@ -114,7 +114,7 @@ impl Tick<'_> {
         match &view.job {
             Job::Demote(_) | Job::Shutdown | Job::StopImmediate => Verdict::JobInProgress(view.title.clone()),
             Job::Promote
-            | Job::Restart
+            | Job::Restart { .. }
             | Job::Start { .. }
             | Job::Follow { .. }
             | Job::CrashRecovery
@@ -158,7 +158,7 @@ impl Tick<'_> {
             Job::Demote(_) | Job::Shutdown | Job::StopImmediate => {
                 memory.state = if done { State::Stopped } else { State::StopFailed };
             }
-            Job::Restart => {
+            Job::Restart { .. } => {
                 if *outcome == JobOutcome::StillStarting {
                     let timeout = memory.starting.and_then(|starting| starting.timeout);
                     memory.starting = Some(Starting { since: now, timeout });
@@ -187,8 +187,8 @@ impl Tick<'_> {
     /// A restart that gave way to another job did not happen.
     fn answer_for_replaced(&mut self) {
         let restarts = match &self.facts.job {
-            JobFact::Running(view) => view.job == Job::Restart,
-            JobFact::Ended(job, _) => *job == Job::Restart,
+            JobFact::Running(view) => matches!(view.job, Job::Restart { .. }),
+            JobFact::Ended(job, _) => matches!(job, Job::Restart { .. }),
             JobFact::Idle => false,
         };
         if !restarts && let Some(id) = self.memory.answering.take() {
@@ -197,7 +197,7 @@ impl Tick<'_> {
     }
 
     fn answer_for(&mut self, job: &Job, outcome: &JobOutcome) {
-        if *job != Job::Restart {
+        if !matches!(job, Job::Restart { .. }) {
             return;
         }
         let Some(id) = self.memory.answering.take() else {
@@ -236,7 +236,7 @@ impl Tick<'_> {
                 self.wake_after = Duration::ZERO;
                 Ok(Some(Verdict::AwaitingNewLeader))
             }
-            (Job::Start { .. } | Job::Restart, JobOutcome::Failed(_))
+            (Job::Start { .. } | Job::Restart { .. }, JobOutcome::Failed(_))
                 if matches!(self.facts.server.postmaster, Postmaster::Stopped(_)) =>
             {
                 self.start_failed(cluster).map(Some)

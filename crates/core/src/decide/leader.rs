@@ -80,6 +80,11 @@ impl Tick<'_> {
         as_primary: Verdict,
         promoting: Verdict,
     ) -> Needs<Verdict> {
+        if running.wal.is_standby()
+            && let Some(held) = self.hold_clients(cluster, running)?
+        {
+            return Ok(held);
+        }
         if !self.settings.paused && !self.activate_watchdog()? {
             if !running.wal.is_standby() {
                 self.demote(DemoteMode::Immediate);
@@ -95,7 +100,7 @@ impl Tick<'_> {
             self.keep_synchronous(cluster)?;
             return Ok(as_primary);
         }
-        if !self.synchronous_before_promotion(cluster)? {
+        if !self.synchronous_before_promotion(cluster, running)? {
             self.release(None)?;
             return Ok(Verdict::PromotionPostponed);
         }

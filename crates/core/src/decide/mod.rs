@@ -11,6 +11,7 @@ mod data_dir;
 pub mod deliberate;
 mod follow;
 mod handover;
+mod hold;
 mod job;
 mod leader;
 mod race;
@@ -119,7 +120,7 @@ impl<'a> Tick<'a> {
             return Ok(verdict);
         }
         if let JobFact::Running(view) = &self.facts.job {
-            self.memory.leaving_sync = self.leaving_sync.filter(|_| view.job == Job::Restart);
+            self.memory.leaving_sync = self.leaving_sync.filter(|_| matches!(view.job, Job::Restart { .. }));
             return self.job_in_progress(&cluster, view);
         }
         if let Some(verdict) = self.after_job(&cluster)? {
@@ -173,6 +174,7 @@ impl<'a> Tick<'a> {
         if !self.has_lock(cluster) {
             self.memory.lease_until = None;
             self.memory.enforcement = None;
+            self.memory.holding = None;
         } else {
             self.memory.stepped_down_at = None;
         }
@@ -396,7 +398,7 @@ pub fn title(job: &Job) -> String {
         Job::Start { role: Role::Primary, .. } => "starting primary after failure".to_owned(),
         Job::Start { after_failure: true, .. } => "restarting after failure".to_owned(),
         Job::Start { .. } => "starting after demotion".to_owned(),
-        Job::Restart => "restart".to_owned(),
+        Job::Restart { .. } => "restart".to_owned(),
         Job::Follow { .. } => "changing primary_conninfo and restarting".to_owned(),
         Job::Promote => "promote".to_owned(),
         Job::Demote(_) => "demote".to_owned(),

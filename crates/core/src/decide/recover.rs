@@ -98,7 +98,7 @@ impl Tick<'_> {
                         | ControlState::ShutDown
                 )
         });
-        if crashed_primary && was_primary && !self.is_standby_cluster() {
+        if crashed_primary && was_primary && !self.is_standby_cluster() && !self.holds_clients(cluster) {
             self.memory.recovering = true;
             self.start(Job::Start { role: Role::Primary, follow: Upstream::None, after_failure: true });
             return Ok(Some(Verdict::StartingPrimary));
@@ -125,7 +125,9 @@ impl Tick<'_> {
             );
             return None;
         }
-        let worth_it = cluster.is_unlocked() || self.settings.rewind.use_pg_rewind;
+        // A standby that is held has to open for its own standbys, and does so in any case after a clean shutdown only.
+        let held = self.has_lock(cluster) && self.holds_clients(cluster);
+        let worth_it = cluster.is_unlocked() || self.settings.rewind.use_pg_rewind || held;
         (worth_it && self.memory.crash_recovery_since.is_none()).then(|| self.start_crash_recovery())
     }
 

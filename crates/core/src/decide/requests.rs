@@ -74,14 +74,15 @@ impl Tick<'_> {
             return (None, None); // The request stays, and is looked at again.
         }
         self.memory.answering = Some(id);
-        (None, Some(self.begin_restart(conditions)))
+        (None, Some(self.begin_restart(cluster, conditions)))
     }
 
-    fn begin_restart(&mut self, conditions: &RestartConditions) -> Verdict {
+    fn begin_restart(&mut self, cluster: &Cluster, conditions: &RestartConditions) -> Verdict {
         let timeout = conditions.timeout.map(Duration::from_secs);
         self.memory.starting = Some(Starting { since: self.facts.now.boot, timeout });
         self.memory.recovering = true;
-        self.start(Job::Restart);
+        let as_standby = self.restart_would_show_too_much(cluster);
+        self.start(Job::Restart { as_standby });
         self.wake_after = Duration::ZERO;
         Verdict::RestartInitiated
     }
@@ -142,7 +143,7 @@ impl Tick<'_> {
             self.memory.scheduled_restart = Some(restart);
             return None;
         }
-        Some(self.begin_restart(&restart.conditions))
+        Some(self.begin_restart(cluster, &restart.conditions))
     }
 
     fn reinitialize_requested(

@@ -57,8 +57,8 @@ impl Tick<'_> {
         if let JobFact::Running(view) = &self.facts.job {
             match view.job {
                 Job::Promote | Job::Start { role: Role::Primary, .. } => return true,
-                Job::Restart if was_primary => return true,
-                Job::Restart
+                Job::Restart { .. } if was_primary => return true,
+                Job::Restart { .. }
                 | Job::Bootstrap
                 | Job::Clone { .. }
                 | Job::Reinitialize { .. }

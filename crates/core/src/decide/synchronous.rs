@@ -9,6 +9,7 @@ use super::{Needs, Tick, ask};
 use crate::cluster::{Cluster, SyncState};
 use crate::facts::{Op, Outcome};
 use crate::parameters::SynchronousStandbyNames;
+use crate::server::Running;
 use crate::settings::SynchronousMode;
 use crate::sync::{
     Candidates, Electorate, Enforcement, Inspection, Names, Situation, StandbyNames, Transition, before_promotion,
@@ -50,7 +51,7 @@ impl Tick<'_> {
         let server = self.shown_names(cluster, inspection);
         let standbys = candidates(self.me(), cluster, inspection);
         let mut enforcement = self.memory.enforcement.take().unwrap_or_else(|| Enforcement::new(now, false));
-        self.warn_of_commits_that_do_not_wait(&enforcement, inspection);
+        self.warn_of_commits_that_do_not_wait(&mut enforcement, inspection);
         enforcement.observe(inspection, &server, &standbys, now);
         let wanted = self.wanted_names(cluster, &standbys, &server, &enforcement);
         let streaming = inspection.senders.iter().filter(|sender| sender.streams()).flat_map(|sender| {
@@ -221,19 +222,21 @@ impl Tick<'_> {
         StandbyNames::wanted(settings, picked)
     }
 
-    fn warn_of_commits_that_do_not_wait(&mut self, known: &Enforcement, inspection: &Inspection) {
-        let waits = !matches!(inspection.synchronous_commit.as_str(), "off" | "local");
-        if !waits && known.start_time != inspection.start_time {
+    /// Told once, and again when it changes.
+    fn warn_of_commits_that_do_not_wait(&mut self, known: &mut Enforcement, inspection: &Inspection) {
+        let found = inspection.commits_that_do_not_wait();
+        if !found.is_empty() && found != known.turned_down {
             let text = format!(
-                "synchronous_commit is {}: commits do not wait for standbys, and a failover can lose them",
-                inspection.synchronous_commit
+                "synchronous_commit is {}: those commits do not wait for standbys, and a failover can lose them",
+                found.join(", ")
             );
             self.note(Level::Warning, text);
         }
+        known.turned_down = found;
     }
 
     /// Before this node becomes primary. False: it may not, `/sync` could not be brought to its name.
-    pub(super) fn synchronous_before_promotion(&mut self, cluster: &Cluster) -> Needs<bool> {
+    pub(super) fn synchronous_before_promotion(&mut self, cluster: &Cluster, running: &Running) -> Needs<bool> {
         let mode = self.settings.synchronous.mode;
         self.memory.enforcement = None;
         if mode == SynchronousMode::Off {
@@ -241,7 +244,8 @@ impl Tick<'_> {
             return Ok(true);
         }
         let none = StandbyNames::wanted(&self.settings.synchronous, Names::new());
-        let kept = mode == SynchronousMode::Quorum && cluster.sync.leader.is_some();
+        let kept =
+            mode == SynchronousMode::Quorum && cluster.sync.leader.is_some() && self.may_be_succeeded(cluster, running);
         let (names, mut electorate) = before_promotion(self.me(), &electorate_of(&cluster.sync), kept, none);
         if !self.set_names(&names)? {
             if self.settings.synchronous.strict {
@@ -294,7 +298,7 @@ impl Tick<'_> {
     }
 }
 
-fn electorate_of(sync: &SyncState) -> Electorate {
+pub(super) fn electorate_of(sync: &SyncState) -> Electorate {
     Electorate { voters: sync.standbys.iter().cloned().collect(), quorum: sync.quorum as usize }
 }
 

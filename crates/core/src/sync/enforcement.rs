@@ -30,6 +30,19 @@ pub struct Inspection {
     pub checkpointer_busy: bool,
     /// When the postmaster was started, as text.
     pub start_time: String,
+    /// Where users turned `synchronous_commit` down besides: `off for role app`, `local for role app in database shop`.
+    pub turned_down: Vec<String>,
+}
+
+impl Inspection {
+    /// Everywhere commits do not wait for standbys, whatever is named.
+    pub fn commits_that_do_not_wait(&self) -> Vec<String> {
+        let server = match self.synchronous_commit.as_str() {
+            value @ ("off" | "local") => Some(format!("{value} for the server")),
+            _ => None,
+        };
+        server.into_iter().chain(self.turned_down.iter().cloned()).collect()
+    }
 }
 
 /// A row of `pg_stat_replication`.
@@ -77,6 +90,8 @@ pub struct Enforcement {
     pub start_time: String,
     /// When it became primary or was restarted, if that has been seen: its standbys are on their way back.
     pub begun: Option<Moment>,
+    /// Where commits do not wait for standbys, as it was last told.
+    pub turned_down: Vec<String>,
 }
 
 impl Enforcement {
@@ -91,6 +106,7 @@ impl Enforcement {
             reached: Names::new(),
             start_time: String::new(),
             begun: promoted.then_some(now),
+            turned_down: Vec::new(),
         }
     }
 

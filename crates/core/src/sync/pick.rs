@@ -163,7 +163,7 @@ mod tests {
     }
 
     fn settings(mode: SynchronousMode, node_count: u32, maximum_lag: Option<u64>) -> Synchronous {
-        Synchronous { mode, strict: false, node_count, maximum_lag }
+        Synchronous { mode, strict: false, node_count, maximum_lag, hold: false }
     }
 
     fn picked(cluster: &Cluster, senders: Vec<Sender>, settings: &Synchronous) -> String {
@@ -279,7 +279,7 @@ mod tests {
             (SynchronousMode::Quorum, false, vec!["a", "b", "c"], 2, "ANY 2 (a,b,c)"),
         ];
         for (mode, strict, picked, node_count, text) in rows {
-            let settings = Synchronous { mode, strict, node_count, maximum_lag: None };
+            let settings = Synchronous { mode, strict, node_count, maximum_lag: None, hold: false };
             let picked = picked.into_iter().map(MemberName::from).collect();
             assert_eq!(StandbyNames::wanted(&settings, picked).to_string(), text);
         }

@@ -17,13 +17,15 @@ use patroni_core::job::{
     CloneFrom, CloneSource, DemoteMode, Job, JobOutcome, JobView, RewindSource, Stage, Upstream, UpstreamMember,
 };
 use patroni_core::lsn::{Lsn, Timeline};
-use patroni_core::memory::{Handover, Memory, Rewind, Stalled, Starting};
+use patroni_core::memory::{Handover, Holding, Memory, Rewind, Stalled, Starting};
 use patroni_core::name::{MemberName, SystemId};
 use patroni_core::parameters::SynchronousStandbyNames;
 use patroni_core::peer::{Peer, PeerStatus};
 use patroni_core::plan::{JobOrder, Plan, Step};
 use patroni_core::request::{Request, RequestId, RestartConditions, ScheduledRestart};
-use patroni_core::server::{ControlData, ControlState, DataDir, Postmaster, Role, Running, Server, State, Wal};
+use patroni_core::server::{
+    ControlData, ControlState, DataDir, Postmaster, Replication, Role, Running, Server, State, Wal,
+};
 use patroni_core::settings::{RewindSettings, Settings, SlotSettings, StandbyCluster, Synchronous, SynchronousMode};
 use patroni_core::sync::{Enforcement, Inspection, Sender, candidates};
 use patroni_core::tags::Tags;
@@ -486,6 +488,7 @@ impl Scene {
                 settings.synchronous.node_count = 1;
             }
             "strict" => settings.synchronous.strict = true,
+            "hold" => settings.synchronous.hold = true,
             "nosync" => settings.tags = tags(name),
             "sync" => {
                 let Ok(shared) = &mut self.facts.cluster else { return false };
@@ -506,6 +509,7 @@ impl Scene {
             "sync-unclear" => self.synchronous = Err("it does not answer".into()),
             "shows" => self.shown().standby_names = value.into(),
             "commits-wait" => self.shown().synchronous_commit = value.into(),
+            "turned-down" => self.shown().turned_down.push(value.into()),
             "sender" => {
                 let (Some(name), Some(sync_state)) = (words.next(), words.next()) else { return false };
                 let sender = Sender {
@@ -530,6 +534,26 @@ impl Scene {
                 }
                 assert!(enforcement.is_settled());
                 self.memory.enforcement = Some(enforcement);
+            }
+            "row" => {
+                // A standby that streams from this server, with everything or behind.
+                let (Some(name), Some(position)) = (words.next(), words.next()) else { return false };
+                let position = if position == "here" { HERE } else { Lsn(HERE.0 - 1000) };
+                let server = Arc::make_mut(&mut self.facts.server);
+                let Postmaster::Running(running) = &mut server.postmaster else { return false };
+                running.replication.push(Replication {
+                    user: "replicator".into(),
+                    application_name: name.into(),
+                    client_addr: None,
+                    state: "streaming".into(),
+                    sync_state: "async".into(),
+                    sync_priority: 0,
+                    flush_lsn: Some(position),
+                });
+            }
+            "holding" => {
+                let ago = Moment(NOW.0 - Duration::from_secs(value.parse().expect("seconds")));
+                self.memory.holding = Some(Holding { since: ago, position: HERE, at_rest_since: ago });
             }
             "leaving-sync" => {
                 let ago = Duration::from_secs(value.parse().expect("seconds"));
@@ -716,7 +740,8 @@ fn job_words(job: &Job) -> String {
         Job::Clone { source, .. } => format!("clone {}", clone_words(source)),
         Job::Reinitialize { source, .. } => format!("reinitialize {}", clone_words(source)),
         Job::Start { role, follow, .. } => format!("postgres as {role} following {}", whom(follow)),
-        Job::Restart => "restart".into(),
+        Job::Restart { as_standby: false } => "restart".into(),
+        Job::Restart { as_standby: true } => "restart as standby".into(),
         Job::Follow { upstream, role, restart } => {
             let role = if *role == Role::Replica { String::new() } else { format!(" as {role}") };
             format!("follow {}{role}{}", whom(upstream), if *restart { " restarting" } else { "" })
@@ -752,7 +777,7 @@ fn job(words: &str) -> Option<Job> {
     Some(match words {
         "promote" => Job::Promote,
         "bootstrap" => Job::Bootstrap,
-        "restart" => Job::Restart,
+        "restart" => Job::Restart { as_standby: false },
         "crash-recovery" => Job::CrashRecovery,
         "shutdown" => Job::Shutdown,
         "stop-immediate" => Job::StopImmediate,

@@ -15,7 +15,7 @@ use patroni_core::verdict::Verdict;
 use crate::scene::{BASELINES, JOBS, NOW, Peers, Scene};
 
 /// What may be the case besides the baseline. Each pair of them is walked.
-const SITUATIONS: [&[&str]; 48] = [
+const SITUATIONS: [&[&str]; 49] = [
     &[],
     &["unlocked"],
     &["lock a"],
@@ -63,6 +63,7 @@ const SITUATIONS: [&[&str]; 48] = [
     &["handover-waits 11"],
     &["lease-left 3"],
     &["mode on", "sync a 0 b"],
+    &["mode on", "hold", "sync a 0 b", "holding 301"],
     &["mode quorum", "strict", "sync b 1 a c"],
 ];
 
@@ -158,7 +159,7 @@ pub(crate) fn check(memory: &Memory, facts: &Facts, plan: &Plan) {
                 assert!(matches!(facts.answers.rewind, Some(RewindCheck::Needed(Ok(())))), "rewinds: {}", at());
             }
             Job::Start { .. }
-            | Job::Restart
+            | Job::Restart { .. }
             | Job::Follow { .. }
             | Job::Demote(_)
             | Job::CrashRecovery
@@ -204,7 +205,7 @@ fn demoted_without_lease(memory: &Memory, facts: &Facts, plan: &Plan, lease_won:
     let removed = matches!(&facts.job, JobFact::Running(view) if matches!(view.job, Job::Reinitialize { .. }));
     let ordered_to_stop = ordered(plan).is_some_and(stops) || plan.job == JobOrder::Cancel;
     // A restart, or a clone in its place, on request: PostgreSQL stops first, and the next tick comes at once.
-    let asked = matches!(ordered(plan), Some(Job::Restart | Job::Reinitialize { .. }));
+    let asked = matches!(ordered(plan), Some(Job::Restart { .. } | Job::Reinitialize { .. }));
     let bootstrapping =
         memory.bootstrapping || matches!(&facts.job, JobFact::Running(view) if view.job == Job::Bootstrap);
     let gone = matches!(facts.server.data_dir, DataDir::Invalid(_));

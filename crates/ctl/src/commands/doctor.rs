@@ -93,7 +93,7 @@ async fn of_leader(context: &Context, cluster: &Cluster, scope: &str, login: &Lo
         Ok(client) => server::ask(&client).await,
         Err(reason) => Err(reason),
     };
-    let facts = match facts {
+    let mut facts = match facts {
         Ok(facts) => facts,
         Err(reason) => {
             output::warn(&format!(
@@ -102,6 +102,9 @@ async fn of_leader(context: &Context, cluster: &Cluster, scope: &str, login: &Lo
             return Vec::new();
         }
     };
+    if cluster.sync.leader.is_none() {
+        facts.turned_down.clear(); // Nobody is waited for anyway.
+    }
     let user = server::replication_user(context.section("postgresql")).unwrap_or("replicator");
     let mut replicas = Vec::new();
     for member in cluster.members.values().filter(|member| member.name != leader.name) {

@@ -63,6 +63,12 @@ fn leader_lines(cluster: &Cluster, flags: Flags, statuses: &Statuses, now_s: i64
             lines.extend(
                 age.map(|age| format!("It reached the store {age} s ago; its lease lasts {} s.", ttl(cluster))),
             );
+            if status.flag("holding_clients") {
+                lines.push(
+                    "It was down, and is no primary before its standbys have all its WAL (synchronous_mode_hold)."
+                        .into(),
+                );
+            }
             if status.flag("failsafe_mode_is_active") {
                 lines.push(
                     "Failsafe mode is on: it cannot renew its lease, and leads because all members agree.".into(),

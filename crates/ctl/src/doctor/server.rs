@@ -29,6 +29,8 @@ pub(crate) struct Facts {
     pub(crate) can_rewind: bool,
     /// `pg_hba.conf`; empty where it may not be read.
     pub(crate) rules: Vec<Rule>,
+    /// Where `synchronous_commit` is turned down: `off for role app`.
+    pub(crate) turned_down: Vec<String>,
     /// Lines of `pg_hba.conf` with errors: line and error.
     pub(crate) hba_errors: Vec<(String, String)>,
 }
@@ -70,6 +72,12 @@ pub(crate) async fn ask(client: &Client) -> Result<Facts, String> {
     }
     let rewind = "SELECT current_setting('wal_log_hints') = 'on' OR current_setting('data_checksums') = 'on'";
     facts.can_rewind = rows(client, rewind).await?.iter().any(|row| text(row, 0) == "t");
+    let commits = "SELECT concat(split_part(c, '=', 2), ' for ', concat_ws(' in ', 'role ' || rolname, 'database ' || \
+                   datname)) FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = setrole LEFT JOIN pg_database d ON \
+                   d.oid = setdatabase, unnest(setconfig) c WHERE c ~* '^synchronous_commit=(off|local|false|no|0)$' \
+                   UNION ALL SELECT reset_val || ' for the server' FROM pg_settings WHERE name = 'synchronous_commit' \
+                   AND reset_val IN ('off', 'local') AND source NOT LIKE '%user' AND source <> 'database' ORDER BY 1";
+    facts.turned_down = rows(client, commits).await?.iter().map(|row| text(row, 0)).collect();
     // These are for superusers; without them less is found.
     let waiting = "SELECT count(*) FROM pg_ls_dir('pg_wal/archive_status') name WHERE name LIKE '%.ready'";
     let waiting = rows(client, waiting).await.unwrap_or_default();
@@ -136,6 +144,15 @@ pub(crate) fn findings(
         found.push(finding(
             "pg_rewind cannot work: wal_log_hints is off and there are no data checksums",
             format!("patronictl edit-config {scope} -p wal_log_hints=on, then patronictl restart {scope} --pending"),
+        ));
+    }
+    for place in &facts.turned_down {
+        found.push(finding(
+            format!(
+                "synchronous_commit is {place}: those commits do not wait for standbys, and a failover can lose them"
+            ),
+            "reset synchronous_commit there (ALTER ROLE or ALTER DATABASE ... RESET synchronous_commit, or \
+             postgresql.parameters), or accept the loss",
         ));
     }
     for (line, error) in &facts.hba_errors {
@@ -223,6 +240,10 @@ mod tests {
             (
                 Facts { can_rewind: false, ..healthy.clone() },
                 "pg_rewind cannot work: wal_log_hints is off and there are no data checksums",
+            ),
+            (
+                Facts { turned_down: vec!["off for role app".to_owned()], ..healthy.clone() },
+                "synchronous_commit is off for role app: those commits do not wait for standbys, and a failover can lose them",
             ),
             (hba, "pg_hba.conf of a has no rule for replication of user rep from b (10.0.0.2)"),
             (
