@@ -3,7 +3,7 @@
 //! `SYNC_KILLS` faults (3 by default), `SYNC_SEED` to have the same again, `SYNC_DCS` for other settings, as JSON. Long runs
 //! without the time limit of nextest: `SYNC_KILLS=50 cargo test -p patroni-tests --test synchronous_kills`.
 
-#![allow(clippy::disallowed_methods)] // Faults come at random moments.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)] // Faults come at random moments.
 
 use std::time::Duration;
 
@@ -160,18 +160,20 @@ fn the_guarantee_is_kept_with_the_reference(mode: Value) {
     });
     // Where there is a choice the reference is synchronous, and preferred in an election.
     let preferred = json!({"tags": {"sync_priority": 2, "failover_priority": 2}});
-    let cluster = Cluster::mixed(&kinds).dcs(dcs).node(1, preferred).start();
+    let mut cluster = Cluster::mixed(&kinds).dcs(dcs).node(1, preferred).start();
     let writer = Writer::start(&cluster, 0);
     let (mut to_reference, mut to_ours) = (false, false);
-    for _ in 0..10 {
+    for _ in 0..6 {
         if to_reference && to_ours {
             break;
         }
         let leader = succeedable(&cluster);
         cluster.nodes[leader].wait_primary(RECOVERY);
-        cluster.nodes[leader].kill_postmaster();
-        // A leader that finds nobody to take over in that moment comes back itself.
-        let next = cluster.wait_leader_among(&[0, 1, 2], RECOVERY);
+        // Without its agent it cannot come back before another leads.
+        cluster.nodes[leader].kill_hard();
+        let others: Vec<usize> = (0..3).filter(|node| *node != leader).collect();
+        let next = cluster.wait_leader_among(&others, RECOVERY);
+        cluster.start_node(leader);
         to_reference |= kinds[leader] == Kind::Ours && kinds[next] == Kind::Reference;
         to_ours |= kinds[leader] == Kind::Reference && kinds[next] == Kind::Ours;
     }

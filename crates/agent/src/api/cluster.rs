@@ -131,7 +131,7 @@ mod tests {
         for (state, at_work, listed, lag) in [
             (State::Running, None, "streaming", json!(0)),
             (State::Running, Some(Job::Promote), "streaming", json!(0)),
-            (State::Restarting, Some(Job::Restart), "restarting", json!(0)),
+            (State::Restarting, Some(Job::Restart { as_standby: false }), "restarting", json!(0)),
             (State::CreatingReplica, Some(Job::CrashRecovery), "creating replica", json!("unknown")),
             (State::Stopping, Some(Job::StopImmediate), "stopping", json!("unknown")),
         ] {
