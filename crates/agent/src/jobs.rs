@@ -264,9 +264,10 @@ async fn start_standby(
 
 /// What it waited for as a primary means nothing on a standby; whoever is promoted decides anew.
 fn waits_for_nobody(control: &mut Control, settings: &Settings) {
-    if settings.synchronous.mode != SynchronousMode::Off {
-        control.conf().set_synchronous_standby_names(SynchronousStandbyNames::Managed(None));
-    }
+    control.conf().set_synchronous_standby_names(match settings.synchronous.mode {
+        SynchronousMode::Off => SynchronousStandbyNames::Configured,
+        SynchronousMode::On | SynchronousMode::Quorum => SynchronousStandbyNames::Managed(None),
+    });
 }
 
 fn started(started: Started) -> JobOutcome {

@@ -1,6 +1,7 @@
 //! All that survives a tick.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cluster::{Member, SyncState};
@@ -23,7 +24,7 @@ pub struct Memory {
     /// End of failsafe mode.
     pub failsafe_until: Option<Moment>,
     /// The members when the cluster last had a leader: whom to ask in a race.
-    pub known_members: BTreeMap<MemberName, Member>,
+    pub known_members: Arc<BTreeMap<MemberName, Member>>,
     /// The last leader seen.
     pub last_leader: Option<MemberName>,
     /// The latest timeline this data directory was seen on.
@@ -84,7 +85,7 @@ impl Memory {
             state: State::Stopped,
             lease_until: None,
             failsafe_until: None,
-            known_members: BTreeMap::new(),
+            known_members: Arc::default(),
             last_leader: None,
             timeline: None,
             rewind: Rewind::Unknown,

@@ -7,12 +7,15 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::facts::{Facts, JobFact, Outcome, RewindCheck};
+use crate::cluster::Cluster;
+use crate::facts::{Answer, Facts, JobFact, Op, Outcome, RewindCheck};
 use crate::job::{DemoteMode, Job, Upstream};
 use crate::lsn::Lsn;
+use crate::memory::Memory;
 use crate::peer::Peer;
 use crate::plan::{JobOrder, Plan, Step};
 use crate::server::{ControlState, DataDir, Postmaster, Role};
+use crate::settings::SynchronousMode;
 
 /// A mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,11 +54,33 @@ pub enum Bug {
     NeverStart,
     /// A former primary starts as primary again, whoever leads now.
     StartAsPrimary,
+    /// PostgreSQL stops waiting for a standby before `/sync` has been told that it does not count any more.
+    StoreAfterPostgres,
+    /// `/sync` names a standby as soon as it streams, not when it has everything.
+    PublishBeforeCaughtUp,
+    /// `/sync` is published though PostgreSQL was never told to wait.
+    PublishBeforeWaiting,
+    /// A setting is taken for settled while WAL senders and checkpointer still go by the one before.
+    SettleAtOnce,
+    /// The leader counts as one of the votes that a quorum needs.
+    CountLeaderAsVote,
+    /// One synchronous standby elects itself, without the quorum.
+    ElectWithoutQuorum,
+    /// Elections do not look at `/sync`.
+    ForgetSyncSet,
+    /// A new leader goes on with the electorate of the old one as if it were its own.
+    TrustForeignSync,
+    /// A new leader is promoted without having written `/sync`.
+    PromoteBeforeSync,
+    /// The mode is turned off for elections before the leader has withdrawn `/sync`.
+    ForgetSyncWhenOff,
+    /// `/sync` is lost, and so is the memory of it.
+    ForgetLostSync,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 17] = [
+    pub const ALL: [Bug; 28] = [
         Bug::SkipLeaseCheck,
         Bug::CountLeaseFromLater,
         Bug::PromoteOnUnknown,
@@ -73,6 +98,17 @@ impl Bug {
         Bug::IgnoreRequests,
         Bug::NeverStart,
         Bug::StartAsPrimary,
+        Bug::StoreAfterPostgres,
+        Bug::PublishBeforeCaughtUp,
+        Bug::PublishBeforeWaiting,
+        Bug::SettleAtOnce,
+        Bug::CountLeaderAsVote,
+        Bug::ElectWithoutQuorum,
+        Bug::ForgetSyncSet,
+        Bug::TrustForeignSync,
+        Bug::PromoteBeforeSync,
+        Bug::ForgetSyncWhenOff,
+        Bug::ForgetLostSync,
     ];
 }
 
@@ -86,7 +122,7 @@ pub fn commit(bug: Option<Bug>) {
 }
 
 /// What the rules are told.
-pub(super) fn told(facts: &Facts) -> Facts {
+pub(super) fn told(memory: &Memory, facts: &Facts) -> Facts {
     let mut facts = facts.clone();
     let Some(bug) = PRESENT.get() else { return facts };
     let now = facts.now.boot;
@@ -155,9 +191,79 @@ pub(super) fn told(facts: &Facts) -> Facts {
                 Arc::make_mut(cluster).failover = None;
             }
         }
-        Bug::StayWithoutStore | Bug::StayWithoutLock | Bug::KeepPromoting | Bug::NeverStart | Bug::StartAsPrimary => {}
+        Bug::StoreAfterPostgres
+        | Bug::PublishBeforeCaughtUp
+        | Bug::SettleAtOnce
+        | Bug::CountLeaderAsVote
+        | Bug::ElectWithoutQuorum
+        | Bug::ForgetSyncSet
+        | Bug::TrustForeignSync
+        | Bug::ForgetSyncWhenOff
+        | Bug::PublishBeforeWaiting => told_of_sync(bug, memory, &mut facts),
+        Bug::StayWithoutStore
+        | Bug::StayWithoutLock
+        | Bug::KeepPromoting
+        | Bug::NeverStart
+        | Bug::StartAsPrimary
+        | Bug::PromoteBeforeSync
+        | Bug::ForgetLostSync => {}
     }
     facts
+}
+
+/// What the rules are told of synchronous replication.
+fn told_of_sync(bug: Bug, memory: &Memory, facts: &mut Facts) {
+    let me = facts.settings.name.clone();
+    let off = facts.settings.synchronous.mode == SynchronousMode::Off;
+    let mut nothing = Cluster::default();
+    let cluster = facts.cluster.as_mut().map_or(&mut nothing, Arc::make_mut);
+    let mine = cluster.leader_name() == Some(&me);
+    let sync = &mut cluster.sync;
+    match bug {
+        Bug::StoreAfterPostgres if mine && sync.leader.as_ref() == Some(&me) => {
+            sync.standbys.clear();
+            sync.quorum = 0;
+        }
+        Bug::CountLeaderAsVote if !mine => sync.quorum = sync.quorum.saturating_sub(1),
+        Bug::ElectWithoutQuorum if !mine => sync.quorum = 0,
+        Bug::ForgetSyncSet if !mine => {
+            sync.standbys.clear();
+            sync.leader = Some(me);
+            sync.quorum = 0;
+        }
+        Bug::ForgetSyncWhenOff if !mine && off => sync.standbys.clear(),
+        Bug::TrustForeignSync if mine && sync.leader.is_some() => sync.leader = Some(me),
+        _ => {}
+    }
+    let Some(Ok(inspection)) = &mut facts.answers.synchronous else { return };
+    let requested = memory.enforcement.as_ref().and_then(|enforcement| enforcement.requested.clone());
+    if let (Bug::PublishBeforeWaiting, Some(requested)) = (bug, requested) {
+        inspection.standby_names = requested;
+    }
+    for sender in &mut inspection.senders {
+        match bug {
+            Bug::PublishBeforeCaughtUp => sender.flushed = Some(Lsn(u64::MAX)),
+            Bug::SettleAtOnce | Bug::PublishBeforeWaiting => {
+                sender.sync_priority = i64::from(inspection.standby_names.contains(&sender.name))
+            }
+            _ => {}
+        }
+    }
+    if bug == Bug::SettleAtOnce {
+        inspection.checkpointer_busy = false;
+        inspection.flushed = Lsn(0);
+    }
+    inspection.checkpointer_busy &= bug != Bug::PublishBeforeWaiting;
+}
+
+/// The answer that is made up for an operation that is never carried out.
+pub(super) fn made_up(op: &Op, facts: &Facts) -> Option<Answer> {
+    let standby = matches!(&facts.server.postmaster, Postmaster::Running(running) if running.wal.is_standby());
+    match (PRESENT.get()?, op) {
+        (Bug::PublishBeforeWaiting, Op::SetSynchronousStandbyNames(_)) => Some(Answer::StandbyNames(Outcome::Done(()))),
+        (Bug::PromoteBeforeSync, Op::WriteSync(..)) if standby => Some(Answer::Sync(Outcome::Done(()))),
+        _ => None,
+    }
 }
 
 /// What becomes of the decision.
@@ -166,6 +272,7 @@ pub(super) fn done(step: Step, facts: &Facts) -> Step {
     match PRESENT.get() {
         Some(Bug::StayWithoutStore) => stay(&mut plan, DemoteMode::Offline),
         Some(Bug::StayWithoutLock) => stay(&mut plan, DemoteMode::ImmediateNolock),
+        Some(Bug::ForgetLostSync) => plan.memory.known_sync = None,
         Some(Bug::KeepPromoting) if plan.job == JobOrder::Cancel => plan.job = JobOrder::Keep,
         Some(Bug::NeverStart) => {
             if let JobOrder::Start(Job::Start { .. }) = plan.job {

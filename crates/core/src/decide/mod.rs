@@ -36,6 +36,7 @@ use crate::plan::{Callback, Exit, JobOrder, Plan, Step};
 use crate::request::{Answer, RequestId};
 use crate::server::{Postmaster, Role, Running, State};
 use crate::settings::Settings;
+use crate::sync::Enforcement;
 use crate::time::Moment;
 use crate::verdict::{Level, Note, Verdict};
 
@@ -43,7 +44,14 @@ use crate::verdict::{Level, Note, Verdict};
 pub fn decide(memory: &Memory, facts: &Facts) -> Step {
     #[cfg(feature = "deliberate-bugs")]
     {
-        let step = decide_by_rules(memory, &deliberate::told(facts));
+        let step = decide_by_rules(memory, &deliberate::told(memory, facts));
+        if let Step::Run(op) = &step
+            && let Some(answer) = deliberate::made_up(op, facts)
+        {
+            let mut facts = facts.clone();
+            facts.answers.record(answer);
+            return decide(memory, &facts);
+        }
         deliberate::done(step, facts)
     }
     #[cfg(not(feature = "deliberate-bugs"))]
@@ -168,12 +176,16 @@ impl<'a> Tick<'a> {
     /// Things to remember of the cluster before any rule looks at it.
     fn remember(&mut self, cluster: &Cluster) {
         if !cluster.is_unlocked() || self.memory.known_members.is_empty() {
-            self.memory.known_members = cluster.members.clone();
+            if *self.memory.known_members != cluster.members {
+                self.memory.known_members = Arc::new(cluster.members.clone());
+            }
             self.memory.last_leader = cluster.leader_name().cloned().or(self.memory.last_leader.take());
         }
         if !self.has_lock(cluster) {
             self.memory.lease_until = None;
-            self.memory.enforcement = None;
+            // In pause the primary goes on, and goes on waiting for whom it was told to.
+            let goes_on = self.settings.paused && self.memory.role == Role::Primary;
+            self.memory.enforcement = self.memory.enforcement.take().filter(|_| goes_on).map(Enforcement::doubted);
             self.memory.holding = None;
         } else {
             self.memory.stepped_down_at = None;

@@ -145,7 +145,7 @@ impl Tick<'_> {
 
     /// The ordinary race: all members ever known, by position and priority.
     fn claim_by_position(&mut self, cluster: &Cluster, running: &Running) -> Needs<Claim> {
-        let mut members: BTreeMap<MemberName, Member> = self.memory.known_members.clone();
+        let mut members: BTreeMap<MemberName, Member> = BTreeMap::clone(&self.memory.known_members);
         if self.settings.failsafe_mode
             && let Some(failsafe) = &cluster.failsafe
         {
@@ -193,7 +193,13 @@ impl Tick<'_> {
             }
             if let Some(member) = cluster.members.get(candidate) {
                 let peers = self.ask_peers(cluster.members.values())?;
+                let asynchronous = request.leader.is_some()
+                    && self.sync_is_active(cluster)
+                    && !cluster.sync.standbys.contains(candidate)
+                    && cluster.sync.leader.as_ref() != Some(candidate);
                 let why = match peers.get(&member.name) {
+                    // It will not run, so waiting for it would last for ever.
+                    _ if asynchronous => Some("not a synchronous standby"),
                     // Waiting for a server that does not run may last for ever.
                     Some(Peer::Status(status)) if status.in_recovery && status.wal_position.0 == 0 => {
                         Some("not running")

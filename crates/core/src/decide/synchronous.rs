@@ -262,10 +262,13 @@ impl Tick<'_> {
             self.memory.known_sync = Some(cluster.sync.clone());
             return cluster;
         }
-        if !cluster.is_unlocked() || self.settings.synchronous.mode == SynchronousMode::Off {
-            if !cluster.is_unlocked() {
-                self.memory.known_sync = None;
-            }
+        if self.settings.synchronous.mode == SynchronousMode::Off {
+            // Removed on purpose.
+            self.memory.known_sync = None;
+            return cluster;
+        }
+        if !cluster.is_unlocked() {
+            // The leader writes it anew; but it may be about to stop, and not come to that.
             return cluster;
         }
         let Some(known) = self.memory.known_sync.clone() else { return cluster };

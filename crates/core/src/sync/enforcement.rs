@@ -142,6 +142,16 @@ impl Enforcement {
         }
     }
 
+    /// Nothing is certain any more, but that there is a setting of ours.
+    pub fn doubted(mut self) -> Self {
+        self.shown.clear();
+        self.start_time.clear();
+        self.waits = false;
+        self.settled = None;
+        self.reached.clear();
+        self
+    }
+
     fn forget(&mut self, now: Moment) {
         self.since = now;
         self.settled = None;

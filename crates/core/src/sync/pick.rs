@@ -121,11 +121,13 @@ impl StandbyNames {
     pub fn wanted(settings: &Synchronous, picked: Names) -> Self {
         let quorum = settings.mode == SynchronousMode::Quorum;
         let number = picked.len().min(settings.node_count as usize);
-        match (settings.strict && number == 0, quorum) {
-            (true, true) => StandbyNames::anybody(super::Method::Quorum),
-            (true, false) => StandbyNames::anybody(super::Method::Priority),
-            (false, true) => StandbyNames::any(number, picked),
-            (false, false) => StandbyNames::all(picked),
+        match (number, settings.strict, quorum) {
+            // In no words at all, as PostgreSQL shows it.
+            (0, false, _) => StandbyNames::default(),
+            (0, true, true) => StandbyNames::anybody(super::Method::Quorum),
+            (0, true, false) => StandbyNames::anybody(super::Method::Priority),
+            (_, _, true) => StandbyNames::any(number, picked),
+            (_, _, false) => StandbyNames::all(picked),
         }
     }
 }

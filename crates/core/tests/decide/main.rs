@@ -5,4 +5,5 @@ mod deliberate;
 mod properties;
 mod rows;
 mod scene;
+mod sequences;
 mod walk;

@@ -144,7 +144,7 @@ impl Scene {
             answers: Answers::default(),
         };
         let mut memory = Memory::new();
-        memory.known_members = cluster().members;
+        memory.known_members = Arc::new(cluster().members);
         memory.last_leader = Some("b".into());
         memory.timeline = Some(Timeline(1));
         memory.rewind = Rewind::NotNeeded;
@@ -483,8 +483,12 @@ impl Scene {
         let mut words = value.split(' ');
         match name {
             "mode" => {
-                let quorum = value == "quorum";
-                settings.synchronous.mode = if quorum { SynchronousMode::Quorum } else { SynchronousMode::On };
+                settings.synchronous.mode = match value {
+                    "quorum" => SynchronousMode::Quorum,
+                    "on" => SynchronousMode::On,
+                    "off" => SynchronousMode::Off,
+                    _ => return false,
+                };
                 settings.synchronous.node_count = 1;
             }
             "strict" => settings.synchronous.strict = true,
@@ -498,6 +502,10 @@ impl Scene {
                     quorum: words.next().expect("a quorum").parse().expect("a number"),
                     standbys: words.map(MemberName::from).collect(),
                 };
+            }
+            "sync-absent" => {
+                let Ok(shared) = &mut self.facts.cluster else { return false };
+                Arc::make_mut(shared).sync = SyncState::default();
             }
             "sync-known" => {
                 let standbys = vec![MemberName::from(value)];

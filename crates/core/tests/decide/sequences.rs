@@ -1,0 +1,30 @@
+//! Rules that need more than one tick to be seen: what a node remembers.
+
+use crate::scene::Scene;
+
+/// A node that may lead for all it knows, and what it does after each of these ticks.
+fn last_verdict(baseline: &str, ticks: &[&[&str]]) -> String {
+    let mut scene = Scene::baseline(baseline).expect("a baseline");
+    let mut verdict = String::new();
+    for words in ticks {
+        words.iter().for_each(|word| scene.apply(word));
+        let (_, plan) = scene.play();
+        scene.memory = plan.memory;
+        verdict = plan.verdict.to_string();
+    }
+    verdict
+}
+
+/// Found by the simulation: `/sync` was deleted by hand while the leader was being stopped, which therefore did not write
+/// it again; a standby that had seen both forgot it, and was elected without the last writes.
+#[test]
+fn a_lost_sync_key_is_remembered_while_somebody_still_holds_the_lease() {
+    let deferred = "following a different leader because i am not the healthiest node";
+    let named = ["mode on", "sync b 0 c"];
+    let lost = ["sync-absent", "lock b"];
+    assert_eq!(last_verdict("replica", &[&named, &lost, &["unlocked"]]), deferred);
+    // Removed by the leader because the mode is off: there is nothing to remember.
+    let removed = ["sync-absent", "mode off"];
+    let promoted = "promoted self to leader by acquiring session lock";
+    assert_eq!(last_verdict("replica", &[&named, &removed, &["mode on", "unlocked"]]), promoted);
+}
