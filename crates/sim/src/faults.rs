@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::postgres::{Disk, Process};
 use crate::random::Random;
-use crate::simulation::Simulation;
+use crate::simulation::{Mode, Simulation};
 use crate::store::StoreRequest;
 use crate::universe::{Event, STORE, Universe};
 
@@ -46,6 +46,12 @@ pub(crate) enum Fault {
     Restart(usize),
     Reinitialize(usize),
     Configure,
+    /// Settings of synchronous replication.
+    Tune,
+    /// Another mode.
+    Mode,
+    /// The key `/sync` is deleted by hand.
+    SyncLost,
     Joins(usize),
     Leaves(usize),
 }
@@ -81,6 +87,9 @@ impl Fault {
             Fault::Restart(_) => "restart",
             Fault::Reinitialize(_) => "reinitialize",
             Fault::Configure => "configuration change",
+            Fault::Tune => "synchronous settings changed",
+            Fault::Mode => "synchronous mode changed",
+            Fault::SyncLost => "/sync deleted",
             Fault::Joins(_) => "member joined",
             Fault::Leaves(_) => "member left",
         }
@@ -97,7 +106,13 @@ pub(crate) enum Weather {
 }
 
 /// Everything that will happen to a cluster of so many nodes, of which `spare` join later.
-pub(crate) fn plan(random: &mut Random, weather: Weather, nodes: usize, length: Duration) -> Vec<(Duration, Fault)> {
+pub(crate) fn plan(
+    random: &mut Random,
+    weather: Weather,
+    mode: Mode,
+    nodes: usize,
+    length: Duration,
+) -> Vec<(Duration, Fault)> {
     let mut events = Vec::new();
     let count = random.within(1..if weather == Weather::Calm { 5 } else { 10 });
     let begin = if weather == Weather::Stormy && random.percent(30) { 0 } else { 20_000 };
@@ -106,6 +121,9 @@ pub(crate) fn plan(random: &mut Random, weather: Weather, nodes: usize, length: 
         let node = random.index(nodes);
         let lasts = random.mostly(500..12_000);
         let (fault, end) = match weather {
+            Weather::Calm | Weather::Stormy if mode != Mode::Async && random.percent(12) => {
+                (tuning(random, mode), None)
+            }
             Weather::Calm => calm(random, node),
             Weather::Stormy => stormy(random, node, nodes, lasts),
         };
@@ -113,6 +131,15 @@ pub(crate) fn plan(random: &mut Random, weather: Weather, nodes: usize, length: 
         events.extend(end.map(|end| (at + lasts, end)));
     }
     events
+}
+
+/// What operators do to synchronous replication.
+fn tuning(random: &mut Random, mode: Mode) -> Fault {
+    match random.within(0..8) {
+        0 => Fault::SyncLost,
+        1..=5 if mode == Mode::Any => Fault::Mode,
+        _ => Fault::Tune,
+    }
 }
 
 fn calm(random: &mut Random, node: usize) -> (Fault, Option<Fault>) {
@@ -206,6 +233,9 @@ pub(crate) fn apply(simulation: &mut Simulation, fault: Fault) {
         | Fault::Restart(_)
         | Fault::Reinitialize(_)
         | Fault::Configure
+        | Fault::Tune
+        | Fault::Mode
+        | Fault::SyncLost
         | Fault::Leaves(_) => strike(&mut simulation.shared.borrow_mut(), fault),
     }
 }
@@ -265,6 +295,20 @@ fn strike(universe: &mut Universe, fault: Fault) {
             let loop_wait = universe.random.within(4..11);
             configure(universe, "loop_wait", json!(loop_wait));
         }
+        Fault::Tune => tune(universe),
+        Fault::Mode => {
+            let mode = ["off", "on", "quorum"][universe.random.index(3)];
+            configure(universe, "synchronous_mode", json!(mode));
+            let strict = universe.random.percent(40);
+            configure(universe, "synchronous_mode_strict", json!(strict));
+        }
+        Fault::SyncLost => {
+            if !universe.store.down && universe.store.cluster().sync.leader.is_some() {
+                universe.store.lose_sync();
+                universe.sync_lost = true;
+                universe.notify_watchers();
+            }
+        }
         Fault::Restart(node) => ask(universe, node, Request::Restart(RestartConditions::default())),
         Fault::Reinitialize(node) => ask(universe, node, Request::Reinitialize { force: false, from_leader: false }),
         Fault::AgentDies(_) | Fault::AgentStarts(_) | Fault::HostDies(_) | Fault::Joins(_) => {}
@@ -310,6 +354,17 @@ fn request_leader_change(universe: &mut Universe, switchover: bool) {
         scheduled_at: None,
     };
     universe.operator_writes(StoreRequest::WriteFailover { expected: None, request: Some(request) });
+}
+
+/// How many standbys, and how far behind they may be.
+fn tune(universe: &mut Universe) {
+    if universe.random.percent(60) {
+        let count = universe.random.within(1..4);
+        configure(universe, "synchronous_node_count", json!(count));
+    } else {
+        let lag = universe.random.within(0..1000);
+        configure(universe, "maximum_lag_on_syncnode", json!(lag));
+    }
 }
 
 /// patronictl edit-config, pause, or resume.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use patroni_core::job::Job;
 use patroni_core::plan::JobOrder;
+use patroni_core::settings::SynchronousMode;
 
 use crate::postgres::Process;
 use crate::universe::{STORE, Universe};
@@ -89,11 +90,38 @@ pub(crate) fn settled(universe: &mut Universe, calm: bool) {
         let (id, node) = (*id, *node);
         universe.violation(node, format!("request {} was not answered", id.0));
     }
+    let broken = universe.promises_broken_by(&wal);
+    if broken > 0 && !universe.amnesia && !universe.ambiguous {
+        universe.violation(leader, format!("{broken} acknowledged writes that were promised to survive are lost"));
+    }
+    synchronous(universe, leader);
     if calm {
         let lost = universe.writes.iter().filter(|write| !wal.contains(write.branch, write.end)).count();
         if lost > 0 {
             universe.violation(leader, format!("{lost} acknowledged writes were lost by planned actions alone"));
         }
+    }
+}
+
+/// Writers do not wait for ever, and what PostgreSQL waits for is what the settings say.
+fn synchronous(universe: &mut Universe, leader: usize) {
+    let settings = universe.nodes[leader].synchronous.clone();
+    let since = universe.now.saturating_sub(universe.acknowledged_at);
+    let names = universe.nodes[leader].postgres.sync.shown.clone();
+    let possible = |node: &&crate::universe::Node| !node.settings.tags.nosync() && !node.absent;
+    let standbys =
+        universe.nodes.iter().filter(possible).filter(|node| node.name != universe.nodes[leader].name).count();
+    let blocked = settings.mode != SynchronousMode::Off && settings.strict && standbys == 0;
+    if since > Duration::from_secs(20) && !blocked {
+        universe.violation(leader, format!("no write was acknowledged for {since:?}; waits for '{names}'"));
+    }
+    if settings.mode == SynchronousMode::Off && !names.is_empty() {
+        universe.violation(leader, format!("waits for '{names}' although the mode is off"));
+    }
+    let wanted = standbys.min(settings.node_count as usize).min(1);
+    let published = universe.store.cluster().sync.standbys.len();
+    if settings.mode != SynchronousMode::Off && published < wanted && !universe.ambiguous {
+        universe.violation(leader, format!("no synchronous standby is published; waits for '{names}'"));
     }
 }
 

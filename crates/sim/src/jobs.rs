@@ -5,6 +5,7 @@ use std::time::Duration;
 use patroni_core::job::{CloneFrom, DemoteMode, Job, JobOutcome, RewindSource, Stage, Upstream};
 use patroni_core::name::{MemberName, SystemId};
 use patroni_core::server::{ControlState, Role};
+use patroni_core::sync::StandbyNames;
 
 use crate::postgres::{CHECKPOINT, Data, Disk, Process};
 use crate::universe::{Shared, Universe};
@@ -116,6 +117,11 @@ impl Hand {
             return failed("the lease has ended");
         }
         self.with(|universe, node| {
+            let this = &mut universe.nodes[node];
+            // What it waited for as a primary means nothing any more; another agent's words are not known to this one.
+            if role != Role::Primary || !this.knows_server {
+                this.postgres.sync.file = StandbyNames::default();
+            }
             if let Some(data) = universe.nodes[node].postgres.data_mut() {
                 data.standby = role != Role::Primary;
                 data.follows = name_of(follow);

@@ -5,19 +5,22 @@
 
 // The loop itself, from the source that the agent is built from: taking the whole agent along would make each build of
 // the simulation a build of TLS and HTTP, of which the loop needs nothing.
+mod clients;
 #[allow(unreachable_pub)]
 #[path = "../../agent/src/driver.rs"]
 mod driver;
 mod faults;
 mod invariants;
 mod jobs;
+mod managing;
 mod postgres;
 mod random;
 mod servers;
 mod simulation;
 mod store;
+mod synchronous;
 mod universe;
 mod wal;
 mod world;
 
-pub use simulation::{Report, run};
+pub use simulation::{Mode, Report, run};

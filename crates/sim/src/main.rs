@@ -1,4 +1,4 @@
-//! `./simulate`: runs seeds as long as asked, on all cores.
+//! `./simulate`: runs seeds as long as asked, on as many threads as asked.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -6,21 +6,27 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use patroni_sim::{Report, run};
+use patroni_sim::{Mode, Report, run};
 
-const USAGE: &str = "usage: simulate [--seconds N | --seeds N] [--from SEED] | --replay SEED";
+const USAGE: &str = "\
+usage: simulate [--mode MODE] [--seconds N | --seeds N] [--from SEED] [--threads N]
+       simulate [--mode MODE] --replay SEED
+MODE is async, on, strict, quorum, or any (the default: any of them, and operators change it)";
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug)]
-enum Order {
-    Seeds { from: u64, count: u64 },
-    Seconds { from: u64, limit: Duration },
-    Replay(u64),
+struct Order {
+    mode: Mode,
+    from: u64,
+    count: u64,
+    limit: Option<Duration>,
+    threads: usize,
+    replay: Option<u64>,
 }
 
 fn main() -> ExitCode {
     match order(std::env::args().skip(1)) {
-        Ok(Order::Replay(seed)) => replay(seed),
+        Ok(Order { replay: Some(seed), mode, .. }) => replay(seed, mode),
         Ok(order) => simulate(order),
         Err(why) => {
             eprintln!("{why}\n{USAGE}");
@@ -31,28 +37,38 @@ fn main() -> ExitCode {
 
 fn order(mut words: impl Iterator<Item = String>) -> Result<Order, String> {
     let (mut from, mut seeds, mut seconds, mut seed) = (0, None, None, None);
+    let mut mode = Mode::Any;
+    let mut threads = std::thread::available_parallelism().map_or(1, usize::from);
     while let Some(word) = words.next() {
-        let value = words.next().ok_or_else(|| format!("{word} needs a number"))?;
+        let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
+        if word == "--mode" {
+            let known = Mode::ALL.into_iter().find(|mode| mode.name() == value);
+            mode = known.ok_or_else(|| format!("there is no mode {value:?}"))?;
+            continue;
+        }
         let number = value.parse::<u64>().map_err(|_| format!("{value:?} is not a number"))?;
         match word.as_str() {
             "--from" => from = number,
             "--seeds" => seeds = Some(number),
             "--seconds" => seconds = Some(number),
             "--replay" => seed = Some(number),
+            "--threads" if (1..=256).contains(&number) => threads = number as usize,
             other => return Err(format!("there is no option {other}")),
         }
     }
-    match (seed, seeds, seconds) {
-        (Some(seed), None, None) => Ok(Order::Replay(seed)),
-        (None, Some(count), None) => Ok(Order::Seeds { from, count }),
-        (None, None, Some(seconds)) => Ok(Order::Seconds { from, limit: Duration::from_secs(seconds) }),
-        (None, None, None) => Ok(Order::Seeds { from, count: 10_000 }),
-        _ => Err("say --replay, --seeds or --seconds, one of them".into()),
-    }
+    let limit = seconds.map(Duration::from_secs);
+    let count = match (seed, seeds, limit) {
+        (Some(_), None, None) => 1,
+        (None, Some(count), None) => count,
+        (None, None, Some(_)) => u64::MAX,
+        (None, None, None) => 10_000,
+        _ => return Err("say --replay, --seeds or --seconds, one of them".into()),
+    };
+    Ok(Order { mode, from, count, limit, threads, replay: seed })
 }
 
-fn replay(seed: u64) -> ExitCode {
-    let report = run(seed, true);
+fn replay(seed: u64, mode: Mode) -> ExitCode {
+    let report = run(seed, mode, true);
     for line in &report.trace {
         println!("{line}");
     }
@@ -63,15 +79,10 @@ fn replay(seed: u64) -> ExitCode {
 }
 
 fn simulate(order: Order) -> ExitCode {
-    let (from, count, limit) = match order {
-        Order::Seeds { from, count } => (from, count, None),
-        Order::Seconds { from, limit } => (from, u64::MAX, Some(limit)),
-        Order::Replay(_) => return ExitCode::from(2),
-    };
+    let Order { mode, from, count, limit, threads, .. } = order;
     let began = Instant::now();
     let next = AtomicU64::new(0);
     let stop = AtomicBool::new(false);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut total = Total::default();
     std::thread::scope(|scope| {
         let (sender, reports) = channel();
@@ -84,7 +95,7 @@ fn simulate(order: Order) -> ExitCode {
                     if index >= count || late || stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    if sender.send(run(from.wrapping_add(index), false)).is_err() {
+                    if sender.send(run(from.wrapping_add(index), mode, false)).is_err() {
                         return;
                     }
                 }
@@ -93,7 +104,7 @@ fn simulate(order: Order) -> ExitCode {
         drop(sender);
         collect(&reports, &mut total, &stop, began);
     });
-    total.print(began.elapsed());
+    total.print(began.elapsed(), mode, threads);
     if total.failed.is_empty() && total.seeds > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -123,6 +134,8 @@ struct Total {
     seeds: u64,
     ticks: u64,
     writes: u64,
+    waited: u64,
+    given_up: u64,
     promotions: u64,
     ambiguous: u64,
     faults: BTreeMap<&'static str, u64>,
@@ -134,6 +147,8 @@ impl Total {
         self.seeds += 1;
         self.ticks += report.ticks;
         self.writes += report.writes;
+        self.waited += report.waited;
+        self.given_up += report.given_up;
         self.promotions += report.timelines.saturating_sub(1);
         self.ambiguous += u64::from(report.ambiguous);
         for (name, count) in &report.faults {
@@ -144,25 +159,29 @@ impl Total {
         }
     }
 
-    fn print(&self, took: Duration) {
+    fn print(&self, took: Duration, mode: Mode, threads: usize) {
         println!("faults injected:");
         for (name, count) in &self.faults {
             println!("  {count:>9}  {name}");
         }
         let rate = self.seeds as f64 / took.as_secs_f64();
         println!(
-            "{} seeds in {:.1} s, {rate:.0} a second; {} decisions, {} writes, {} promotions; {} with timelines that \
-             PostgreSQL cannot tell apart",
+            "mode {}: {} seeds in {:.1} s on {threads} threads, {rate:.0} a second; {} decisions, {} promotions; {} writes \
+             acknowledged, {} of them confirmed by standbys first, {} given up by manual failovers; {} clusters with \
+             timelines that PostgreSQL cannot tell apart",
+            mode.name(),
             self.seeds,
             took.as_secs_f64(),
             self.ticks,
-            self.writes,
             self.promotions,
+            self.writes,
+            self.waited,
+            self.given_up,
             self.ambiguous
         );
         for report in &self.failed {
             println!("seed {} FAILED: {}", report.seed, report.violations.join("; "));
-            println!("  ./simulate --replay {}", report.seed);
+            println!("  ./simulate --mode {} --replay {}", mode.name(), report.seed);
         }
         if self.failed.is_empty() {
             println!("no violation");

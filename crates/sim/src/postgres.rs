@@ -8,6 +8,7 @@ use patroni_core::server::{
     ControlData, ControlState, DataDir, Postmaster, Replication, Running, Server, Wal as ServerWal,
 };
 
+use crate::synchronous::SyncRep;
 use crate::wal::Wal;
 
 /// The length of a checkpoint record.
@@ -22,6 +23,10 @@ pub(crate) struct Postgres {
     pub process: Process,
     /// Grows with every start and end of the process, and every promotion: what was sent to or by an earlier one is void.
     pub epoch: u64,
+    /// Grows with every start and end of the process: signals that were sent to an earlier one are void.
+    pub birth: u64,
+    /// Synchronous replication.
+    pub sync: SyncRep,
     /// Alive, and does not answer.
     pub hung: bool,
     /// Nothing can be written: it dies, and dies again.
@@ -81,7 +86,16 @@ pub(crate) enum Process {
 impl Postgres {
     /// A server without data.
     pub(crate) fn empty() -> Self {
-        Postgres { disk: Disk::Empty, process: Process::Down, epoch: 0, hung: false, disk_full: false, shutdown: None }
+        Postgres {
+            disk: Disk::Empty,
+            process: Process::Down,
+            epoch: 0,
+            birth: 0,
+            sync: SyncRep::default(),
+            hung: false,
+            disk_full: false,
+            shutdown: None,
+        }
     }
 
     /// What it can lose: the database system.
@@ -120,6 +134,9 @@ impl Postgres {
         self.process = Process::Down;
         self.hung = false;
         self.epoch += 1;
+        self.birth += 1;
+        self.sync.waiting.clear();
+        self.sync.senders.clear();
     }
 
     /// What an inspection finds.

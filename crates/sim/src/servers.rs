@@ -8,8 +8,10 @@ use std::time::Duration;
 use patroni_core::lsn::Lsn;
 use patroni_core::server::{ControlState, Replication};
 
+use crate::clients::Write;
 use crate::postgres::{CHECKPOINT, Process};
-use crate::universe::{Event, Universe, Write};
+use crate::synchronous::WalSender;
+use crate::universe::{Event, Universe};
 use crate::wal::Wal;
 
 impl Universe {
@@ -17,7 +19,7 @@ impl Universe {
     pub(crate) fn append(&mut self, node: usize, bytes: u64) -> Option<Write> {
         let data = self.nodes[node].postgres.data_mut()?;
         data.wal.end.0 += bytes;
-        let write = Write { branch: data.wal.last().id, end: data.wal.end };
+        let write = Write { branch: data.wal.last().id, end: data.wal.end, kept: false };
         self.stream_out(node);
         Some(write)
     }
@@ -45,12 +47,12 @@ impl Universe {
             return;
         }
         let Some(data) = server.data_mut() else { return };
-        if wal.end <= data.wal.end && wal.branches.len() <= data.wal.branches.len() {
-            return;
+        if wal.end > data.wal.end || wal.branches.len() > data.wal.branches.len() {
+            data.wal.clone_from(wal);
+            data.checkpoint_timeline = data.wal.timeline();
+            self.stream_out(to.0);
         }
-        data.wal = wal.clone();
-        data.checkpoint_timeline = data.wal.timeline();
-        self.stream_out(to.0);
+        self.confirm(to.0, from);
     }
 
     /// A standby asks the server it follows for WAL, as walreceiver does: by timeline and position.
@@ -76,6 +78,9 @@ impl Universe {
         }
         self.nodes[node].postgres.process = Process::Up { primary: false, stream: Some((source, source_epoch)) };
         self.log(node, || "streams".into());
+        let sync = &mut self.nodes[source].postgres.sync;
+        let sender = WalSender { epoch, goes_by: sync.shown.clone(), confirmed: None };
+        sync.senders.insert(node, sender);
         let wal = self.nodes[source].postgres.data().map(|data| Rc::new(data.wal.clone()));
         if let Some(wal) = wal {
             self.send(source, node, Event::Wal { to: (node, epoch), from: (source, source_epoch), wal });
@@ -93,6 +98,7 @@ impl Universe {
                 let epoch = server.epoch;
                 let again = self.random.millis(500..5500);
                 self.after(again, Event::Connect { node, epoch });
+                self.notice_of_standbys(source);
             }
         }
     }
@@ -107,6 +113,7 @@ impl Universe {
         self.nodes[node].started_at = self.now;
         let server = &mut self.nodes[node].postgres;
         server.epoch += 1;
+        server.birth += 1;
         server.process = Process::Starting;
         let epoch = server.epoch;
         self.after(takes, Event::Started { node, epoch });
@@ -126,7 +133,9 @@ impl Universe {
         let primary = !data.standby;
         data.control = if primary { ControlState::InProduction } else { ControlState::InArchiveRecovery };
         server.process = Process::Up { primary, stream: None };
+        server.sync.start();
         if primary {
+            self.check_promises(node);
             self.checkpoint(node, epoch);
         } else {
             self.after(Duration::from_millis(10), Event::Connect { node, epoch });
@@ -168,6 +177,8 @@ impl Universe {
         data.control = ControlState::InProduction;
         let timeline = data.wal.timeline();
         server.process = Process::Up { primary: true, stream: None };
+        server.sync.senders.clear();
+        self.check_promises(node);
         self.append(node, CHECKPOINT);
         self.break_streams(|source, _| source == node);
         self.after(first_checkpoint, Event::Checkpoint { node, epoch });
@@ -185,6 +196,8 @@ impl Universe {
             Process::Starting => self.crash_postgres(node, "is stopped while it starts"),
             Process::Up { .. } => {
                 server.process = Process::Stopping;
+                // Commits that wait are not acknowledged: their clients are told that the wait was cancelled.
+                server.sync.waiting.clear();
                 server.shutdown = None;
                 self.log(node, || "PostgreSQL is stopping".into());
                 self.after(takes, Event::Stop { node, epoch, checkpointed: None });

@@ -12,9 +12,10 @@ use patroni_core::decide::title;
 use patroni_core::job::{Job, JobOutcome, JobView, Stage};
 use patroni_core::plan::{Exit, JobOrder};
 use patroni_core::server::Role;
-use patroni_core::settings::{RewindSettings, Settings, SlotSettings, Synchronous};
+use patroni_core::settings::{RewindSettings, Settings, SlotSettings, Synchronous, SynchronousMode};
 use patroni_core::tags::Tags;
 use patroni_core::time::Moment;
+use serde_json::json;
 
 use crate::driver;
 use crate::faults::{self, Fault, Weather};
@@ -22,13 +23,44 @@ use crate::invariants;
 use crate::jobs;
 use crate::postgres::{Disk, Process};
 use crate::random::Random;
-use crate::universe::{Event, Shared, Universe, new_node};
+use crate::universe::{Event, STORE, Shared, Universe, new_node};
 use crate::world::SimWorld;
 
 type Task<T> = Pin<Box<dyn Future<Output = T>>>;
 
 /// How many events a run may have: more means that something wakes itself for ever.
 const EVENTS: u64 = 400_000;
+
+/// How commits are made safe, and so what has to survive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// `synchronous_mode: off`, and nobody turns it on.
+    Async,
+    /// `synchronous_mode: on`.
+    On,
+    /// The same with `synchronous_mode_strict`.
+    Strict,
+    /// `synchronous_mode: quorum`, every other time strict.
+    Quorum,
+    /// Any of them, and operators change it at any moment.
+    Any,
+}
+
+impl Mode {
+    /// All of them.
+    pub const ALL: [Mode; 5] = [Mode::Async, Mode::On, Mode::Strict, Mode::Quorum, Mode::Any];
+
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Async => "async",
+            Mode::On => "on",
+            Mode::Strict => "strict",
+            Mode::Quorum => "quorum",
+            Mode::Any => "any",
+        }
+    }
+}
 
 /// What a run was.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +77,10 @@ pub struct Report {
     pub ticks: u64,
     /// Writes acknowledged.
     pub writes: u64,
+    /// Of these, confirmed by standbys first.
+    pub waited: u64,
+    /// Writes that were to survive, and were given up by an operator's order.
+    pub given_up: u64,
     /// Timelines of the last leader: one more than there were promotions on its way.
     pub timelines: u64,
     /// Events.
@@ -62,23 +98,25 @@ pub(crate) struct Simulation {
 }
 
 /// Runs one seed.
-pub fn run(seed: u64, traced: bool) -> Report {
+pub fn run(seed: u64, mode: Mode, traced: bool) -> Report {
     let mut random = Random::new(seed);
     let weather = if random.percent(15) { Weather::Calm } else { Weather::Stormy };
     let guarded = random.percent(60);
     let nodes = random.within(2..6) as usize;
     let length = random.millis(40_000..120_000);
-    let plan = faults::plan(&mut random, weather, nodes, length);
-    let base = settings(&mut random);
-    let mut universe = Universe::new(random, guarded, traced);
-    universe.nodes = (0..=nodes).map(|index| new_node(named(&base, index))).collect();
+    let plan = faults::plan(&mut random, weather, mode, nodes, length);
+    let mut base = settings(&mut random);
+    base.synchronous = synchronous(&mut random, mode);
+    let members: Vec<Settings> = (0..=nodes).map(|index| member(&mut random, &base, mode, index)).collect();
+    let mut universe = Universe::new(random, guarded, mode != Mode::Async, traced);
+    universe.nodes = members.into_iter().map(new_node).collect();
     let mut simulation = Simulation {
         shared: Rc::new(RefCell::new(universe)),
         agents: (0..=nodes).map(|_| None).collect(),
         jobs: (0..=nodes).map(|_| None).collect(),
         events: 0,
     };
-    simulation.begin(nodes, plan, weather, guarded);
+    simulation.begin(nodes, plan, weather, &base);
     let end = Duration::from_secs(1000) + length;
     simulation.run_until(end);
     simulation.settle(&base, weather);
@@ -119,16 +157,43 @@ fn settings(random: &mut Random) -> Settings {
     }
 }
 
-fn named(base: &Settings, index: usize) -> Settings {
+fn synchronous(random: &mut Random, mode: Mode) -> Synchronous {
+    let (mode, strict) = match mode {
+        Mode::Async => return Synchronous::default(),
+        Mode::On => (SynchronousMode::On, false),
+        Mode::Strict => (SynchronousMode::On, true),
+        Mode::Quorum => (SynchronousMode::Quorum, random.percent(50)),
+        Mode::Any => {
+            let modes = [SynchronousMode::Off, SynchronousMode::On, SynchronousMode::Quorum];
+            (modes[random.index(3)], random.percent(30))
+        }
+    };
+    let node_count = [1, 1, 1, 2, 2, 3][random.index(6)];
+    let maximum_lag = random.percent(20).then_some(500);
+    Synchronous { mode, strict, node_count, maximum_lag }
+}
+
+/// The configuration file of one node.
+fn member(random: &mut Random, base: &Settings, mode: Mode, index: usize) -> Settings {
     let name = ["a", "b", "c", "d", "e", "f"][index];
-    Settings { name: name.into(), ..base.clone() }
+    let mut tags = Tags::default();
+    let tag = match random.within(0..if mode == Mode::Async { 1 } else { 30 }) {
+        1 | 2 => Some(("nosync", json!(true))),
+        3..=5 => Some(("sync_priority", json!(random.within(1..4)))),
+        6 | 7 => Some(("failover_priority", json!(random.within(1..4)))),
+        8 => Some(("clonefrom", json!(true))),
+        _ => None,
+    };
+    tags.0.extend(tag.map(|(key, value)| (key.to_owned(), value)));
+    Settings { name: name.into(), tags, ..base.clone() }
 }
 
 impl Simulation {
-    fn begin(&mut self, nodes: usize, plan: Vec<(Duration, Fault)>, weather: Weather, guarded: bool) {
+    fn begin(&mut self, nodes: usize, plan: Vec<(Duration, Fault)>, weather: Weather, base: &Settings) {
         {
             let mut universe = self.shared.borrow_mut();
-            universe.log(usize::MAX, || format!("{nodes} nodes, {weather:?}, guard: {guarded}"));
+            let guarded = universe.guarded;
+            universe.log(STORE, || format!("{nodes} nodes, {weather:?}, guard: {guarded}, {:?}", base.synchronous));
             faults::schedule(&mut universe, plan);
             universe.after(Duration::from_secs(1), Event::Client);
         }
@@ -188,6 +253,8 @@ impl Simulation {
             faults: universe.faults.clone(),
             ticks: universe.nodes.iter().map(|node| node.ticks).sum(),
             writes: universe.writes.len() as u64,
+            waited: universe.waited,
+            given_up: universe.given_up,
             events: self.events,
             ambiguous: universe.ambiguous,
             trace: universe.trace.take().unwrap_or_default(),
@@ -335,12 +402,13 @@ impl Simulation {
 
     pub(crate) fn agent_starts(&mut self, node: usize) {
         let settings = {
-            let mut universe = self.shared.borrow_mut();
+            let universe = &mut *self.shared.borrow_mut();
             let this = &mut universe.nodes[node];
             if this.alive || this.absent {
                 return;
             }
             this.life += 1;
+            this.knows_server = false;
             this.alive = true;
             this.fatal = false;
             this.stopping = false;
@@ -350,6 +418,8 @@ impl Simulation {
             this.arrived.clear();
             this.ended = None;
             this.verdict.clear();
+            this.synchronous = this.settings.synchronous.clone();
+            universe.amnesia |= universe.sync_lost;
             Arc::new(this.settings.clone())
         };
         let mut world = SimWorld::new(Rc::clone(&self.shared), node);

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use patroni_core::JsonMap;
 use patroni_core::cluster::{
-    Cluster, ClusterConfig, FailoverRequest, History, Initialize, Leader, Member, MemberData, Version,
+    Cluster, ClusterConfig, FailoverRequest, History, Initialize, Leader, Member, MemberData, SyncState, Version,
 };
 use patroni_core::facts::InitializeWrite;
 use patroni_core::lsn::Lsn;
 use patroni_core::name::MemberName;
+use patroni_core::sync::Electorate;
 
 /// What is asked of the store.
 #[derive(Clone, Debug)]
@@ -26,6 +27,7 @@ pub(crate) enum StoreRequest {
     Initialize(InitializeWrite),
     WriteConfig { expected: Option<Version>, data: JsonMap },
     WriteFailover { expected: Option<Version>, request: Option<FailoverRequest> },
+    WriteSync { expected: Option<Version>, electorate: Option<Electorate> },
     WriteHistory { expected: Option<Version>, history: History },
 }
 
@@ -76,6 +78,7 @@ impl Store {
             StoreRequest::Initialize(write) => self.initialize(write),
             StoreRequest::WriteConfig { expected, data } => self.write_config(expected, data),
             StoreRequest::WriteFailover { expected, request } => self.write_failover(expected, request),
+            StoreRequest::WriteSync { expected, electorate } => self.write_sync(me, expected, electorate),
             StoreRequest::WriteHistory { expected, mut history } => {
                 if self.cluster.history.as_ref().map(|history| history.version) != expected {
                     return (StoreReply::Refused, heard);
@@ -183,6 +186,33 @@ impl Store {
         }
         let version = self.bump();
         self.edit().config = Some(ClusterConfig { version, data: Some(data) });
+        (StoreReply::Done, true)
+    }
+
+    /// Somebody deletes `/sync`.
+    pub(crate) fn lose_sync(&mut self) {
+        self.edit().sync = SyncState::default();
+    }
+
+    fn write_sync(
+        &mut self,
+        me: &MemberName,
+        expected: Option<Version>,
+        electorate: Option<Electorate>,
+    ) -> (StoreReply, bool) {
+        if self.cluster.sync.version != expected {
+            return (StoreReply::Refused, false);
+        }
+        let version = self.bump();
+        self.edit().sync = match electorate {
+            Some(Electorate { voters, quorum }) => SyncState {
+                version: Some(version),
+                leader: Some(me.clone()),
+                standbys: voters.into_iter().collect(),
+                quorum: quorum as u32,
+            },
+            None => SyncState::default(),
+        };
         (StoreReply::Done, true)
     }
 

@@ -12,8 +12,9 @@ use patroni_core::peer::PeerStatus;
 use patroni_core::plan::JobOrder;
 use patroni_core::request::{Answer, Request, RequestId};
 use patroni_core::server::Role;
-use patroni_core::settings::Settings;
+use patroni_core::settings::{Settings, Synchronous};
 
+use crate::clients::Write;
 use crate::faults::Fault;
 use crate::postgres::{Disk, Postgres, Process};
 use crate::random::Random;
@@ -55,6 +56,14 @@ pub(crate) enum Event {
     Started { node: usize, epoch: u64 },
     /// A new primary writes its first checkpoint.
     Checkpoint { node: usize, epoch: u64 },
+    /// The postmaster reads its files again.
+    Reload { node: usize, birth: u64 },
+    /// A WAL sender takes over what it read.
+    SenderReloads { node: usize, birth: u64, standby: usize },
+    /// So does the checkpointer.
+    CheckpointerReloads { node: usize, birth: u64 },
+    /// A standby's confirmation arrives at the primary.
+    Confirm { to: (usize, u64), from: (usize, u64), position: Lsn },
     /// The guard of a node looks at its deadline.
     Guard { node: usize, deadline: Duration },
     /// A client writes, or reads.
@@ -90,6 +99,12 @@ pub(crate) struct Node {
     pub name: MemberName,
     /// The configuration file.
     pub settings: Settings,
+    /// How commits are made safe, as its agent last read it.
+    pub synchronous: Synchronous,
+    /// The server's files are its agent's to write: it has taken the server over.
+    pub knows_server: bool,
+    /// It took the lease because an operator named it, whatever it has.
+    pub by_hand: bool,
     /// The server.
     pub postgres: Postgres,
     /// When the postmaster was started.
@@ -140,15 +155,6 @@ pub(crate) struct Node {
     pub ticks: u64,
 }
 
-/// An acknowledged write.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Write {
-    /// The branch it is in.
-    pub branch: u64,
-    /// Its end.
-    pub end: Lsn,
-}
-
 /// The universe.
 pub(crate) struct Universe {
     /// Time since everything was started.
@@ -165,6 +171,18 @@ pub(crate) struct Universe {
     pub slow: u32,
     /// Each node has a guard.
     pub guarded: bool,
+    /// Standbys confirm what they receive: synchronous replication may be turned on.
+    pub synchronous: bool,
+    /// `/sync` was deleted by somebody, and not yet written again.
+    pub sync_lost: bool,
+    /// An agent was started while it was: it cannot know what the key said.
+    pub amnesia: bool,
+    /// When a client last heard that something is written.
+    pub acknowledged_at: Duration,
+    /// How many writes were confirmed by standbys first.
+    pub waited: u64,
+    /// How many writes that were to survive were given up by an operator's order.
+    pub given_up: u64,
     /// What clients were told is written.
     pub writes: Vec<Write>,
     /// Nodes whose agent or job may be able to go on.
@@ -186,7 +204,7 @@ pub(crate) struct Universe {
 
 impl Universe {
     /// An empty universe.
-    pub(crate) fn new(random: Random, guarded: bool, traced: bool) -> Self {
+    pub(crate) fn new(random: Random, guarded: bool, synchronous: bool, traced: bool) -> Self {
         Universe {
             now: Duration::from_secs(1000),
             random,
@@ -195,6 +213,12 @@ impl Universe {
             cuts: BTreeSet::new(),
             slow: 1,
             guarded,
+            synchronous,
+            sync_lost: false,
+            amnesia: false,
+            acknowledged_at: Duration::ZERO,
+            waited: 0,
+            given_up: 0,
             writes: Vec::new(),
             runnable: BTreeSet::new(),
             violations: Vec::new(),
@@ -302,6 +326,10 @@ impl Universe {
             Event::Stop { node, epoch, checkpointed } => self.stop_goes_on(node, epoch, checkpointed),
             Event::Promoted { node, epoch } => self.promoted(node, epoch),
             Event::Checkpoint { node, epoch } => self.checkpoint(node, epoch),
+            Event::Reload { node, birth } => self.reloaded(node, birth),
+            Event::SenderReloads { node, birth, standby } => self.sender_reloads(node, birth, standby),
+            Event::CheckpointerReloads { node, birth } => self.checkpointer_reloads(node, birth),
+            Event::Confirm { to, from, position } => self.confirmed(to, from, position),
             Event::Guard { node, deadline } => self.guard_looks(node, deadline),
             Event::Client => self.client(),
             Event::Fault(_) => {}
@@ -323,7 +351,22 @@ impl Universe {
         let node = &self.nodes[from.node];
         let (name, ttl) = (node.name.clone(), node.settings.ttl);
         let before = self.store.cluster().leader_name().cloned();
+        let writes_sync = matches!(&request, StoreRequest::WriteSync { .. });
+        let removes = matches!(&request, StoreRequest::WriteSync { electorate: None, .. });
+        let acquires = matches!(&request, StoreRequest::Acquire);
         let (reply, heard) = self.store.handle(&name, ttl, request, self.now);
+        if matches!(reply, StoreReply::Done) {
+            if writes_sync {
+                self.sync_written(from.node, removes);
+            } else if acquires {
+                self.nodes[from.node].by_hand = self
+                    .store
+                    .cluster()
+                    .failover
+                    .as_ref()
+                    .is_some_and(|request| request.leader.is_none() && request.candidate.as_ref() == Some(&name));
+            }
+        }
         let after = self.store.cluster().leader_name().cloned();
         if before != after {
             let text = after.map_or_else(|| "nobody holds the lease".into(), |name| format!("{name} holds the lease"));
@@ -353,7 +396,7 @@ impl Universe {
         }
     }
 
-    fn notify_watchers(&mut self) {
+    pub(crate) fn notify_watchers(&mut self) {
         for node in 0..self.nodes.len() {
             if self.nodes[node].alive && !self.is_cut(STORE, node) {
                 let delay = self.random.mostly(1..4);
@@ -384,36 +427,6 @@ impl Universe {
         self.send(peer, from.node, Event::FromPeer { to: from, name, status });
     }
 
-    // Clients.
-
-    fn client(&mut self) {
-        let writers: Vec<usize> =
-            (0..self.nodes.len()).filter(|&node| self.nodes[node].postgres.accepts_writes()).collect();
-        if !writers.is_empty() {
-            let node = writers[self.random.index(writers.len())];
-            if self.nodes[node].postgres.disk_full {
-                self.crash_postgres(node, "dies: no space left on device");
-            } else {
-                self.client_reads(node);
-                let bytes = self.random.within(60..400);
-                let write = self.append(node, bytes);
-                self.writes.extend(write);
-            }
-        }
-        let next = self.random.mostly(100..900);
-        self.after(next, Event::Client);
-    }
-
-    /// What was acknowledged on this timeline is there.
-    fn client_reads(&mut self, node: usize) {
-        let Some(data) = self.nodes[node].postgres.data() else { return };
-        let branch = data.wal.last().id;
-        let missing = self.writes.iter().rev().take(20).any(|write| write.branch == branch && write.end > data.wal.end);
-        if missing {
-            self.violation(node, "a client does not find what it wrote on the same timeline".into());
-        }
-    }
-
     /// The answer to a request that came over REST.
     pub(crate) fn answered(&mut self, id: RequestId, answer: &Answer) {
         self.unanswered.remove(&id);
@@ -431,7 +444,10 @@ impl Universe {
 pub(crate) fn new_node(settings: Settings) -> Node {
     Node {
         name: settings.name.clone(),
+        synchronous: settings.synchronous.clone(),
         settings,
+        knows_server: false,
+        by_hand: false,
         postgres: Postgres::empty(),
         started_at: Duration::ZERO,
         alive: false,

@@ -14,7 +14,7 @@ use patroni_core::name::MemberName;
 use patroni_core::peer::Peer;
 use patroni_core::plan::{JobOrder, Plan};
 use patroni_core::server::{Role, Wal as ServerWal};
-use patroni_core::settings::Settings;
+use patroni_core::settings::{Settings, Synchronous, SynchronousMode};
 use patroni_core::time::{Moment, Now, WallTime};
 use serde_json::json;
 
@@ -31,10 +31,10 @@ const PEERS: Duration = Duration::from_secs(2);
 
 /// What one agent sees.
 pub(crate) struct SimWorld {
-    shared: Shared,
-    node: usize,
+    pub(crate) shared: Shared,
+    pub(crate) node: usize,
     life: u64,
-    settings: Arc<Settings>,
+    pub(crate) settings: Arc<Settings>,
 }
 
 /// Waits until there is something to return. Polled whenever something happened to the node.
@@ -73,8 +73,12 @@ impl SimWorld {
         SimWorld { shared, node, life, settings }
     }
 
-    fn time(&self) -> Duration {
+    pub(crate) fn time(&self) -> Duration {
         self.shared.borrow().now
+    }
+
+    pub(crate) fn moment(&self) -> Moment {
+        Moment(self.time())
     }
 
     fn sender(&self) -> Sender {
@@ -136,7 +140,10 @@ impl SimWorld {
         }
         let file = self.shared.borrow().nodes[self.node].settings.clone();
         let settings = with_config(file, config.version, config.data.as_ref());
-        self.shared.borrow_mut().nodes[self.node].settings.ttl = settings.ttl;
+        let mut universe = self.shared.borrow_mut();
+        universe.nodes[self.node].settings.ttl = settings.ttl;
+        universe.nodes[self.node].synchronous = settings.synchronous.clone();
+        drop(universe);
         self.settings = Arc::new(settings);
     }
 
@@ -270,8 +277,24 @@ pub(crate) fn with_config(mut settings: Settings, version: Version, data: Option
     settings.loop_wait = seconds("loop_wait").unwrap_or(settings.loop_wait);
     settings.retry_timeout = seconds("retry_timeout").unwrap_or(settings.retry_timeout);
     settings.primary_start_timeout = seconds("primary_start_timeout").unwrap_or(settings.primary_start_timeout);
+    settings.synchronous = synchronous(settings.synchronous, data);
     settings.paused = data.get("pause").is_some_and(|value| value == true);
     settings
+}
+
+fn synchronous(file: Synchronous, data: &JsonMap) -> Synchronous {
+    let number = |key: &str| data.get(key).and_then(serde_json::Value::as_u64);
+    Synchronous {
+        mode: match data.get("synchronous_mode").and_then(serde_json::Value::as_str) {
+            Some("quorum") => SynchronousMode::Quorum,
+            Some("on") => SynchronousMode::On,
+            Some("off") => SynchronousMode::Off,
+            Some(_) | None => file.mode,
+        },
+        strict: data.get("synchronous_mode_strict").and_then(serde_json::Value::as_bool).unwrap_or(file.strict),
+        node_count: number("synchronous_node_count").map_or(file.node_count, |count| count as u32),
+        maximum_lag: number("maximum_lag_on_syncnode").or(file.maximum_lag),
+    }
 }
 
 impl World for SimWorld {
@@ -363,10 +386,12 @@ impl World for SimWorld {
             Op::CheckRewind(source) => Answer::Rewind(self.check_rewind(&source).await),
             Op::CheckUpstream(upstream) => Answer::Upstream(self.check_upstream(&upstream)),
             Op::ActivateWatchdog => Answer::Watchdog(true),
-            // Asked in synchronous mode only.
-            Op::InspectSynchronous => Answer::Synchronous(Err("not simulated".to_owned())),
-            Op::SetSynchronousStandbyNames(_) => Answer::StandbyNames(Outcome::Failed("not simulated".to_owned())),
-            Op::WriteSync(..) => Answer::Sync(Outcome::Failed("not simulated".to_owned())),
+            Op::InspectSynchronous => Answer::Synchronous(self.inspect_synchronous(limit).await),
+            Op::SetSynchronousStandbyNames(names) => Answer::StandbyNames(self.set_standby_names(&names, limit).await),
+            Op::WriteSync(expected, electorate) => {
+                let request = StoreRequest::WriteSync { expected, electorate };
+                Answer::Sync(self.write(request, limit, false, |_| ()).await)
+            }
         }
     }
 
@@ -407,6 +432,9 @@ impl World for SimWorld {
         }
         universe.send(self.node, STORE, Event::ToStore { from, request: StoreRequest::Touch(data) });
         drop(universe);
+        if plan.job == JobOrder::Keep {
+            self.adopt(facts);
+        }
         self.tell_guard(plan);
     }
 

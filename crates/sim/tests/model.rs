@@ -1,7 +1,8 @@
 //! Model checking: every order of events among a few nodes, with the same `decide`.
 //!
 //! Time goes in steps of `loop_wait`; each operation of a tick is a step of its own, and may be lost before or after
-//! it had its effect. The agent of a node may die; its guard stops PostgreSQL when the lease ends.
+//! it had its effect. The agent of a node may die; its guard stops PostgreSQL when the lease ends. In the synchronous
+//! modes writes are acknowledged by the standbys that PostgreSQL was told to wait for, and must survive every failover.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,7 +10,8 @@ use std::time::Duration;
 
 use patroni_core::JsonMap;
 use patroni_core::cluster::{
-    Cluster, ClusterConfig, FailoverRequest, History, HistoryLine, Initialize, Leader, Member, MemberData, Version,
+    Cluster, ClusterConfig, FailoverRequest, History, HistoryLine, Initialize, Leader, Member, MemberData, SyncState,
+    Version,
 };
 use patroni_core::decide::{decide, title};
 use patroni_core::facts::{Answer, Answers, Facts, JobFact, Op, Outcome, RewindCheck, UpstreamCheck, Watchdog};
@@ -17,10 +19,12 @@ use patroni_core::job::{DemoteMode, Job, JobOutcome, JobView, Stage};
 use patroni_core::lsn::{Lsn, Timeline};
 use patroni_core::memory::Memory;
 use patroni_core::name::{MemberName, SystemId};
+use patroni_core::parameters::SynchronousStandbyNames;
 use patroni_core::peer::{Peer, PeerStatus};
 use patroni_core::plan::{JobOrder, Plan, Step};
 use patroni_core::server::{ControlData, ControlState, DataDir, Postmaster, Role, Running, Server, Wal};
-use patroni_core::settings::{RewindSettings, Settings, SlotSettings, Synchronous};
+use patroni_core::settings::{RewindSettings, Settings, SlotSettings, Synchronous, SynchronousMode};
+use patroni_core::sync::{Electorate, Inspection, Sender, StandbyNames};
 use patroni_core::tags::Tags;
 use patroni_core::time::{Moment, Now, WallTime};
 use serde_json::json;
@@ -53,6 +57,8 @@ struct Node {
     tick: Option<(Facts, Op, u8)>,
     wake_at: u8,
     guard: Option<u8>,
+    /// `synchronous_standby_names`.
+    names: StandbyNames,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -64,6 +70,10 @@ struct State {
     history: u8,
     nodes: Vec<Node>,
     faults: u8,
+    mode: SynchronousMode,
+    sync: SyncState,
+    /// How far a client was told that things are written, as timeline and writes.
+    promised: (u8, u8),
     /// What no state may have seen.
     wrong: Option<&'static str>,
 }
@@ -89,6 +99,7 @@ struct Few {
     horizon: u8,
     faults: u8,
     requests: bool,
+    mode: SynchronousMode,
 }
 
 impl Model for Few {
@@ -96,7 +107,9 @@ impl Model for Few {
     type Action = Event;
 
     fn init_states(&self) -> Vec<State> {
-        let nodes = (0..self.nodes).map(|index| node(index, self.nodes)).collect();
+        let mut nodes: Vec<Node> = (0..self.nodes).map(|index| node(index, self.nodes)).collect();
+        let (names, sync) = begin_synchronous(self.mode, self.nodes);
+        nodes[0].names = names;
         let requests = self.requests.then_some(u8::MAX);
         vec![State {
             now: 0,
@@ -106,6 +119,9 @@ impl Model for Few {
             history: 1,
             nodes,
             faults: self.faults,
+            mode: self.mode,
+            sync,
+            promised: (0, 0),
             wrong: None,
         }]
     }
@@ -185,8 +201,14 @@ impl Model for Few {
                 node.process = Process::Down { clean: false };
                 node.wake_at = state.now;
             }
-            Event::Write(index) => state.nodes[usize::from(index)].written += 1,
-            Event::Stream(index) => state.stream(index),
+            Event::Write(index) => {
+                state.nodes[usize::from(index)].written += 1;
+                state.acknowledge();
+            }
+            Event::Stream(index) => {
+                state.stream(index);
+                state.acknowledge();
+            }
             Event::Ask(index) => state.request = Some(index),
         }
         (state != *last).then_some(state)
@@ -277,10 +299,11 @@ impl State {
             Op::CheckRewind(_) => Answer::Rewind(RewindCheck::NotNeeded),
             Op::CheckUpstream(_) => Answer::Upstream(Ok(UpstreamCheck::UpToDate)),
             Op::ActivateWatchdog => Answer::Watchdog(true),
-            // The clusters of this model are asynchronous.
-            Op::InspectSynchronous | Op::SetSynchronousStandbyNames(_) | Op::WriteSync(..) => {
-                unreachable!("synchronous mode is off")
+            Op::InspectSynchronous => {
+                Answer::Synchronous(if arrives { Ok(self.inspection(index)) } else { Err("silent".into()) })
             }
+            Op::SetSynchronousStandbyNames(_) => Answer::StandbyNames(write(done)),
+            Op::WriteSync(..) => Answer::Sync(write(done)),
         };
         if matches!(&answer, Answer::Renew(Outcome::Done(_)) | Answer::Acquire(Outcome::Done(_))) {
             self.nodes[usize::from(index)].guard = Some(asked + TTL);
@@ -309,11 +332,78 @@ impl State {
             | Op::CheckRewind(_)
             | Op::CheckUpstream(_)
             | Op::ActivateWatchdog
-            | Op::InspectSynchronous
-            | Op::SetSynchronousStandbyNames(_)
-            | Op::WriteSync(..) => {}
+            | Op::InspectSynchronous => {}
+            Op::SetSynchronousStandbyNames(setting) => {
+                self.nodes[usize::from(index)].names = match setting {
+                    SynchronousStandbyNames::Managed(Some(text)) => text.parse().expect("our own words"),
+                    SynchronousStandbyNames::Managed(None) | SynchronousStandbyNames::Configured => Default::default(),
+                };
+                self.acknowledge();
+            }
+            Op::WriteSync(version, electorate) => {
+                if *version != self.sync.version {
+                    return false;
+                }
+                self.write_sync(index, electorate.as_ref());
+            }
         }
         true
+    }
+
+    fn write_sync(&mut self, index: u8, electorate: Option<&Electorate>) {
+        let version = self.sync.version.map_or(0, |version| version.0) + 1;
+        self.sync = electorate.map_or_else(SyncState::default, |Electorate { voters, quorum }| SyncState {
+            version: Some(Version(version)),
+            leader: Some(NAMES[usize::from(index)].into()),
+            standbys: voters.iter().cloned().collect(),
+            quorum: u32::try_from(*quorum).expect("few"),
+        });
+    }
+
+    /// A client hears of what the primary wrote as soon as the standbys that it waits for have it.
+    fn acknowledge(&mut self) {
+        if self.mode == SynchronousMode::Off {
+            return;
+        }
+        for node in self.nodes.iter().filter(|node| node.process == Process::Primary) {
+            let has_it = |name: &MemberName| {
+                let standby = NAMES.iter().position(|known| *known == name.as_str()).map(|index| &self.nodes[index]);
+                standby.is_some_and(|standby| {
+                    standby.process == Process::Standby
+                        && (standby.timeline, standby.written) == (node.timeline, node.written)
+                })
+            };
+            let confirmed = node.names.names.iter().filter(|name| has_it(name)).count();
+            if node.names.is_empty() || confirmed >= node.names.number {
+                self.promised = self.promised.max((node.timeline, node.written));
+            }
+        }
+    }
+
+    fn inspection(&self, index: u8) -> Inspection {
+        let node = &self.nodes[usize::from(index)];
+        let standbys = self
+            .nodes
+            .iter()
+            .zip(NAMES)
+            .filter(|(standby, _)| standby.process == Process::Standby && standby.timeline == node.timeline);
+        let sender = |(standby, name): (&Node, &str)| Sender {
+            name: name.into(),
+            state: "streaming".into(),
+            sync_state: "sync".into(),
+            sync_priority: i64::from(node.names.lists(name)),
+            written: Some(position(standby)),
+            flushed: Some(position(standby)),
+            replayed: Some(position(standby)),
+        };
+        Inspection {
+            standby_names: node.names.to_string(),
+            synchronous_commit: "on".into(),
+            flushed: position(node),
+            senders: standbys.map(sender).collect(),
+            checkpointer_busy: false,
+            start_time: "noon".into(),
+        }
     }
 
     fn peers(&self, names: &BTreeMap<MemberName, String>, arrives: bool) -> BTreeMap<MemberName, Peer> {
@@ -379,6 +469,9 @@ impl State {
                 return;
             }
             (Job::Promote, Stage::Committed(_)) if node.process == Process::Standby => {
+                if (node.timeline, node.written) < self.promised {
+                    self.wrong = Some("promoted without what was acknowledged");
+                }
                 node.process = Process::Primary;
                 node.timeline += 1;
             }
@@ -445,7 +538,7 @@ impl State {
         let name = NAMES[usize::from(index)];
         Facts {
             now: Now { boot, wall: WallTime(0) },
-            settings: Arc::new(settings(name)),
+            settings: Arc::new(settings(name, self.mode)),
             cluster: if sees_store { Ok(Arc::new(self.cluster())) } else { Err("silent".into()) },
             server: Arc::new(server(node)),
             job: node.job.clone(),
@@ -476,6 +569,7 @@ impl State {
             leader: leader.map(|name| Leader { name: name.into(), version: Version(1), session: None }),
             members: members(self.nodes.len()),
             failover: request,
+            sync: self.sync.clone(),
             history: Some(History { version: Version(1), raw: raw.into(), lines }),
             ..Cluster::default()
         }
@@ -529,7 +623,7 @@ fn node(index: u8, nodes: u8) -> Node {
     let mut memory = Memory::new();
     memory.role = if leads { Role::Primary } else { Role::Replica };
     memory.started = true;
-    memory.known_members = members(nodes.into());
+    memory.known_members = Arc::new(members(nodes.into()));
     memory.last_leader = Some("a".into());
     memory.timeline = Some(Timeline(1));
     let until = Moment(Duration::from_secs(3600 + u64::from(TTL) * STEP));
@@ -544,7 +638,26 @@ fn node(index: u8, nodes: u8) -> Node {
         tick: None,
         wake_at: 0,
         guard: leads.then_some(TTL),
+        names: StandbyNames::default(),
     }
+}
+
+/// What a synchronous cluster looks like in which all is well: the leader's setting, and `/sync`.
+fn begin_synchronous(mode: SynchronousMode, nodes: u8) -> (StandbyNames, SyncState) {
+    let others: std::collections::BTreeSet<MemberName> =
+        NAMES[1..usize::from(nodes)].iter().map(|name| MemberName::from(*name)).collect();
+    let (names, quorum) = match mode {
+        SynchronousMode::Off => return Default::default(),
+        SynchronousMode::On => (StandbyNames::all(others.into_iter().take(1).collect()), 0),
+        SynchronousMode::Quorum => (StandbyNames::any(1, others.clone()), others.len() as u32 - 1),
+    };
+    let sync = SyncState {
+        version: Some(Version(1)),
+        leader: Some("a".into()),
+        standbys: names.names.iter().cloned().collect(),
+        quorum,
+    };
+    (names, sync)
 }
 
 fn members(count: usize) -> BTreeMap<MemberName, Member> {
@@ -560,7 +673,7 @@ fn members(count: usize) -> BTreeMap<MemberName, Member> {
     NAMES[..count].iter().map(|name| (MemberName::from(*name), member(name))).collect()
 }
 
-fn settings(name: &str) -> Settings {
+fn settings(name: &str, mode: SynchronousMode) -> Settings {
     Settings {
         scope: "demo".into(),
         name: name.into(),
@@ -574,7 +687,7 @@ fn settings(name: &str) -> Settings {
         primary_stop_timeout: Duration::ZERO,
         paused: false,
         failsafe_mode: false,
-        synchronous: Synchronous::default(),
+        synchronous: Synchronous { mode, strict: false, node_count: 1, maximum_lag: None },
         standby_cluster: None,
         slots: SlotSettings::default(),
         max_timelines_history: 0,
@@ -586,7 +699,7 @@ fn settings(name: &str) -> Settings {
 }
 
 /// Where the states are too many, as many as can be looked at in this time.
-const TIME: Duration = Duration::from_secs(30);
+const TIME: Duration = Duration::from_secs(20);
 
 fn explore(model: Few) {
     let builder = model.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).timeout(TIME);
@@ -603,15 +716,30 @@ fn explore(model: Few) {
 
 #[test]
 fn two_nodes_two_faults() {
-    explore(Few { nodes: 2, horizon: 5, faults: 2, requests: false });
+    explore(Few { nodes: 2, horizon: 5, faults: 2, requests: false, mode: SynchronousMode::Off });
 }
 
 #[test]
 fn a_switchover_of_two_nodes_and_a_fault() {
-    explore(Few { nodes: 2, horizon: 4, faults: 1, requests: true });
+    explore(Few { nodes: 2, horizon: 4, faults: 1, requests: true, mode: SynchronousMode::Off });
 }
 
 #[test]
 fn three_nodes_and_a_fault() {
-    explore(Few { nodes: 3, horizon: 4, faults: 1, requests: false });
+    explore(Few { nodes: 3, horizon: 4, faults: 1, requests: false, mode: SynchronousMode::Off });
+}
+
+#[test]
+fn two_synchronous_nodes_two_faults() {
+    explore(Few { nodes: 2, horizon: 5, faults: 2, requests: false, mode: SynchronousMode::On });
+}
+
+#[test]
+fn three_synchronous_nodes_and_a_fault() {
+    explore(Few { nodes: 3, horizon: 4, faults: 1, requests: false, mode: SynchronousMode::On });
+}
+
+#[test]
+fn a_quorum_of_three_nodes_and_a_fault() {
+    explore(Few { nodes: 3, horizon: 4, faults: 1, requests: false, mode: SynchronousMode::Quorum });
 }
