@@ -1,5 +1,10 @@
 //! Rules that need more than one tick to be seen: what a node remembers.
 
+use std::time::Duration;
+
+use patroni_core::facts::Op;
+use patroni_core::time::Moment;
+
 use crate::scene::Scene;
 
 /// A node that may lead for all it knows, and what it does after each of these ticks.
@@ -18,7 +23,7 @@ fn last_verdict(baseline: &str, ticks: &[&[&str]]) -> String {
 /// Found by the simulation: `/sync` was deleted by hand while the leader was being stopped, which therefore did not write
 /// it again; a standby that had seen both forgot it, and was elected without the last writes.
 #[test]
-fn a_lost_sync_key_is_remembered_while_somebody_still_holds_the_lease() {
+pub(crate) fn a_lost_sync_key_is_remembered_while_somebody_still_holds_the_lease() {
     let deferred = "following a different leader because i am not the healthiest node";
     let named = ["mode on", "sync b 0 c"];
     let lost = ["sync-absent", "lock b"];
@@ -27,4 +32,20 @@ fn a_lost_sync_key_is_remembered_while_somebody_still_holds_the_lease() {
     let removed = ["sync-absent", "mode off"];
     let promoted = "promoted self to leader by acquiring session lock";
     assert_eq!(last_verdict("replica", &[&named, &removed, &["mode on", "unlocked"]]), promoted);
+}
+
+/// The setting is shown, and the WAL sender of the standby does not go by it yet: commits do not wait for it.
+#[test]
+pub(crate) fn a_standby_is_not_published_before_its_wal_sender_goes_by_the_setting() {
+    let mut scene = Scene::baseline("leader").expect("a baseline");
+    for word in ["mode on", "sync a 0", "shows b", "sender b async"] {
+        scene.apply(word);
+    }
+    for second in 0..5 {
+        let (ops, plan) = scene.play();
+        let written = ops.iter().any(|op| matches!(op, Op::WriteSync(..)));
+        assert!(!written, "published after {second} s");
+        scene.memory = plan.memory;
+        scene.facts.now.boot = Moment(scene.facts.now.boot.0 + Duration::from_secs(1));
+    }
 }
