@@ -21,7 +21,9 @@ fn random_crashes_of_a_busy_primary_end_in_a_clean_rejoin_without_a_new_copy() {
     let crashes = number("PATRONI_CRASHES").unwrap_or(2);
     let mut random = Random::new(number("PATRONI_CRASH_SEED"));
     println!("{crashes} crashes; repeat them with PATRONI_CRASH_SEED={}", random.seed);
-    let mut cluster = Cluster::of(2).dcs(json!({"ttl": 5, "primary_start_timeout": 10})).start();
+    // A replica that misses more than a megabyte shall lead, too.
+    let dcs = json!({"ttl": 5, "primary_start_timeout": 10, "maximum_lag_on_failover": 1 << 30});
+    let mut cluster = Cluster::of(2).dcs(dcs).start();
     let copies: Vec<u64> = cluster.nodes.iter().map(|node| inode(&node.data)).collect();
     let load = Load::start(&cluster, 0);
     let mut leader = 0;
