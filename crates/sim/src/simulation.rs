@@ -170,7 +170,7 @@ fn synchronous(random: &mut Random, mode: Mode) -> Synchronous {
     };
     let node_count = [1, 1, 1, 2, 2, 3][random.index(6)];
     let maximum_lag = random.percent(20).then_some(500);
-    Synchronous { mode, strict, node_count, maximum_lag }
+    Synchronous { mode, strict, node_count, maximum_lag, hold: false }
 }
 
 /// The configuration file of one node.

@@ -214,6 +214,7 @@ impl Universe {
             }
         });
         Inspection {
+            turned_down: Vec::new(),
             standby_names: server.sync.shown.to_string(),
             synchronous_commit: "on".into(),
             flushed: Lsn(0),

@@ -285,6 +285,7 @@ pub(crate) fn with_config(mut settings: Settings, version: Version, data: Option
 fn synchronous(file: Synchronous, data: &JsonMap) -> Synchronous {
     let number = |key: &str| data.get(key).and_then(serde_json::Value::as_u64);
     Synchronous {
+        hold: false,
         mode: match data.get("synchronous_mode").and_then(serde_json::Value::as_str) {
             Some("quorum") => SynchronousMode::Quorum,
             Some("on") => SynchronousMode::On,
