@@ -18,9 +18,17 @@ pub struct Builder {
     dcs: Value,
     all: Value,
     single: Vec<(usize, Value)>,
+    embedded: bool,
 }
 
 impl Builder {
+    /// The agents keep their store themselves (also with `PATRONI_TEST_STORE=raft`, for tests that do not look into etcd).
+    #[must_use]
+    pub fn embedded(mut self) -> Self {
+        self.embedded = true;
+        self
+    }
+
     /// Changes `bootstrap.dcs` (merged; null removes).
     #[must_use]
     pub fn dcs(mut self, change: Value) -> Self {
@@ -45,12 +53,16 @@ impl Builder {
     /// Makes etcd and the configurations, and starts no agent.
     pub fn prepare(self) -> Cluster {
         let sandbox = Sandbox::new();
-        let etcd = Etcd::new(&sandbox);
+        let etcd = if self.embedded { Etcd::absent(&sandbox) } else { Etcd::new(&sandbox) };
+        let first = format!("127.0.0.1:{}", free_port());
         let programs = Programs::find();
         let mut nodes = Vec::new();
         for (index, kind) in self.kinds.iter().enumerate() {
             let mut node = new_node(index, *kind, &sandbox, &etcd, &programs);
             node.config["bootstrap"]["dcs"] = self.dcs.clone();
+            if self.embedded {
+                merge(&mut node.config, &embedded(index, &first));
+            }
             merge(&mut node.config, &self.all);
             for (_, change) in self.single.iter().filter(|(of, _)| *of == index) {
                 merge(&mut node.config, change);
@@ -106,7 +118,8 @@ impl Cluster {
                 },
             },
         });
-        Builder { kinds: kinds.to_vec(), dcs, all: json!({}), single: Vec::new() }
+        let embedded = std::env::var_os("PATRONI_TEST_STORE").is_some_and(|store| store == "raft");
+        Builder { kinds: kinds.to_vec(), dcs, all: json!({}), single: Vec::new(), embedded }
     }
 
     /// Starts the agent of a node.
@@ -129,12 +142,24 @@ impl Cluster {
     #[track_caller]
     pub fn wait_leader_among(&self, candidates: &[usize], limit: Limit) -> usize {
         wait_for(&format!("one of {candidates:?} leads"), limit, || {
-            let leader = self.etcd.get("leader");
+            let leader = self.leader(candidates);
             let found = candidates.iter().find(|index| leader.as_deref() == Some(self.nodes[**index].name.as_str()));
             match found {
                 Some(index) if self.nodes[*index].is_writable_primary() => Ok(*index),
                 _ => Err(leader),
             }
+        })
+    }
+
+    /// Who holds the leader key; with the embedded store as one of these nodes tells it.
+    pub fn leader(&self, asked: &[usize]) -> Option<String> {
+        if self.etcd.is_present() {
+            return self.etcd.get("leader");
+        }
+        asked.iter().find_map(|index| {
+            let cluster = self.nodes[*index].request("GET", "/cluster", None).ok()?.json();
+            let leads = |member: &&Value| member["role"] == "leader";
+            cluster["members"].as_array()?.iter().find(leads)?["name"].as_str().map(str::to_owned)
         })
     }
 
@@ -217,6 +242,18 @@ fn new_node(index: usize, kind: Kind, sandbox: &Sandbox, etcd: &Etcd, programs: 
         rest_port,
         data,
     }
+}
+
+/// Node 0 founds the store, the others know it.
+fn embedded(index: usize, first: &str) -> Value {
+    let raft = match index {
+        0 => json!({"self_addr": first, "partner_addrs": [], "password": "a long random text"}),
+        _ => {
+            let own = format!("127.0.0.1:{}", free_port());
+            json!({"self_addr": own, "partner_addrs": [first], "password": "a long random text"})
+        }
+    };
+    json!({"etcd3": null, "raft": raft})
 }
 
 fn path_with(directory: &Path) -> String {

@@ -33,6 +33,16 @@ impl Etcd {
         etcd
     }
 
+    /// None, for agents that need none.
+    pub fn absent(sandbox: &Sandbox) -> Self {
+        Etcd { port: 0, peer_port: 0, directory: sandbox.directory("etcd"), child: None }
+    }
+
+    /// Whether there is one, running or not.
+    pub fn is_present(&self) -> bool {
+        self.port != 0
+    }
+
     /// Starts it (again).
     pub fn start(&mut self, sandbox: &Sandbox) {
         let client = format!("http://127.0.0.1:{}", self.port);

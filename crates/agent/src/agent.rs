@@ -70,7 +70,7 @@ fn open_store(configuration: &Configuration) -> anyhow::Result<Arc<dyn Dcs>> {
     let settings = configuration.settings();
     let timing = Timing { ttl: settings.ttl, loop_wait: settings.loop_wait, retry_timeout: settings.retry_timeout };
     let path = ClusterPath { namespace: config.namespace.clone(), scope: config.scope.clone() };
-    Ok(patroni_dcs::open(config.effective(), &path, config.name.clone(), timing)?)
+    Ok(patroni_dcs::open_for_agent(config.effective(), &path, config.name.clone(), timing)?)
 }
 
 /// Reads the store for the first time, however long it takes to be there. `None`: told to stop meanwhile.

@@ -15,6 +15,7 @@ mod notes;
 pub mod options;
 pub mod peers;
 pub mod publisher;
+pub mod raft_controller;
 pub mod requests;
 pub mod rewind;
 pub mod store;

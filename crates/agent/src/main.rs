@@ -1,19 +1,20 @@
 //! `patroni`: the agent beside a PostgreSQL server.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
 use patroni_agent::log::Log;
-use patroni_agent::{agent, configuration, guard, options};
+use patroni_agent::{agent, configuration, guard, options, raft_controller};
 use patroni_config::{Environment, Source, validate};
 use patroni_core::COMPATIBLE_VERSION;
 use patroni_core::plan::Exit;
 
 /// PostgreSQL high availability: one agent beside each server.
 #[derive(Parser)]
-#[command(name = "patroni", disable_version_flag = true)]
+#[command(name = "patroni", disable_version_flag = true, color = clap::ColorChoice::Never)]
 struct Arguments {
     /// Show the version and exit
     #[arg(long)]
@@ -30,12 +31,31 @@ struct Arguments {
     /// Hold the end of the lease for this data directory (started by the agent itself)
     #[arg(long, hide = true, value_name = "DATA_DIR")]
     guard: Option<PathBuf>,
+    /// Only take part in the embedded store, without PostgreSQL: one vote for each configuration file. The same as the
+    /// name patroni_raft_controller
+    #[arg(long)]
+    raft_controller: bool,
     /// Patroni may also read the configuration from the PATRONI_CONFIGURATION environment variable
     configfile: Option<PathBuf>,
+    /// Further configuration files, with --raft-controller
+    #[arg(requires = "raft_controller")]
+    configfiles: Vec<PathBuf>,
+}
+
+/// The name under which this program is `--raft-controller`.
+const RAFT_CONTROLLER: &str = "patroni_raft_controller";
+
+fn arguments() -> Arguments {
+    let mut given: Vec<OsString> = std::env::args_os().collect();
+    let name = given.first().map(PathBuf::from);
+    if name.as_deref().and_then(Path::file_name).is_some_and(|name| name == RAFT_CONTROLLER) {
+        given.insert(1, "--raft-controller".into());
+    }
+    Arguments::parse_from(given)
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = arguments();
     if arguments.guard.is_some() {
         return exit_of(guard::process::run().map_err(Into::into).map(|()| Exit::Clean));
     }
@@ -45,6 +65,10 @@ fn main() -> ExitCode {
     }
     if arguments.validate_config {
         return validate(&arguments);
+    }
+    if arguments.raft_controller {
+        let files: Vec<PathBuf> = arguments.configfile.into_iter().chain(arguments.configfiles).collect();
+        return exit_of(raft_controller::run(&files).map(|()| Exit::Clean));
     }
     exit_of(run(&arguments))
 }

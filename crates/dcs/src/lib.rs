@@ -1,12 +1,14 @@
 //! The distributed store: one trait, one place for key names and JSON ([`wire`]), a backend per module.
 
+mod boot_time;
 pub mod etcd3;
 pub mod memory;
+mod noticed;
 mod open;
 pub mod raft;
 pub mod wire;
 
-pub use open::{OpenError, open};
+pub use open::{OpenError, open, open_for_agent};
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -26,7 +26,7 @@ impl Subscriber for Records {
     }
 
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        let level = level_of(metadata.level());
+        let level = level_of(metadata);
         if (level as u8) < self.0.lowest.load(Ordering::Relaxed) {
             return false;
         }
@@ -44,7 +44,7 @@ impl Subscriber for Records {
         let mut fields = Fields::default();
         event.record(&mut fields);
         let metadata = event.metadata();
-        let level = match level_of(metadata.level()) {
+        let level = match level_of(metadata) {
             Level::Error if fields.critical => Level::Critical,
             other => other,
         };
@@ -76,8 +76,13 @@ impl Subscriber for Records {
     fn exit(&self, _: &Id) {}
 }
 
-fn level_of(level: &tracing::Level) -> Level {
-    match *level {
+fn level_of(metadata: &Metadata<'_>) -> Level {
+    // The library of the embedded store tells each step at INFO and each lost message at ERROR; what an operator should
+    // know of that, the store tells itself.
+    if metadata.target().starts_with("openraft") {
+        return Level::Debug;
+    }
+    match *metadata.level() {
         tracing::Level::ERROR => Level::Error,
         tracing::Level::WARN => Level::Warning,
         tracing::Level::INFO => Level::Info,

@@ -170,6 +170,10 @@ const STORES: &[(&str, Rule)] = &[
             Required("partner_addrs", Check(Some(Type::List), host_port_list)),
             Optional("data_dir", Text),
             Optional("password", Text),
+            Optional("cacert", Text),
+            Optional("cert", Text),
+            Optional("key", Text),
+            Optional("key_password", Text),
         ]),
     ),
     (

@@ -6,9 +6,10 @@ use etcd_client::Error;
 use patroni_core::time::Moment;
 use tokio::time::Instant;
 
+use super::Shared;
 use super::attempts::Failure;
 use super::failure::{self, Fate};
-use super::{Shared, boot_time};
+use crate::boot_time::boot_time;
 
 /// A lease that was alive at `refreshed`, and lasts `ttl` longer than that at least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

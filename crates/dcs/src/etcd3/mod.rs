@@ -12,7 +12,6 @@ mod watcher;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{
@@ -338,12 +337,4 @@ fn raw_key(kv: &KeyValue) -> RawKey {
 /// Revisions of etcd are never negative.
 fn unsigned(revision: i64) -> u64 {
     u64::try_from(revision).unwrap_or(0)
-}
-
-/// What `CLOCK_BOOTTIME` says.
-fn boot_time() -> Moment {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    let nanoseconds = u32::try_from(now.tv_nsec).unwrap_or(0);
-    Moment(Duration::new(seconds, nanoseconds))
 }

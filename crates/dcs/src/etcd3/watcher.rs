@@ -1,7 +1,5 @@
 //! One task per backend that watches the keys of the cluster and counts the changes that matter.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +9,7 @@ use tokio::time::timeout;
 
 use super::Shared;
 use super::attempts::jittered;
-use crate::wire;
+use crate::noticed::Filter;
 
 /// How long it may take to set up a watch.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -74,7 +72,7 @@ async fn follow(shared: &Shared, mut stream: WatchStream, filter: &mut Filter, c
         match stream.message().await {
             Ok(Some(response)) if !response.canceled() => {
                 // Every event has to be looked at, because the filter remembers them.
-                let matter = response.events().iter().filter(|event| filter.matters(&shared.prefix, event)).count();
+                let matter = response.events().iter().filter(|event| matters(filter, &shared.prefix, event)).count();
                 if matter > 0 {
                     changes.send_modify(|count| *count += 1);
                 }
@@ -92,38 +90,8 @@ async fn follow(shared: &Shared, mut stream: WatchStream, filter: &mut Filter, c
     }
 }
 
-/// Knows which changes are none, by remembering what the keys said.
-struct Filter {
-    own_key: String,
-    hasher: RandomState,
-    seen: HashMap<String, u64>,
-}
-
-impl Filter {
-    fn new(own_key: &str) -> Self {
-        Filter { own_key: own_key.to_owned(), hasher: RandomState::new(), seen: HashMap::new() }
-    }
-
-    fn forget(&mut self) {
-        self.seen.clear();
-    }
-
-    fn matters(&mut self, prefix: &str, event: &Event) -> bool {
-        let Some(kv) = event.kv() else { return true };
-        let key = String::from_utf8_lossy(kv.key()).into_owned();
-        let name = key.strip_prefix(prefix).unwrap_or(&key);
-        if key == self.own_key || matches!(name, wire::STATUS | wire::FAILSAFE | wire::LEGACY_STATUS) {
-            return false;
-        }
-        if event.event_type() == EventType::Delete {
-            self.seen.remove(&key);
-            return true;
-        }
-        let said = match name {
-            wire::LEADER => self.hasher.hash_one(kv.value()),
-            _ if name.starts_with(wire::MEMBERS) => self.hasher.hash_one(wire::lasting_content(kv.value())),
-            _ => return true,
-        };
-        self.seen.insert(key, said) != Some(said)
-    }
+fn matters(filter: &mut Filter, prefix: &str, event: &Event) -> bool {
+    let Some(kv) = event.kv() else { return true };
+    let value = (event.event_type() != EventType::Delete).then(|| kv.value());
+    filter.matters(prefix, &String::from_utf8_lossy(kv.key()), value)
 }

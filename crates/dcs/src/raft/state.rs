@@ -79,7 +79,8 @@ pub enum Condition {
 /// Something that is done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
-    /// A key gets a value, and a lease or none.
+    /// A key gets a value, and a lease or none. One that gets a lease and the value it has is only attached to the
+    /// lease: that is no change.
     Put {
         /// The key.
         key: String,
@@ -246,6 +247,13 @@ impl State {
     fn apply(&mut self, change: &Change, events: &mut Vec<Event>) {
         match change {
             Change::Put { key, value, lease } => {
+                // A key is kept alive without anything being changed.
+                if lease.is_some()
+                    && let Some(content) = self.keys.get_mut(key).filter(|content| content.value == *value)
+                {
+                    content.lease = *lease;
+                    return;
+                }
                 self.revision.0 += 1;
                 let created = self.keys.get(key).map_or(self.revision, |content| content.created);
                 let content = Content { value: value.clone(), created, modified: self.revision, lease: *lease };

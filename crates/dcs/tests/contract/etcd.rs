@@ -160,7 +160,7 @@ impl World for Etcd {
 
 /// Below the range from which the kernel takes ports for outgoing connections: one of those could otherwise take a
 /// port between this look and the start of the server.
-fn free_ports(count: usize) -> Vec<u16> {
+pub(crate) fn free_ports(count: usize) -> Vec<u16> {
     use std::hash::BuildHasher;
     let mut listeners = Vec::new();
     let start = std::hash::RandomState::new().hash_one(0) % 20_000;

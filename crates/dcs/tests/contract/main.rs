@@ -1,10 +1,11 @@
-//! What every backend has to do, run on the store in memory and on a real etcd; and what only etcd can go through:
+//! What every backend has to do, run on the store in memory, on a real etcd and on the embedded store; and what only etcd can go through:
 //! restarts, hanging endpoints, garbage, and living together with the reference.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod etcd;
 mod faults;
+mod raft;
 mod reference;
 mod rules;
 

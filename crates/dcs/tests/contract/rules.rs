@@ -11,6 +11,7 @@ use patroni_core::name::SystemId;
 use patroni_dcs::{Dcs, Expected, Key, LeaderUpdate, Timing};
 
 use crate::etcd::Etcd;
+use crate::raft::Members;
 use crate::{InMemory, TIMING, World, eventually, leader_of, load, member};
 
 macro_rules! on_every_store {
@@ -19,6 +20,13 @@ macro_rules! on_every_store {
             $(#[tokio::test]
             async fn $rule() {
                 super::$rule(&super::InMemory::new()).await;
+            })+
+        }
+
+        mod on_raft {
+            $(#[tokio::test]
+            async fn $rule() {
+                super::$rule(&super::Members::start(3).await).await;
             })+
         }
 
