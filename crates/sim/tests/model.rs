@@ -397,6 +397,7 @@ impl State {
             replayed: Some(position(standby)),
         };
         Inspection {
+            turned_down: Vec::new(),
             standby_names: node.names.to_string(),
             synchronous_commit: "on".into(),
             flushed: position(node),
@@ -687,7 +688,7 @@ fn settings(name: &str, mode: SynchronousMode) -> Settings {
         primary_stop_timeout: Duration::ZERO,
         paused: false,
         failsafe_mode: false,
-        synchronous: Synchronous { mode, strict: false, node_count: 1, maximum_lag: None },
+        synchronous: Synchronous { mode, strict: false, node_count: 1, maximum_lag: None, hold: false },
         standby_cluster: None,
         slots: SlotSettings::default(),
         max_timelines_history: 0,
