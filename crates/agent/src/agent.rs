@@ -32,6 +32,7 @@ use crate::metrics::{Metrics, Takeover};
 use crate::node::Node;
 use crate::publisher::Publisher;
 use crate::requests::Requests;
+use crate::slots::Slots;
 use crate::store::Store;
 use crate::synchronous::Synchronous;
 use crate::watchdog::WatchdogDevice;
@@ -146,6 +147,7 @@ async fn assemble(
         store: Store::new(dcs, http, Arc::clone(&metrics)),
         jobs: Jobs::new(control, Arc::clone(&woken)),
         maintenance: Maintenance::new(monitor.clone()),
+        slots: Slots::new(monitor.clone()),
         synchronous: Synchronous::new(monitor.clone()),
         watchdog: WatchdogDevice::new(config.watchdog.clone()),
         guard: Guard::new(data_dir, monitor.clone()),

@@ -17,6 +17,7 @@ use patroni_core::plan::{Exit, Plan, Step};
 use patroni_core::request::{Request, RequestId};
 use patroni_core::server::Server;
 use patroni_core::settings::Settings;
+use patroni_core::slots::News;
 use patroni_core::time::{Moment, Now};
 
 /// More operations than this in one tick are a mistake in the rules: each kind has one slot, and there are fewer.
@@ -63,6 +64,8 @@ pub struct Observation {
     pub failsafe_leader: Option<MemberName>,
     /// The `api_url` of this node.
     pub api_url: String,
+    /// What work on replication slots in the background found out.
+    pub slots: News,
 }
 
 /// The moment that no operation may outlast: before the lease ends there must be time to stop PostgreSQL.
@@ -130,6 +133,7 @@ async fn observe(world: &mut impl World, limit: Limit) -> Facts {
         watchdog: observation.watchdog,
         failsafe_leader: observation.failsafe_leader,
         api_url: observation.api_url,
+        slots: observation.slots,
         answers: Answers::default(),
     }
 }

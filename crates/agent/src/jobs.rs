@@ -16,7 +16,7 @@ use patroni_core::time::Moment;
 use patroni_postgres::Error;
 use patroni_postgres::callbacks::CallbackAction;
 use patroni_postgres::cancel::{Cancel, Progress};
-use patroni_postgres::control::{Control, Mode, Promoted, StartOptions, Started, StopOptions};
+use patroni_postgres::control::{Control, Copied, Mode, Promoted, StartOptions, Started, StopOptions};
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -241,6 +241,15 @@ async fn run(
         }
         Job::Demote(mode) => control.stop(demotion(*mode, settings), cancel, progress).await.map(|_| JobOutcome::Done),
         Job::CrashRecovery => control.crash_recovery(cancel, progress).await.map(|()| JobOutcome::Done),
+        Job::CopySlots { source, slots } => match control.copy_slots(source, slots, cancel, progress).await {
+            Ok(Copied::Done(started_as)) => Ok(started(started_as)),
+            Ok(Copied::Nothing) => Ok(JobOutcome::Cancelled),
+            Err(error) if progress.is_revocable() => {
+                tracing::error!("Failed to copy logical slots from the {}: {error}", source.name);
+                Ok(JobOutcome::Cancelled)
+            }
+            Err(error) => Err(error),
+        },
         Job::Rewind { source } => rewind::run(control, source, settings, cancel, progress).await,
         Job::Shutdown => {
             let stop = demotion(DemoteMode::Graceful, settings);

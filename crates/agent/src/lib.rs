@@ -18,6 +18,7 @@ pub mod publisher;
 pub mod raft_controller;
 pub mod requests;
 pub mod rewind;
+pub mod slots;
 pub mod store;
 pub mod synchronous;
 pub mod watchdog;

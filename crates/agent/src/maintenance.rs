@@ -1,5 +1,5 @@
-//! What a running server needs beside decisions: replication slots, the first checkpoint of a new primary, what waits for
-//! a restart. None of it holds up a tick: it runs in the background, each under a limit, one of a kind at a time.
+//! What a running server needs beside decisions: the first checkpoint of a new primary, what waits for a restart, answers to
+//! questions. What may take long runs in the background, under a limit.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +13,8 @@ use patroni_core::history::{NewTimeline, cluster_history, parse_history};
 use patroni_core::job::{RewindSource, Upstream};
 use patroni_core::lsn::Timeline;
 use patroni_core::plan::Plan;
-use patroni_core::server::{DataDir, Postmaster, Role, Running, Server};
+use patroni_core::server::{DataDir, Postmaster, Running, Server};
 use patroni_core::settings::Settings;
-use patroni_core::slots::{self, Node as SlotNode, Retained, Situation, published_slots, wanted_slots};
-use patroni_dcs::LeaderUpdate;
 use patroni_postgres::conf::RunningRecovery;
 use patroni_postgres::monitor::Monitor;
 use patroni_postgres::sql::{Connection, UNLIMITED};
@@ -26,14 +24,7 @@ use tokio::time::timeout;
 
 use crate::jobs::Jobs;
 use crate::node::running;
-use crate::notes;
 use crate::rewind;
-
-/// How long the changes of slots of one tick may take.
-const SLOTS_LIMIT: Duration = Duration::from_secs(10);
-
-/// How long the change of one slot may take.
-const SLOT_LIMIT: Duration = Duration::from_secs(3);
 
 /// How long the checkpoint of a new primary may take.
 const CHECKPOINT_LIMIT: Duration = Duration::from_secs(3600);
@@ -41,9 +32,6 @@ const CHECKPOINT_LIMIT: Duration = Duration::from_secs(3600);
 /// The background work of one node.
 pub struct Maintenance {
     monitor: Monitor,
-    /// When members were last seen, while this node leads.
-    retained: Option<Retained>,
-    slots: Option<JoinHandle<()>>,
     checkpoint: Option<JoinHandle<()>>,
     /// What waits for a restart of the server that was started at this time.
     pending: Option<(String, JsonMap)>,
@@ -54,7 +42,7 @@ pub struct Maintenance {
 impl Maintenance {
     /// Nothing is under way.
     pub fn new(monitor: Monitor) -> Self {
-        Maintenance { monitor, retained: None, slots: None, checkpoint: None, pending: None, connection: None }
+        Maintenance { monitor, checkpoint: None, pending: None, connection: None }
     }
 
     /// Remembers what waits for a restart of this server.
@@ -71,28 +59,6 @@ impl Maintenance {
             running.pending_restart = pending.clone();
         }
         server
-    }
-
-    /// What the leader tells with a renewal of its lease.
-    pub fn leader_update(&mut self, facts: &Facts, running: Option<&Running>) -> LeaderUpdate {
-        let (Ok(cluster), Some(running)) = (&facts.cluster, running) else { return LeaderUpdate::default() };
-        let settings = &facts.settings;
-        let position = running.wal.position();
-        let now = facts.now.boot;
-        let role = if running.wal.is_standby() { Role::StandbyLeader } else { Role::Primary };
-        let node = SlotNode { name: &settings.name, role, tags: &settings.tags };
-        let (wanted, _) = wanted_slots(settings, cluster, &node);
-        let slots = published_slots(settings, cluster, &settings.name, position, &wanted, &running.slots);
-        let retained = self.retained.get_or_insert_with(|| Retained::since_promotion(cluster, now));
-        for note in retained.update(settings, cluster, &settings.name, &slots, now) {
-            notes::of_planner(&note);
-        }
-        LeaderUpdate {
-            last_lsn: Some(position),
-            slots,
-            retain_slots: retained.names(),
-            failsafe: settings.failsafe_mode.then(|| failsafe_members(cluster, facts)),
-        }
     }
 
     /// The value `/history` should have; `None`: it has it.
@@ -160,53 +126,15 @@ impl Maintenance {
 
     /// Starts what the tick calls for.
     pub fn after_tick(&mut self, plan: &Plan, facts: &Facts, woken: &Arc<Notify>) {
-        if plan.memory.lease_until.is_none() {
-            self.retained = None;
-        }
         let Some(running) = running(&facts.server) else {
             self.connection = None;
             return;
         };
-        if plan.sync_slots {
-            self.sync_slots(plan, facts, running);
-        }
         let leads = plan.memory.lease_until.is_some() && !running.wal.is_standby();
-        if leads && plan.memory.checkpoint_pending && !is_running(self.checkpoint.as_ref()) {
+        let running = self.checkpoint.as_ref().is_some_and(|task| !task.is_finished());
+        if leads && plan.memory.checkpoint_pending && !running {
             self.checkpoint = Some(tokio::spawn(checkpoint(self.monitor.clone(), Arc::clone(woken))));
         }
-    }
-
-    fn sync_slots(&mut self, plan: &Plan, facts: &Facts, running: &Running) {
-        let (Ok(cluster), settings) = (&facts.cluster, &facts.settings) else { return };
-        if is_running(self.slots.as_ref()) {
-            return;
-        }
-        let role = if running.wal.is_standby() { plan.memory.role } else { Role::Primary };
-        let node = SlotNode { name: &settings.name, role, tags: &settings.tags };
-        let (wanted, told) = wanted_slots(settings, cluster, &node);
-        told.iter().for_each(notes::of_planner);
-        let leads = cluster.leader_name() == Some(&settings.name);
-        let situation = Situation {
-            paused: settings.paused,
-            clean_inactive: !cluster.is_unlocked() && (!leads || !running.wal.is_standby()),
-        };
-        let changes = slots::plan(&wanted, &running.slots, &settings.slots.ignore, situation);
-        if changes.is_empty() {
-            return;
-        }
-        let monitor = self.monitor.clone();
-        self.slots = Some(tokio::spawn(async move {
-            let work = async {
-                let connection = monitor.connect("slots").await?;
-                patroni_postgres::slots::apply(&connection, &changes, SLOT_LIMIT).await;
-                Ok::<(), patroni_postgres::Error>(())
-            };
-            match timeout(SLOTS_LIMIT, work).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::error!("replication slots could not be changed: {error}"),
-                Err(_) => tracing::error!("replication slots could not be changed within {SLOTS_LIMIT:?}"),
-            }
-        }));
     }
 }
 
@@ -225,19 +153,6 @@ async fn checkpoint(monitor: Monitor, woken: Arc<Notify>) {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
-}
-
-fn is_running(task: Option<&JoinHandle<()>>) -> bool {
-    task.is_some_and(|task| !task.is_finished())
-}
-
-fn failsafe_members(
-    cluster: &Cluster,
-    facts: &Facts,
-) -> std::collections::BTreeMap<patroni_core::name::MemberName, String> {
-    let others = cluster.members.values().filter_map(|m| Some((m.name.clone(), m.data.api_url.clone()?)));
-    let own = (facts.settings.name.clone(), facts.api_url.clone());
-    std::iter::once(own).chain(others).collect()
 }
 
 /// ISO 8601 with the offset of this machine, as Python's `isoformat` prints it.

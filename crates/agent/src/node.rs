@@ -28,6 +28,7 @@ use crate::metrics::{Metrics, Takeover};
 use crate::notes;
 use crate::publisher::Publisher;
 use crate::requests::Requests;
+use crate::slots::{self, Slots};
 use crate::store::Store;
 use crate::synchronous::Synchronous;
 use crate::watchdog::WatchdogDevice;
@@ -42,6 +43,7 @@ pub struct Node {
     pub(crate) jobs: Jobs,
     pub(crate) configuration: Configuration,
     pub(crate) maintenance: Maintenance,
+    pub(crate) slots: Slots,
     pub(crate) synchronous: Synchronous,
     pub(crate) watchdog: WatchdogDevice,
     pub(crate) guard: Guard,
@@ -90,6 +92,7 @@ impl World for Node {
             watchdog: self.watchdog.fact(&settings),
             failsafe_leader: self.failsafe_leader(&settings),
             api_url: self.configuration.addresses().api_url.clone(),
+            slots: self.slots.news().await,
             settings,
         }
     }
@@ -99,7 +102,7 @@ impl World for Node {
         let running = running(&facts.server);
         match op {
             Op::RenewLease => {
-                let update = self.maintenance.leader_update(facts, running);
+                let update = self.slots.leader_update(facts, running);
                 let outcome = self.store.renew(&update, budget).await;
                 if outcome.is_done() {
                     self.watchdog.keepalive();
@@ -148,6 +151,10 @@ impl World for Node {
             self.watchdog.disable();
         }
         self.call_back(plan);
+        // The files of a server that was not taken over yet are not ours to write.
+        if let Some(control) = self.jobs.control().filter(|_| self.configuration.knows_server()) {
+            slots::enforce_feedback(control, facts).await;
+        }
         // The guard first: whatever becomes of the agent now, what the job makes does not outlast the lease.
         self.guard.update(plan, facts).await;
         if let Some(control) = self.jobs.control() {
@@ -158,6 +165,7 @@ impl World for Node {
         self.requests.answer(&plan.replies);
         self.publish(plan, facts, self.jobs.view());
         self.maintenance.after_tick(plan, facts, &self.woken);
+        self.slots.after_tick(plan, facts);
         self.synchronous.watch(plan.memory.enforcement.is_some(), &self.woken);
         if let Some(control) = self.jobs.control() {
             if running(&facts.server).is_some() {

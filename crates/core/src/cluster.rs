@@ -149,6 +149,8 @@ pub struct MemberData {
     /// False while a new primary has not yet written its first checkpoint (`pg_rewind` must wait for it); absent
     /// otherwise.
     pub checkpoint_after_promote: Option<bool>,
+    /// Logical slots that a failover from or to this member would lose, and why. Members of other versions do not tell.
+    pub slots_at_risk: BTreeMap<String, String>,
     /// The member saw the cluster paused.
     pub pause: bool,
     /// Keys that this version does not know, kept for display.

@@ -12,6 +12,7 @@ use crate::peer::Peer;
 use crate::request::{Request, RequestId};
 use crate::server::Server;
 use crate::settings::Settings;
+use crate::slots::News;
 use crate::sync::{Electorate, Inspection};
 use crate::time::{Moment, Now};
 
@@ -67,6 +68,8 @@ pub struct Facts {
     pub failsafe_leader: Option<MemberName>,
     /// Where this node can be reached by its peers (its `api_url`), for the key `/failsafe`.
     pub api_url: String,
+    /// What work on replication slots in the background found out.
+    pub slots: News,
     /// Answers of this tick's operations.
     pub answers: Answers,
 }

@@ -3,6 +3,7 @@
 //! At most one job exists. It owns the only handle that can start or stop PostgreSQL or write its files; the loop
 //! watches it and goes on renewing the lease.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use serde_json::json;
 use crate::JsonMap;
 use crate::lsn::Lsn;
 use crate::name::MemberName;
-use crate::server::Role;
+use crate::server::{Role, SlotKind};
 use crate::time::Moment;
 
 /// Where a standby takes its WAL from.
@@ -115,6 +116,13 @@ pub enum Job {
     Rewind {
         /// The primary to take pages from.
         source: RewindSource,
+    },
+    /// Copy logical slots from the primary to this standby, which is restarted for it.
+    CopySlots {
+        /// The primary.
+        source: UpstreamMember,
+        /// The slots, as they should be.
+        slots: BTreeMap<String, SlotKind>,
     },
     /// Stop PostgreSQL because the agent stops.
     Shutdown,

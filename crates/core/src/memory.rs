@@ -9,6 +9,7 @@ use crate::lsn::{Lsn, Timeline};
 use crate::name::MemberName;
 use crate::request::{RequestId, ScheduledRestart};
 use crate::server::{Role, State};
+use crate::slots::Readiness;
 use crate::sync::Enforcement;
 use crate::time::Moment;
 
@@ -75,6 +76,10 @@ pub struct Memory {
     pub leaving_sync: Option<Moment>,
     /// Clients of this former primary are held back.
     pub holding: Option<Holding>,
+    /// Which logical slots of this standby can be used after a failover.
+    pub readiness: Readiness,
+    /// Not before then, logical slots are copied again.
+    pub copy_slots_after: Option<Moment>,
 }
 
 impl Memory {
@@ -111,6 +116,8 @@ impl Memory {
             known_sync: None,
             leaving_sync: None,
             holding: None,
+            readiness: Readiness::default(),
+            copy_slots_after: None,
         }
     }
 }

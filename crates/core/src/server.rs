@@ -181,14 +181,40 @@ pub struct Slot {
     pub confirmed_flush_lsn: Option<Lsn>,
     /// `xmin` is set.
     pub holds_xmin: bool,
-    /// `catalog_xmin` is set.
-    pub catalog_xmin: Option<u64>,
+    /// `catalog_xmin`
+    pub catalog_xmin: Option<Xid>,
     /// `wal_status` is `lost`.
     pub lost: bool,
     /// Created for PostgreSQL's own synchronisation of slots (17 and later).
     pub failover: bool,
     /// Synchronised by the server itself (17 and later).
     pub synced: bool,
+}
+
+impl Slot {
+    /// PostgreSQL itself brings it to the standbys: nothing is done to it here.
+    pub fn is_of_postgresql(&self) -> bool {
+        self.failover || self.synced
+    }
+}
+
+/// A transaction number. They go round: which of two is older is known as long as they are less than 2^31 apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Xid(pub u32);
+
+impl Xid {
+    /// Not older than `other`.
+    pub fn reaches(self, other: Xid) -> bool {
+        self.0.wrapping_sub(other.0) < 1 << 31
+    }
+}
+
+impl std::str::FromStr for Xid {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Xid)
+    }
 }
 
 /// What a slot is for.

@@ -6,6 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::name::{MemberName, SystemId};
+use crate::python::quoted;
 
 /// What a tick decided.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -188,6 +189,8 @@ pub enum Verdict {
     CreationBackoff(u64),
     /// A restart began.
     RestartInitiated,
+    /// A standby copies logical slots.
+    CopyingSlots(Vec<String>),
     /// A reinitialization began.
     Reinitializing,
     /// PostgreSQL runs and does not answer.
@@ -360,6 +363,10 @@ impl fmt::Display for Verdict {
                 write!(f, "will try again to create the data directory in {seconds} seconds")
             }
             Verdict::RestartInitiated => f.write_str("restart initiated"),
+            Verdict::CopyingSlots(slots) => {
+                let names: Vec<String> = slots.iter().map(|slot| quoted(slot)).collect();
+                write!(f, "Copying logical slots [{}] from the primary", names.join(", "))
+            }
             Verdict::Reinitializing => f.write_str("reinitialize initiated"),
             Verdict::Unreachable => f.write_str("Error communicating with PostgreSQL. Will try again later"),
             Verdict::ShuttingDown => f.write_str("shutting down"),

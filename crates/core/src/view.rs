@@ -1,5 +1,6 @@
 //! What the loop publishes after each tick: all that the REST API and the member's key are made of.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::COMPATIBLE_VERSION;
@@ -11,6 +12,7 @@ use crate::plan::Plan;
 use crate::request::ScheduledRestart;
 use crate::server::{Postmaster, Role, Running, Server, State, Wal};
 use crate::settings::Settings;
+use crate::slots::{Risk, at_risk};
 use crate::tags::Tags;
 use crate::time::{Moment, WallTime};
 
@@ -48,6 +50,8 @@ pub struct View {
     pub holding: bool,
     /// Where commits of this synchronous primary do not wait for standbys.
     pub turned_down: Vec<String>,
+    /// Logical slots that a failover from or to this node would lose.
+    pub slots_at_risk: BTreeMap<String, Risk>,
     /// The verdict of the last tick, in Patroni's words.
     pub verdict: String,
     /// When the tick ended.
@@ -87,6 +91,7 @@ impl View {
             leaving_sync: false,
             holding: false,
             turned_down: Vec::new(),
+            slots_at_risk: BTreeMap::new(),
             verdict: String::new(),
             ticked_at: now,
             ticks: 0,
@@ -116,6 +121,7 @@ impl View {
             leaving_sync: memory.leaving_sync.is_some(),
             holding: memory.holding.is_some(),
             turned_down: memory.enforcement.as_ref().map_or_else(Vec::new, |known| known.turned_down.clone()),
+            slots_at_risk: slots_at_risk(plan, facts).unwrap_or_else(|| self.slots_at_risk.clone()),
             verdict: paused_prefix(facts.settings.paused) + &plan.verdict.to_string(),
             ticked_at: now,
             ticks: self.ticks + 1,
@@ -157,6 +163,7 @@ impl View {
             checkpoint_after_promote: (self.is_leader(now) && self.checkpoint_pending).then_some(false),
             scheduled_restart: self.scheduled_restart.as_ref().map(|restart| restart.raw.clone()),
             pause: self.settings.paused,
+            slots_at_risk: self.slots_at_risk.iter().map(|(slot, risk)| (slot.clone(), risk.to_string())).collect(),
             ..MemberData::default()
         };
         if let Some(running) = self.running() {
@@ -185,6 +192,12 @@ impl View {
             data.replication_state = replication_state.clone().filter(|_| undisturbed);
         }
     }
+}
+
+/// `None` while nobody knows: the server restarts, or the store is silent.
+fn slots_at_risk(plan: &Plan, facts: &Facts) -> Option<BTreeMap<String, Risk>> {
+    let (Ok(cluster), Postmaster::Running(running)) = (&facts.cluster, &facts.server.postmaster) else { return None };
+    Some(at_risk(&facts.settings, cluster, running, &plan.memory.readiness))
 }
 
 /// Where the member's key, and `/cluster`, tell how far a copy is while it is made.

@@ -290,7 +290,7 @@ fn title(cluster: &Cluster, show: Show<'_>) -> String {
     }
 }
 
-/// Pause and scheduled switchover.
+/// Pause, scheduled switchover, and slots that a failover would lose.
 fn notes(cluster: &Cluster, flags: Flags, show: Show<'_>) -> String {
     let mut lines = Vec::new();
     if flags.paused {
@@ -307,6 +307,13 @@ fn notes(cluster: &Cluster, flags: Flags, show: Show<'_>) -> String {
             }
         }
         lines.push(text);
+    }
+    for member in cluster.members.values() {
+        let leads = cluster.leader_name() == Some(&member.name);
+        for (slot, why) in &member.data.slots_at_risk {
+            let whither = if leads { "a failover".to_owned() } else { format!("a failover to {}", member.name) };
+            lines.push(format!("Slot {slot} would not survive {whither}: {why}"));
+        }
     }
     if lines.is_empty() {
         return String::new();

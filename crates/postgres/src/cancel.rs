@@ -68,6 +68,11 @@ impl Progress {
         self.report(Stage::Committed(text.into()));
     }
 
+    /// Nothing was done yet that cannot be taken back.
+    pub fn is_revocable(&self) -> bool {
+        *self.0.borrow() == Stage::Revocable
+    }
+
     /// Changes from revocable to committed, unless cancelled before: afterwards a cancellation comes too late.
     ///
     /// # Errors

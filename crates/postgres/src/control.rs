@@ -1,5 +1,6 @@
 //! Acting on the server: the only type that starts or stops PostgreSQL, or writes its files.
 
+mod copy_slots;
 mod crash_recovery;
 mod promote;
 mod spawn;
@@ -29,6 +30,7 @@ use crate::sql::{Connection, UNLIMITED};
 use crate::unfinished::Unfinished;
 use crate::{Error, Result};
 
+pub use copy_slots::Copied;
 pub use promote::Promoted;
 pub use stop::{Mode, StopOptions, Stopped, shutdown_checkpoint};
 

@@ -91,6 +91,11 @@ impl ControlValues {
         self.parsed("Latest checkpoint's TimeLineID").map(Timeline)
     }
 
+    /// `Bytes per WAL segment`
+    pub fn wal_segment_size(&self) -> Option<u64> {
+        self.parsed("Bytes per WAL segment").filter(|size| *size > 0)
+    }
+
     /// The part that decisions look at, together with the marker files of the data directory.
     ///
     /// # Errors

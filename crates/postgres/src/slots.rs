@@ -1,5 +1,9 @@
 //! Carrying out what [`patroni_core::slots`] plans.
 
+pub mod copy;
+pub mod logical;
+mod state_file;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -26,6 +30,8 @@ pub async fn apply(connection: &Connection, plan: &[Change], limit: Duration) ->
             // It is still there: an active slot, most likely.
             Change::Create(slot) if done.failed.contains(slot) => continue,
             Change::Create(slot) => (slot, create(connection, slot, limit).await),
+            // From a connection to their database: see [`logical::apply`].
+            Change::CreateLogical { .. } | Change::AdvanceLogical { .. } => continue,
             Change::Advance(slot, lsn) => (slot, advance(connection, slot, &lsn.to_string(), limit).await),
         };
         match result {

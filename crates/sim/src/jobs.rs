@@ -23,7 +23,8 @@ pub(crate) async fn run(shared: Shared, node: usize, job: Job) -> JobOutcome {
         Job::Clone { source, follow } => hand.copy(source, &follow).await,
         Job::Reinitialize { source, follow } => hand.reinitialize(source, &follow).await,
         Job::Start { role, follow, .. } => hand.start(role, &follow).await,
-        Job::Restart { as_standby: false } => {
+        // Simulated servers have no slots, so these are not ordered to be copied.
+        Job::Restart { as_standby: false } | Job::CopySlots { .. } => {
             hand.stop_fast().await;
             hand.start_again().await
         }

@@ -15,6 +15,7 @@ use patroni_core::peer::Peer;
 use patroni_core::plan::{JobOrder, Plan};
 use patroni_core::server::{Role, Wal as ServerWal};
 use patroni_core::settings::{Settings, Synchronous, SynchronousMode};
+use patroni_core::slots::News;
 use patroni_core::time::{Moment, Now, WallTime};
 use serde_json::json;
 
@@ -337,6 +338,7 @@ impl World for SimWorld {
             watchdog: Watchdog { required: false, healthy: true },
             failsafe_leader: None,
             api_url: format!("http://{}:8008/patroni", node.name),
+            slots: News::default(),
         }
     }
 

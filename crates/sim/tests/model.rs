@@ -24,6 +24,7 @@ use patroni_core::peer::{Peer, PeerStatus};
 use patroni_core::plan::{JobOrder, Plan, Step};
 use patroni_core::server::{ControlData, ControlState, DataDir, Postmaster, Role, Running, Server, Wal};
 use patroni_core::settings::{RewindSettings, Settings, SlotSettings, Synchronous, SynchronousMode};
+use patroni_core::slots::News;
 use patroni_core::sync::{Electorate, Inspection, Sender, StandbyNames};
 use patroni_core::tags::Tags;
 use patroni_core::time::{Moment, Now, WallTime};
@@ -548,6 +549,7 @@ impl State {
             watchdog: Watchdog { required: false, healthy: true },
             failsafe_leader: None,
             api_url: String::new(),
+            slots: News::default(),
             answers: Answers::default(),
         }
     }

@@ -60,6 +60,9 @@ fn member_entry(cluster: &Cluster, member: &Member, flags: Flags) -> JsonMap {
     if !data.tags.0.is_empty() {
         entry.insert("tags".to_owned(), Value::Object(data.tags.0.clone()));
     }
+    if !data.slots_at_risk.is_empty() {
+        entry.insert("slots_at_risk".to_owned(), json!(data.slots_at_risk));
+    }
     if !is_leader {
         let last = cluster.status.last_lsn;
         add_position(&mut entry, ("receive_lsn", "receive_lag"), data.receive_lsn, last);
@@ -108,6 +111,18 @@ mod tests {
 
     use super::super::sample;
     use super::*;
+
+    /// Ours, and only where there is something to tell.
+    #[test]
+    fn slots_at_risk_are_told_of_their_member() {
+        let mut cluster = sample::cluster();
+        let text = |cluster: &Cluster| patroni_core::json::spaced(&Value::Object(topology(cluster, "batman")));
+        assert!(!text(&cluster).contains("slots_at_risk"));
+        let member = cluster.members.get_mut("postgresql1").expect("a member");
+        member.data.slots_at_risk.insert("cdc".to_owned(), "not copied from the primary yet".to_owned());
+        let expected = r#""rack": 7}, "slots_at_risk": {"cdc": "not copied from the primary yet"}, "receive_lag": 10"#;
+        assert!(text(&cluster).contains(expected), "{}", text(&cluster));
+    }
 
     /// As Patroni 4.1.5 answered, with positions.
     #[test]

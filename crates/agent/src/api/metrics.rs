@@ -217,6 +217,12 @@ impl Page {
             let lag = status.leader_lsn().0.saturating_sub(replayed.unwrap_or_default().0);
             self.gauge("patroni_rs_replay_lag_bytes", "WAL of the leader that this standby has not yet replayed.", lag);
         }
+        let name = "patroni_rs_slot_at_risk";
+        self.head(name, "gauge", "1 for a logical slot that a failover from or to this node would lose.");
+        for (slot, risk) in &view.slots_at_risk {
+            let labels = format!("{},slot=\"{}\",reason=\"{risk}\"", self.labels, escaped(slot));
+            let _ = writeln!(self.text, "{name}{{{labels}}} 1");
+        }
         let end = running.wal.position();
         self.head("patroni_rs_slot_retained_bytes", "gauge", "WAL that a replication slot keeps from being removed.");
         for (name, slot) in &running.slots {
@@ -284,7 +290,9 @@ mod tests {
     use std::time::Duration;
 
     use patroni_core::server::State;
+    use patroni_core::slots::Risk;
     use patroni_core::time::WallTime;
+    use patroni_core::view::View;
 
     use super::super::sample;
     use super::*;
@@ -305,6 +313,22 @@ mod tests {
             let ours: Vec<_> = page.lines().take(golden.lines().count()).collect();
             assert_eq!(ours, golden.lines().collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn a_slot_at_risk_is_counted() {
+        let mut view = sample::view("postgresql1", sample::standby());
+        let lines = |view: &View| {
+            let page = page(&Status::new(view, Some(&sample::standby()), sample::NOW), &Metrics::default());
+            page.lines()
+                .filter(|line| line.starts_with("patroni_rs_slot_at_risk"))
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(lines(&view), [""; 0]);
+        view.slots_at_risk.insert("cdc".to_owned(), Risk::NotCopied);
+        let labels = r#"{scope="batman",name="postgresql1",slot="cdc",reason="not copied from the primary yet"}"#;
+        assert_eq!(lines(&view), [format!("patroni_rs_slot_at_risk{labels} 1")]);
     }
 
     #[test]

@@ -132,6 +132,7 @@ pub(crate) fn view(name: &str, running: Running) -> View {
         leaving_sync: false,
         holding: false,
         turned_down: Vec::new(),
+        slots_at_risk: std::collections::BTreeMap::new(),
         verdict: String::new(),
         ticked_at: NOW.boot,
         ticks: 1,

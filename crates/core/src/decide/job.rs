@@ -61,6 +61,7 @@ impl Tick<'_> {
             {
                 memory.role = Role::Promoted;
             }
+            Job::CopySlots { .. } if !up => memory.state = State::Restarting,
             Job::Start { .. } if !up => memory.state = State::Starting,
             Job::Clone { .. }
             | Job::Reinitialize { .. }
@@ -68,6 +69,7 @@ impl Tick<'_> {
             | Job::Start { .. }
             | Job::Follow { .. }
             | Job::CrashRecovery
+            | Job::CopySlots { .. }
             | Job::Rewind { .. } => {}
         }
     }
@@ -119,6 +121,7 @@ impl Tick<'_> {
             | Job::Follow { .. }
             | Job::CrashRecovery
             | Job::Rewind { .. }
+            | Job::CopySlots { .. }
             | Job::Bootstrap
             | Job::Clone { .. }
             | Job::Reinitialize { .. } => self.demote_during(view),
@@ -180,6 +183,7 @@ impl Tick<'_> {
                 memory.rewind = after_rewind(outcome, now, &mut memory.rewind_attempts);
                 memory.timeline = None;
             }
+            Job::CopySlots { .. } => self.after_copy(outcome),
             Job::Follow { .. } => {}
         }
     }

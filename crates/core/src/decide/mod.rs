@@ -18,6 +18,7 @@ mod race;
 mod recover;
 mod requests;
 mod shutdown;
+mod slots;
 mod standby;
 mod starting;
 mod store_failure;
@@ -128,7 +129,8 @@ impl<'a> Tick<'a> {
             return Ok(verdict);
         }
         if let JobFact::Running(view) = &self.facts.job {
-            self.memory.leaving_sync = self.leaving_sync.filter(|_| matches!(view.job, Job::Restart { .. }));
+            let stops = matches!(view.job, Job::Restart { .. } | Job::CopySlots { .. });
+            self.memory.leaving_sync = self.leaving_sync.filter(|_| stops);
             return self.job_in_progress(&cluster, view);
         }
         if let Some(verdict) = self.after_job(&cluster)? {
@@ -155,6 +157,7 @@ impl<'a> Tick<'a> {
     /// PostgreSQL runs and answers.
     fn running(&mut self, cluster: &Cluster, running: &Running) -> Needs<Verdict> {
         self.seen_running(running);
+        self.learn_of_slots(running);
         let verdict = if cluster.is_unlocked() {
             self.note(Level::Info, format!("Lock owner: None; I am {}", self.settings.name));
             self.race(cluster, running)?
@@ -162,13 +165,16 @@ impl<'a> Tick<'a> {
             self.healthy_cluster(cluster, running)?
         };
         if self.job == JobOrder::Keep || matches!(self.job, JobOrder::Start(Job::Promote)) {
-            self.sync_slots = !self.settings.paused || self.memory.role == Role::Primary;
+            // Without the configuration nobody knows which slots are wanted.
+            self.sync_slots = cluster.config.as_ref().is_some_and(|config| config.data.is_some());
             self.announce_start(running);
         }
-        if self.job == JobOrder::Keep
-            && let Some(restart) = self.scheduled_restart(cluster, running)
-        {
-            return Ok(restart);
+        if matches!(self.job, JobOrder::Start(Job::Promote)) {
+            self.warn_of_unready_slots();
+        }
+        if self.job == JobOrder::Keep {
+            let order = self.scheduled_restart(cluster, running).or_else(|| self.copy_slots(cluster, running));
+            return Ok(order.unwrap_or(verdict));
         }
         Ok(verdict)
     }
@@ -416,6 +422,7 @@ pub fn title(job: &Job) -> String {
         Job::Demote(_) => "demote".to_owned(),
         Job::CrashRecovery => "doing crash recovery in a single user mode".to_owned(),
         Job::Rewind { source } => format!("running pg_rewind from {source}"),
+        Job::CopySlots { .. } => "copy_logical_slots".to_owned(),
         Job::Shutdown => "shutdown".to_owned(),
         Job::StopImmediate => "stop".to_owned(),
     }

@@ -67,6 +67,7 @@ impl Tick<'_> {
                 | Job::Demote(_)
                 | Job::CrashRecovery
                 | Job::Rewind { .. }
+                | Job::CopySlots { .. }
                 | Job::Shutdown
                 | Job::StopImmediate => {}
             }

@@ -1,11 +1,13 @@
-//! Replication slots: which ones a node should have, what to change, and what the leader publishes about them.
-//!
-//! Pure. Logical slots are known, so that they are kept; creating, copying and advancing them is not done here.
+//! Replication slots: which ones a node should have, what to change, what the leader publishes about them, and which of them
+//! would not survive a failover. Pure.
 
+mod feedback;
 mod published;
+mod readiness;
+mod risk;
 mod wanted;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -15,8 +17,11 @@ use crate::parameters::Note;
 use crate::server::{Slot, SlotKind};
 use crate::tags::truthy;
 
+pub use feedback::needs_feedback;
 pub use published::{Retained, published_slots};
-pub use wanted::{Node, Wanted, wanted_slots};
+pub use readiness::{News, PrimarySlots, Readiness};
+pub use risk::{Risk, at_risk};
+pub use wanted::{Node, Wanted, slot_on_primary, wanted_slots};
 
 /// A step, to be done in the order of the plan. A failed one concerns its own slot only.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,6 +37,24 @@ pub enum Change {
     Create(String),
     /// Move a physical slot forward.
     Advance(String, Lsn),
+    /// Create a logical slot, on a primary.
+    CreateLogical {
+        /// Its name.
+        slot: String,
+        /// Output plugin.
+        plugin: String,
+        /// Database.
+        database: String,
+    },
+    /// Move a logical slot of a standby forward, to where its reader on the primary is known to be.
+    AdvanceLogical {
+        /// Its name.
+        slot: String,
+        /// Database.
+        database: String,
+        /// Where to.
+        lsn: Lsn,
+    },
 }
 
 /// Why a slot is dropped.
@@ -77,32 +100,73 @@ pub struct Situation {
     /// Slots that are not in use may be dropped for their `xmin`: somebody else leads, or this node leads and is a primary. Without a
     /// leader, and on a leader that is not promoted yet, feedback may come back any moment.
     pub clean_inactive: bool,
+    /// How far a standby has replayed; `None` on a primary.
+    pub replayed: Option<Lsn>,
 }
 
 /// What to change so that the node has the slots it should have. Slots of PostgreSQL's own synchronisation (`failover`, `synced`) are left
-/// alone; `ignore` are the entries of `ignore_slots`.
+/// alone; `ignore` are the entries of `ignore_slots`. What a standby lacks of logical slots is told by [`to_copy`].
 pub fn plan(
     wanted: &BTreeMap<String, Wanted>,
     actual: &BTreeMap<String, Slot>,
     ignore: &[JsonMap],
     situation: Situation,
 ) -> Vec<Change> {
-    let mut actual: BTreeMap<_, _> = actual.iter().filter(|(_, slot)| !slot.failover && !slot.synced).collect();
     let mut plan = Vec::new();
-    actual.retain(|name, slot| match reason_to_drop(wanted.get(*name), name, slot, ignore, situation) {
-        Some(reason) => {
+    let mut kept: BTreeMap<_, _> = actual.iter().collect();
+    kept.retain(|name, slot| match reason_to_drop(wanted.get(*name), name, slot, ignore, situation) {
+        Some(reason) if !slot.is_of_postgresql() => {
             plan.push(Change::Drop { slot: (*name).clone(), reason });
             false
         }
-        None => true,
+        Some(_) | None => true,
     });
-    for (name, slot) in wanted.iter().filter(|(_, slot)| slot.kind == SlotKind::Physical) {
-        match actual.get(name) {
-            Some(found) => bring_up_to_date(name, slot, found, situation, &mut plan),
-            None => plan.push(Change::Create(name.clone())),
+    for (name, wanted) in wanted {
+        match (kept.get(name), &wanted.kind) {
+            (Some(found), _) if found.is_of_postgresql() => {}
+            (Some(found), SlotKind::Physical) => bring_up_to_date(name, wanted, found, situation, &mut plan),
+            (Some(found), SlotKind::Logical { database, .. }) => {
+                plan.extend(advance_logical(wanted, found, situation).map(|lsn| Change::AdvanceLogical {
+                    slot: name.clone(),
+                    database: database.clone(),
+                    lsn,
+                }));
+            }
+            (None, SlotKind::Physical) => plan.push(Change::Create(name.clone())),
+            (None, SlotKind::Logical { plugin, database }) if situation.replayed.is_none() => {
+                plan.push(Change::CreateLogical {
+                    slot: name.clone(),
+                    plugin: plugin.clone(),
+                    database: database.clone(),
+                });
+            }
+            (None, SlotKind::Logical { .. }) => {}
         }
     }
     plan
+}
+
+/// The logical slots that a standby has to copy from the primary: those it lacks, and those it cannot use (`lost`, or found `unusable` when
+/// they were to be moved). Only what the leader publishes is there to be copied.
+pub fn to_copy(
+    wanted: &BTreeMap<String, Wanted>,
+    actual: &BTreeMap<String, Slot>,
+    unusable: &BTreeSet<String>,
+) -> BTreeMap<String, SlotKind> {
+    let published = wanted.iter().filter(|(_, wanted)| wanted.kind != SlotKind::Physical && wanted.lsn.is_some());
+    let lacking = published.filter(|(name, wanted)| {
+        actual.get(*name).is_none_or(|found| {
+            let broken = found.lost || unusable.contains(*name);
+            found.kind == wanted.kind && broken && !found.is_of_postgresql()
+        })
+    });
+    lacking.map(|(name, wanted)| (name.clone(), wanted.kind.clone())).collect()
+}
+
+/// Never past what the reader confirmed on the primary, nor past what is replayed here.
+fn advance_logical(wanted: &Wanted, found: &Slot, situation: Situation) -> Option<Lsn> {
+    let lsn = wanted.lsn?.min(situation.replayed?);
+    (!found.lost && found.kind == wanted.kind && found.confirmed_flush_lsn? < lsn).then_some(lsn)
 }
 
 fn reason_to_drop(
@@ -170,5 +234,7 @@ fn warning(text: String) -> Note {
     Note::Warning(text)
 }
 
+#[cfg(test)]
+mod logical_tests;
 #[cfg(test)]
 mod tests;

@@ -23,7 +23,8 @@ pub fn published_slots(
     actual: &BTreeMap<String, Slot>,
 ) -> BTreeMap<String, Lsn> {
     let own = (name.slot_name(), position);
-    let known = actual.iter().filter(|(name, slot)| wanted.get(*name).is_some_and(|wanted| wanted.kind == slot.kind));
+    let ours = actual.iter().filter(|(_, slot)| !slot.is_of_postgresql());
+    let known = ours.filter(|(name, slot)| wanted.get(*name).is_some_and(|wanted| wanted.kind == slot.kind));
     let positions = known.filter_map(|(name, slot)| {
         let lsn = match slot.kind {
             SlotKind::Physical => slot.restart_lsn,

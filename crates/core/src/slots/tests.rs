@@ -10,7 +10,7 @@ use crate::settings::{RewindSettings, Settings, SlotSettings, StandbyCluster, Sy
 use crate::tags::Tags;
 use crate::time::Moment;
 
-fn settings(ttl: Duration, use_slots: bool, standby_cluster: bool, permanent: JsonMap) -> Settings {
+pub(super) fn settings(ttl: Duration, use_slots: bool, standby_cluster: bool, permanent: JsonMap) -> Settings {
     Settings {
         scope: "s".into(),
         name: "n1".into(),
@@ -35,7 +35,7 @@ fn settings(ttl: Duration, use_slots: bool, standby_cluster: bool, permanent: Js
     }
 }
 
-fn object(value: &Value) -> JsonMap {
+pub(super) fn object(value: &Value) -> JsonMap {
     value.as_object().cloned().unwrap_or_default()
 }
 
@@ -49,7 +49,7 @@ fn member(name: &str, data: &Value) -> Member {
     Member { name: name.into(), version: Version(1), session: None, data }
 }
 
-fn cluster(members: &Value, leader: Option<&str>, published: &Value, retain: &Value) -> Cluster {
+pub(super) fn cluster(members: &Value, leader: Option<&str>, published: &Value, retain: &Value) -> Cluster {
     let names = retain.as_array().into_iter().flatten().filter_map(Value::as_str);
     Cluster {
         leader: leader.map(|name| Leader { name: name.into(), version: Version(1), session: None }),
@@ -126,7 +126,7 @@ fn conflicts_and_nonsense_are_told() {
     );
 }
 
-fn physical(restart: Option<u64>) -> Slot {
+pub(super) fn physical(restart: Option<u64>) -> Slot {
     Slot {
         kind: SlotKind::Physical,
         active: false,
@@ -157,7 +157,7 @@ fn changes_lead_from_what_is_to_what_is_wanted() {
     use DropReason::{Different, HoldsXmin, KeepsNothing, Lost, Unknown};
     let create = || Change::Create("s".into());
     let advance = |lsn| Change::Advance("s".into(), Lsn(lsn));
-    let active = Situation { paused: false, clean_inactive: true };
+    let active = Situation { paused: false, clean_inactive: true, replayed: Some(Lsn(100)) };
     let paused = Situation { paused: true, ..active };
     let unclear = Situation { clean_inactive: false, ..active };
     let lost = Slot { lost: true, ..physical(Some(5)) };
@@ -211,7 +211,7 @@ fn slots_to_ignore_are_left_alone() {
         (json!({"plugin": ""}), logical(), true),
         (json!({"name": null}), logical(), true),
     ];
-    let situation = Situation { paused: false, clean_inactive: true };
+    let situation = Situation { paused: false, clean_inactive: true, replayed: None };
     for (matcher, slot, ignored) in rows {
         let actual = BTreeMap::from([("s".to_owned(), slot)]);
         let changes = plan(&BTreeMap::new(), &actual, &[object(&matcher)], situation);

@@ -167,7 +167,7 @@ pub(super) fn permanent_physical(settings: &Settings) -> BTreeSet<String> {
 
 /// The slot through which this node's stream comes from the primary: its own, or that of the node it reads from. `None` if it does not
 /// stream, or members read from each other in a circle.
-fn slot_on_primary(cluster: &Cluster, node: &Node<'_>) -> Option<String> {
+pub fn slot_on_primary(cluster: &Cluster, node: &Node<'_>) -> Option<String> {
     let (mut name, mut tags) = (node.name, node.tags);
     let mut seen = BTreeSet::new();
     loop {

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use crate::scene::{Scene, op_word, order_words};
 
-const FILES: [(&str, &str); 7] = [
+const FILES: [(&str, &str); 8] = [
     ("leading.rows", include_str!("rows/leading.rows")),
     ("racing.rows", include_str!("rows/racing.rows")),
     ("following.rows", include_str!("rows/following.rows")),
@@ -16,6 +16,7 @@ const FILES: [(&str, &str); 7] = [
     ("creating.rows", include_str!("rows/creating.rows")),
     ("synchronous.rows", include_str!("rows/synchronous.rows")),
     ("standby.rows", include_str!("rows/standby.rows")),
+    ("slots.rows", include_str!("rows/slots.rows")),
 ];
 
 /// Verdicts whose rules come with a later issue. The check fails as soon as one of them has a row.

@@ -2,7 +2,7 @@
 //!
 //! The node that decides is always `a`; `b` and `c` are its peers. Time is one hour after boot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,9 +24,10 @@ use patroni_core::peer::{Peer, PeerStatus};
 use patroni_core::plan::{JobOrder, Plan, Step};
 use patroni_core::request::{Request, RequestId, RestartConditions, ScheduledRestart};
 use patroni_core::server::{
-    ControlData, ControlState, DataDir, Postmaster, Replication, Role, Running, Server, State, Wal,
+    ControlData, ControlState, DataDir, Postmaster, Replication, Role, Running, Server, Slot, SlotKind, State, Wal,
 };
 use patroni_core::settings::{RewindSettings, Settings, SlotSettings, StandbyCluster, Synchronous, SynchronousMode};
+use patroni_core::slots::News;
 use patroni_core::sync::{Enforcement, Inspection, Sender, candidates};
 use patroni_core::tags::Tags;
 use patroni_core::time::{Moment, Now, WallTime};
@@ -141,6 +142,7 @@ impl Scene {
             watchdog: Watchdog { required: false, healthy: true },
             failsafe_leader: None,
             api_url: "http://a:8008/patroni".into(),
+            slots: News::default(),
             answers: Answers::default(),
         };
         let mut memory = Memory::new();
@@ -179,6 +181,7 @@ impl Scene {
             || self.apply_job(name, value)
             || self.apply_request(name, value)
             || self.apply_synchronous(name, value)
+            || self.apply_slots(name, value)
             || self.apply_answer(name, value);
         assert!(known, "the table language has no words {word:?}");
     }
@@ -309,6 +312,38 @@ impl Scene {
                 if let Postmaster::Running(running) = &mut server.postmaster {
                     running.wal = standby_at(lsn);
                 }
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// A permanent logical slot `l`, whose position the leader publishes.
+    fn apply_slots(&mut self, name: &str, value: &str) -> bool {
+        let Ok(cluster) = &mut self.facts.cluster else { return false };
+        let server = Arc::make_mut(&mut self.facts.server);
+        match (name, value) {
+            ("wants-slot", "l") => {
+                let permanent = json!({"type": "logical", "database": "d", "plugin": "p"});
+                Arc::make_mut(&mut self.facts.settings).slots.permanent.insert("l".into(), permanent);
+                Arc::make_mut(cluster).status.slots.insert("l".into(), HERE);
+            }
+            ("unpublished-slot", "l") => drop(Arc::make_mut(cluster).status.slots.remove("l")),
+            ("has-slot", "l" | "l by-postgresql") => {
+                let Postmaster::Running(running) = &mut server.postmaster else { return false };
+                running.slots.insert("l".into(), logical_slot(value != "l"));
+                self.memory.readiness.update(running, &News::default());
+            }
+            ("unusable-slot", "l") => self.facts.slots.unusable = BTreeSet::from(["l".into()]),
+            ("not-streaming", "") => {
+                let Postmaster::Running(running) = &mut server.postmaster else { return false };
+                if let Wal::Standby { replication_state, .. } = &mut running.wal {
+                    *replication_state = None;
+                }
+            }
+            ("copied-slots", seconds) => {
+                let ago = Duration::from_secs(seconds.parse().expect("seconds"));
+                self.memory.copy_slots_after = Some(Moment(NOW.0 - ago) + self.facts.settings.loop_wait);
             }
             _ => return false,
         }
@@ -758,6 +793,10 @@ fn job_words(job: &Job) -> String {
         Job::Demote(mode) => format!("demote {mode}"),
         Job::CrashRecovery => "crash-recovery".into(),
         Job::Rewind { source } => format!("rewind {}", rewind_words(source)),
+        Job::CopySlots { source, slots } => {
+            let names: Vec<&str> = slots.keys().map(String::as_str).collect();
+            format!("copy-slots {} from {}", names.join(" "), source.name)
+        }
         Job::Shutdown => "shutdown".into(),
         Job::StopImmediate => "stop-immediate".into(),
     }
@@ -790,6 +829,9 @@ fn job(words: &str) -> Option<Job> {
         "shutdown" => Job::Shutdown,
         "stop-immediate" => Job::StopImmediate,
         "rewind" => Job::Rewind { source: RewindSource::Leader(upstream_b()) },
+        "copy-slots" => {
+            Job::CopySlots { source: upstream_b(), slots: BTreeMap::from([("l".into(), logical_slot(false).kind)]) }
+        }
         "clone" => Job::Clone { source, follow },
         "clone remote" => Job::Clone { source: CloneFrom::Remote, follow: Upstream::Remote },
         "reinitialize" => Job::Reinitialize { source, follow },
@@ -806,8 +848,9 @@ fn job(words: &str) -> Option<Job> {
 }
 
 /// The words of all jobs.
-pub(crate) const JOBS: [&str; 18] = [
+pub(crate) const JOBS: [&str; 19] = [
     "promote",
+    "copy-slots",
     "bootstrap",
     "restart",
     "crash-recovery",
@@ -863,6 +906,20 @@ fn standby_at(lsn: Lsn) -> Wal {
         paused: false,
         latest_end: None,
         replication_state: Some("streaming".into()),
+    }
+}
+
+fn logical_slot(failover: bool) -> Slot {
+    Slot {
+        kind: SlotKind::Logical { plugin: "p".into(), database: "d".into() },
+        active: false,
+        restart_lsn: Some(HERE),
+        confirmed_flush_lsn: Some(HERE),
+        holds_xmin: false,
+        catalog_xmin: None,
+        lost: false,
+        failover,
+        synced: false,
     }
 }
 

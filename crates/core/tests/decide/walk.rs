@@ -163,6 +163,7 @@ pub(crate) fn check(memory: &Memory, facts: &Facts, plan: &Plan) {
             | Job::Follow { .. }
             | Job::Demote(_)
             | Job::CrashRecovery
+            | Job::CopySlots { .. }
             | Job::Shutdown
             | Job::StopImmediate => {}
         }

@@ -114,6 +114,7 @@ pub fn member_data(value: &[u8]) -> MemberData {
         scheduled_restart: nested(&mut map, "scheduled_restart"),
         checkpoint_after_promote: flag(&mut map, "checkpoint_after_promote"),
         pause: flag(&mut map, "pause").unwrap_or(false),
+        slots_at_risk: texts(nested(&mut map, "slots_at_risk").unwrap_or_default()),
         extra: map,
     }
 }
@@ -286,6 +287,12 @@ fn nested(map: &mut JsonMap, key: &str) -> Option<JsonMap> {
         Some(Value::Object(nested)) => Some(nested),
         _ => None,
     }
+}
+
+/// The pairs whose value is a text.
+fn texts(map: JsonMap) -> BTreeMap<String, String> {
+    let text = |value: Value| if let Value::String(text) = value { Some(text) } else { None };
+    map.into_iter().filter_map(|(key, value)| Some((key, text(value)?))).collect()
 }
 
 fn lsn(map: &mut JsonMap, key: &str) -> Option<Lsn> {

@@ -33,7 +33,8 @@ const MEMBER: &str = concat!(
     r#""tags":{"clonefrom":true,"z":"\u00e4"},"pending_restart":true,"#,
     r#""pending_restart_reason":{"max_connections":{"old_value":"100","new_value":"101"}},"#,
     r#""xlog_location":67108960,"replay_lsn":67108960,"receive_lsn":67108961,"replication_state":"streaming","#,
-    r#""timeline":2,"scheduled_restart":{"schedule":"2026-01-01T00:00:00+00:00"},"pause":true,"future":[1]}"#
+    r#""timeline":2,"scheduled_restart":{"schedule":"2026-01-01T00:00:00+00:00"},"pause":true,"#,
+    r#""slots_at_risk":{"cdc":"not created yet"},"future":[1]}"#
 );
 
 #[test]
@@ -57,6 +58,7 @@ fn a_member_is_read_and_written_byte_for_byte() {
         scheduled_restart: Some(object(json!({"schedule": "2026-01-01T00:00:00+00:00"}))),
         checkpoint_after_promote: Some(false),
         pause: true,
+        slots_at_risk: BTreeMap::from([("cdc".to_owned(), "not created yet".to_owned())]),
         extra: object(json!({"future": [1]})),
     };
     assert_eq!(data, expected);

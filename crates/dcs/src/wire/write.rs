@@ -39,6 +39,8 @@ pub fn member(data: &MemberData) -> String {
     put("timeline", data.timeline.map(|timeline| Value::from(timeline.0)));
     put("scheduled_restart", data.scheduled_restart.clone().map(Value::Object));
     put("pause", data.pause.then_some(Value::Bool(true)));
+    let risks = (!data.slots_at_risk.is_empty()).then(|| json!(data.slots_at_risk));
+    put("slots_at_risk", risks);
     for (key, value) in &data.extra {
         map.entry(key.clone()).or_insert_with(|| value.clone());
     }

@@ -33,7 +33,7 @@ pub use custom_bootstrap::CustomBootstrap;
 pub use dsn::parse_dsn;
 pub use pgpass::{pgpass_content, write_pgpass};
 pub use recovery::RecoveryParameters;
-pub(crate) use recovery::{member_address, remote_address};
+pub(crate) use recovery::{primary_as_rewind_user, remote_address};
 pub use reload::Reload;
 pub(crate) use reload::guc_value;
 pub use upstream::{RunningRecovery, WalReceiver};

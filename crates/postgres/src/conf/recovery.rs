@@ -1,6 +1,6 @@
 //! The recovery settings of a standby.
 
-use patroni_core::job::Upstream;
+use patroni_core::job::{Upstream, UpstreamMember};
 use patroni_core::name::MemberName;
 use patroni_core::parameters::{Parameters, is_recovery_parameter};
 use patroni_core::python::PythonText;
@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::FileOptions;
 use crate::options::ServerOptions;
 use crate::sql::Conninfo;
+use crate::{Error, Result};
 
 /// What libpq takes where a connection string says nothing, for the parameters that Patroni always writes.
 pub(super) const TLS_DEFAULTS: [(&str, &str); 4] =
@@ -109,9 +110,25 @@ fn primary_conninfo(
     Some(conninfo)
 }
 
+/// How this node connects to the primary as the user that may read its files.
+///
+/// # Errors
+/// The member's `conn_url` is of no use.
+pub(crate) fn primary_as_rewind_user(options: &ServerOptions, primary: &UpstreamMember) -> Result<Conninfo> {
+    let invalid =
+        || Error::Configuration(format!("member {} has no usable conn_url: {:?}", primary.name, primary.conn_url));
+    let mut conninfo = member_address(&primary.conn_url).ok_or_else(invalid)?;
+    if conninfo.get("dbname").is_none() {
+        conninfo.set("dbname", &options.database);
+    }
+    conninfo.add_credentials(&options.rewind);
+    conninfo.set("target_session_attrs", "read-write");
+    Ok(conninfo)
+}
+
 /// Host, port and database of a member's `conn_url`, and nothing else it may say: everybody who can write to the store can
 /// write it.
-pub(crate) fn member_address(conn_url: &str) -> Option<Conninfo> {
+fn member_address(conn_url: &str) -> Option<Conninfo> {
     let url = super::parse_dsn(conn_url).filter(|_| conn_url.contains("://"))?;
     let mut address = Conninfo::default();
     address.set("host", url.get("host")?);

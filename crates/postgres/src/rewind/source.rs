@@ -6,7 +6,7 @@ use patroni_core::lsn::{Lsn, Timeline};
 use patroni_core::name::SystemId;
 
 use super::RewindContext;
-use crate::conf::{member_address, remote_address};
+use crate::conf::{primary_as_rewind_user, remote_address};
 use crate::sql::{Connection, Conninfo, UNLIMITED};
 use crate::{Error, Result};
 
@@ -28,8 +28,7 @@ pub(super) struct PrimaryTimeline {
 /// How pg_rewind, and this module, connect to the primary.
 pub(super) fn conninfo(context: &RewindContext, source: &RewindSource) -> Result<Conninfo> {
     let mut conninfo = match source {
-        RewindSource::Leader(UpstreamMember { name, conn_url, .. }) => member_address(conn_url)
-            .ok_or_else(|| Error::Configuration(format!("member {name} has no usable conn_url: {conn_url:?}")))?,
+        RewindSource::Leader(member) => return primary_as_rewind_user(&context.options, member),
         RewindSource::Remote => {
             let section = context.standby_cluster.as_ref();
             section

@@ -1,0 +1,208 @@
+//! Replication slots of the local server: what the leader publishes, what is changed, what is found out about the primary's. Copying slots
+//! is a job; all else runs in the background, each under a limit, one of a kind at a time, and tells the next tick what it found.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use patroni_core::cluster::Cluster;
+use patroni_core::facts::Facts;
+use patroni_core::job::UpstreamMember;
+use patroni_core::name::MemberName;
+use patroni_core::plan::Plan;
+use patroni_core::server::{Role, Running, Wal};
+use patroni_core::settings::Settings;
+use patroni_core::slots::{
+    self, Change, News, Node, PrimarySlots, Retained, Situation, needs_feedback, published_slots, slot_on_primary,
+    wanted_slots,
+};
+use patroni_dcs::LeaderUpdate;
+use patroni_postgres::control::Control;
+use patroni_postgres::monitor::Monitor;
+use patroni_postgres::slots::{apply, logical};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::node::running;
+use crate::notes;
+
+/// How long the quick changes of one tick may take.
+const CHANGES_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long the change of one slot may take.
+const CHANGE_LIMIT: Duration = Duration::from_secs(3);
+
+/// How long the primary may take to answer.
+const QUESTION_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long writing the configuration may take.
+const RELOAD_LIMIT: Duration = Duration::from_secs(3);
+
+/// The slots of one node.
+pub struct Slots {
+    monitor: Monitor,
+    /// When members were last seen, while this node leads.
+    retained: Option<Retained>,
+    changes: Option<JoinHandle<()>>,
+    logical: Option<JoinHandle<BTreeSet<String>>>,
+    question: Option<JoinHandle<Option<PrimarySlots>>>,
+}
+
+impl Slots {
+    /// Nothing is under way.
+    pub fn new(monitor: Monitor) -> Self {
+        Slots { monitor, retained: None, changes: None, logical: None, question: None }
+    }
+
+    /// What was found out since the last time.
+    pub async fn news(&mut self) -> News {
+        News {
+            unusable: finished(&mut self.logical).await.unwrap_or_default(),
+            primary: finished(&mut self.question).await.flatten(),
+        }
+    }
+
+    /// What the leader tells with a renewal of its lease.
+    pub fn leader_update(&mut self, facts: &Facts, running: Option<&Running>) -> LeaderUpdate {
+        let (Ok(cluster), Some(running)) = (&facts.cluster, running) else { return LeaderUpdate::default() };
+        let settings = &facts.settings;
+        let position = running.wal.position();
+        let now = facts.now.boot;
+        let role = if running.wal.is_standby() { Role::StandbyLeader } else { Role::Primary };
+        let node = Node { name: &settings.name, role, tags: &settings.tags };
+        let (wanted, _) = wanted_slots(settings, cluster, &node);
+        let slots = published_slots(settings, cluster, &settings.name, position, &wanted, &running.slots);
+        let retained = self.retained.get_or_insert_with(|| Retained::since_promotion(cluster, now));
+        for note in retained.update(settings, cluster, &settings.name, &slots, now) {
+            notes::of_planner(&note);
+        }
+        LeaderUpdate {
+            last_lsn: Some(position),
+            slots,
+            retain_slots: retained.names(),
+            failsafe: settings.failsafe_mode.then(|| failsafe_members(cluster, facts)),
+        }
+    }
+
+    /// Starts what the tick calls for.
+    pub fn after_tick(&mut self, plan: &Plan, facts: &Facts) {
+        if plan.memory.lease_until.is_none() {
+            self.retained = None;
+        }
+        let (true, Ok(cluster), Some(running)) = (plan.sync_slots, &facts.cluster, running(&facts.server)) else {
+            return;
+        };
+        let settings = &facts.settings;
+        let role = if running.wal.is_standby() { plan.memory.role } else { Role::Primary };
+        let node = Node { name: &settings.name, role, tags: &settings.tags };
+        let changes = wanted_changes(settings, cluster, &node, running);
+        self.change(changes);
+        let unready: BTreeSet<String> = plan.memory.readiness.unready().cloned().collect();
+        if running.wal.is_standby()
+            && !unready.is_empty()
+            && let Some(physical) = slot_on_primary(cluster, &node)
+        {
+            self.ask(cluster, physical, unready);
+        }
+    }
+
+    fn change(&mut self, changes: Vec<Change>) {
+        let (logical, quick): (Vec<_>, Vec<_>) = changes
+            .into_iter()
+            .partition(|change| matches!(change, Change::CreateLogical { .. } | Change::AdvanceLogical { .. }));
+        if !quick.is_empty() && self.changes.as_ref().is_none_or(JoinHandle::is_finished) {
+            self.changes = Some(tokio::spawn(change(self.monitor.clone(), quick)));
+        }
+        // Its result is taken at the beginning of a tick.
+        if !logical.is_empty() && self.logical.is_none() {
+            let monitor = self.monitor.clone();
+            self.logical = Some(tokio::spawn(async move { logical::apply(&monitor, &logical).await }));
+        }
+    }
+
+    fn ask(&mut self, cluster: &Cluster, physical: String, unready: BTreeSet<String>) {
+        let leader = cluster.leader_member();
+        let (None, Some(leader), Some(conn_url)) =
+            (&self.question, leader, leader.and_then(|l| l.data.conn_url.clone()))
+        else {
+            return;
+        };
+        let primary = UpstreamMember { name: leader.name.clone(), conn_url, slot: None };
+        let monitor = self.monitor.clone();
+        self.question = Some(tokio::spawn(async move {
+            let answer = logical::ask_primary(&monitor, &primary, &physical, &unready);
+            match timeout(QUESTION_LIMIT, answer).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(error)) => {
+                    tracing::error!("Failed to check {physical} physical slot on the primary: {error}");
+                    None
+                }
+                Err(_) => {
+                    tracing::error!(
+                        "Failed to check {physical} physical slot on the primary within {QUESTION_LIMIT:?}"
+                    );
+                    None
+                }
+            }
+        }));
+    }
+}
+
+fn wanted_changes(settings: &Settings, cluster: &Cluster, node: &Node<'_>, running: &Running) -> Vec<Change> {
+    let (wanted, told) = wanted_slots(settings, cluster, node);
+    told.iter().for_each(notes::of_planner);
+    let leads = cluster.leader_name() == Some(&settings.name);
+    let situation = Situation {
+        paused: settings.paused,
+        clean_inactive: !cluster.is_unlocked() && (!leads || !running.wal.is_standby()),
+        replayed: match &running.wal {
+            Wal::Primary { .. } => None,
+            Wal::Standby { replayed, .. } => Some(replayed.unwrap_or_default()),
+        },
+    };
+    slots::plan(&wanted, &running.slots, &settings.slots.ignore, situation)
+}
+
+async fn change(monitor: Monitor, changes: Vec<Change>) {
+    let work = async {
+        let connection = monitor.connect("slots").await?;
+        apply(&connection, &changes, CHANGE_LIMIT).await;
+        Ok::<(), patroni_postgres::Error>(())
+    };
+    match timeout(CHANGES_LIMIT, work).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!("replication slots could not be changed: {error}"),
+        Err(_) => tracing::error!("replication slots could not be changed within {CHANGES_LIMIT:?}"),
+    }
+}
+
+/// Switches `hot_standby_feedback` on for the sake of logical slots, or leaves it to the configuration again.
+pub async fn enforce_feedback(control: &mut Control, facts: &Facts) {
+    let Ok(cluster) = &facts.cluster else { return };
+    let settings = &facts.settings;
+    let node = Node { name: &settings.name, role: Role::Replica, tags: &settings.tags };
+    let needed = needs_feedback(settings, cluster, &node);
+    let changed = control.conf().enforce_hot_standby_feedback(needed);
+    if !changed || running(&facts.server).is_none() {
+        return;
+    }
+    let why = match timeout(RELOAD_LIMIT, control.reload(false)).await {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("not within {RELOAD_LIMIT:?}"),
+    };
+    tracing::error!("hot_standby_feedback could not be changed: {why}");
+    // To be tried again.
+    control.conf().enforce_hot_standby_feedback(!needed);
+}
+
+/// The result of a task that has ended.
+async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> Option<T> {
+    let ended = task.take_if(|task| task.is_finished())?;
+    ended.await.ok()
+}
+
+fn failsafe_members(cluster: &Cluster, facts: &Facts) -> BTreeMap<MemberName, String> {
+    let others = cluster.members.values().filter_map(|m| Some((m.name.clone(), m.data.api_url.clone()?)));
+    let own = (facts.settings.name.clone(), facts.api_url.clone());
+    std::iter::once(own).chain(others).collect()
+}
