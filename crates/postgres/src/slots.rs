@@ -121,7 +121,8 @@ fn log_failure<T>(result: Result<T, SqlError>, what: impl Fn() -> String) -> boo
 /// Tells what the server said from the lack of an answer.
 fn answer<T>(result: Result<T, SqlError>) -> Result<Result<T, SqlError>, SqlError> {
     match result {
-        Err(error) if error.code().is_none() => Err(error),
+        // Class 57P: the server ends the connection.
+        Err(error) if error.code().is_none_or(|code| code.starts_with("57P")) => Err(error),
         other => Ok(other),
     }
 }

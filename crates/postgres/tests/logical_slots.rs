@@ -39,14 +39,17 @@ fn a_logical_slot_is_created_copied_and_moved() {
         with_logical_wal(&mut primary);
         with_logical_wal(&mut standby);
         primary.bootstrap().await;
-        let create =
-            Change::CreateLogical { slot: "cdc".into(), plugin: "test_decoding".into(), database: "postgres".into() };
-        assert!(logical::apply(&primary.monitor, &[create.clone(), create]).await.is_empty());
         let source = UpstreamMember { name: "a".into(), conn_url: primary.conn_url(), slot: None };
         let clone = CloneSource { name: "a".into(), conn_url: primary.conn_url(), is_leader: true };
         let (cancel, progress) = (Cancel::new(), Progress::ignored());
         standby.control.clone_member(Some(&clone), &cancel, &progress).await.expect("clone");
         standby.start(Role::Replica, Some(Upstream::Member(source.clone()))).await.expect("start");
+        let create =
+            Change::CreateLogical { slot: "cdc".into(), plugin: "test_decoding".into(), database: "postgres".into() };
+        assert!(logical::apply(&primary.monitor, &[create.clone(), create]).await.is_empty());
+        // A copy is of use only where its WAL is.
+        let position = primary.running().await.wal.position();
+        until("the WAL of the slot", async || standby.running().await.wal.position() >= position).await;
         let started_at = standby.running().await.start_time;
 
         // What is not as it should be, or not there, is not copied, and nothing is restarted for it.
