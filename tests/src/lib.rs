@@ -10,6 +10,7 @@
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
 mod cluster;
+mod consumer;
 mod etcd;
 mod node;
 mod programs;
@@ -19,6 +20,7 @@ mod wait;
 mod writer;
 
 pub use cluster::{Builder, Cluster};
+pub use consumer::Consumer;
 pub use etcd::Etcd;
 pub use node::{Frozen, Node};
 pub use programs::{Kind, Programs};

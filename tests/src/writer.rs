@@ -57,7 +57,7 @@ impl Written {
     }
 }
 
-fn to_the_primary_of(nodes: &[Node]) -> postgres::Config {
+pub(crate) fn to_the_primary_of(nodes: &[Node]) -> postgres::Config {
     let mut config = postgres::Config::new();
     let superuser = &nodes[0].config["postgresql"]["authentication"]["superuser"];
     config.user("postgres").password(superuser["password"].as_str().unwrap()).dbname("postgres");

@@ -1,13 +1,55 @@
-//! Permanent logical slots: they are created, and what a failover would lose is told before.
+//! Permanent logical slots: a consumer goes on after failovers, and what would be lost is told before.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
 
-use patroni_tests::{Cluster, Limit, Value, json, wait_for};
+use patroni_tests::{Cluster, Consumer, Kind, Limit, Programs, Value, Writer, json, wait_for};
+
+const SAFE: &str = "Logical slot cdc is safe to be used after a failover";
 
 fn dcs() -> Value {
     json!({
         "slots": {"cdc": {"type": "logical", "database": "postgres", "plugin": "test_decoding"}},
         "postgresql": {"parameters": {"wal_level": "logical"}},
     })
+}
+
+/// Waits until the node has the slot and says that it would survive a failover to it.
+#[track_caller]
+fn wait_ready(cluster: &Cluster, index: usize) {
+    let (node, name) = (&cluster.nodes[index], format!("n{index}"));
+    node.wait_sql("SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'cdc'", "1", Limit(60));
+    wait_for(&format!("cdc would survive a failover to {name}"), Limit(60), || {
+        let metrics = node.request("GET", "/metrics", None).unwrap().body;
+        let risks: Vec<_> = metrics.lines().filter(|line| line.contains("patroni_rs_slot_at_risk{")).collect();
+        if metrics.contains("patroni_replica{") && risks.is_empty() { Ok(()) } else { Err(risks.join("\n")) }
+    });
+    node.wait_log(SAFE, Limit(10));
+}
+
+/// With `SLOT_FAILOVERS` more than the usual two.
+#[test]
+fn a_logical_consumer_misses_no_change_over_failovers() {
+    let count = std::env::var("SLOT_FAILOVERS").map_or(2, |text| text.parse().unwrap());
+    let mut cluster = Cluster::of(2).dcs(dcs()).start();
+    let writer = Writer::start(&cluster, 0);
+    let consumer = Consumer::start(&cluster, "cdc");
+    let mut leader = 0;
+    for round in 0..count {
+        let other = 1 - leader;
+        wait_ready(&cluster, other);
+        if round % 2 == 0 {
+            cluster.nodes[leader].kill_hard();
+            cluster.nodes[other].wait_primary(Limit(60));
+            cluster.start_node(leader);
+        } else {
+            let body = json!({"leader": format!("n{leader}"), "candidate": format!("n{other}")});
+            let answer = cluster.nodes[leader].post("/switchover", &body);
+            assert_eq!(answer.status, 200, "{}", answer.body);
+        }
+        cluster.wait_streaming(other, Limit(60));
+        leader = other;
+    }
+    writer.stop();
+    consumer.assert_read_all_of(&cluster.nodes[leader]);
 }
 
 /// A slot that nobody asked us to keep is told of, and only as long as it is there.
@@ -34,4 +76,32 @@ fn a_slot_that_would_not_survive_is_told_of() {
         let shown = cluster.ctl_ok(&["list"]);
         if shown.contains("would not survive") { Err(shown) } else { Ok(()) }
     });
+}
+
+/// Each copies from the other.
+#[test]
+fn a_logical_consumer_goes_on_in_a_mixed_cluster() {
+    if Programs::find().reference.is_none() {
+        eprintln!("SKIPPED: Patroni 4.1.5 is not installed (target/reference); ./test installs it from PyPI");
+        return;
+    }
+    let mut cluster = Cluster::mixed(&[Kind::Ours, Kind::Reference]).dcs(dcs()).start();
+    let writer = Writer::start(&cluster, 0);
+    let consumer = Consumer::start(&cluster, "cdc");
+    cluster.nodes[1].wait_log(SAFE, Limit(60));
+    // 4.1.5 also copies a slot whose WAL it does not have, and calls it safe. One that moves can be used.
+    let now = cluster.nodes[0].sql("SELECT pg_current_wal_lsn()");
+    let moved = format!("SELECT confirmed_flush_lsn >= '{now}' FROM pg_replication_slots WHERE slot_name = 'cdc'");
+    cluster.nodes[1].wait_sql(&moved, "t", Limit(60));
+    // The power cut makes ours come back by pg_rewind, which removes slots, or by a clone: it has to copy.
+    cluster.nodes[0].kill_hard();
+    cluster.nodes[1].wait_primary(Limit(60));
+    cluster.start_node(0);
+    cluster.wait_streaming(1, Limit(60));
+    wait_ready(&cluster, 0);
+    let answer = cluster.nodes[0].post("/switchover", &json!({"leader": "n1", "candidate": "n0"}));
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    cluster.wait_streaming(0, Limit(60));
+    writer.stop();
+    consumer.assert_read_all_of(&cluster.nodes[0]);
 }
