@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use harness::{Node, as_postgres, until};
-use patroni_core::job::{CloneSource, Upstream, UpstreamMember};
+use patroni_core::job::{CloneFrom, CloneSource, Upstream, UpstreamMember};
 use patroni_core::lsn::Lsn;
 use patroni_core::server::{Role, SlotKind, Xid};
 use patroni_core::slots::Change;
@@ -42,7 +42,7 @@ fn a_logical_slot_is_created_copied_and_moved() {
         let source = UpstreamMember { name: "a".into(), conn_url: primary.conn_url(), slot: None };
         let clone = CloneSource { name: "a".into(), conn_url: primary.conn_url(), is_leader: true };
         let (cancel, progress) = (Cancel::new(), Progress::ignored());
-        standby.control.clone_member(Some(&clone), &cancel, &progress).await.expect("clone");
+        standby.control.clone_from(&CloneFrom::Member(clone), &cancel, &progress).await.expect("clone");
         standby.start(Role::Replica, Some(Upstream::Member(source.clone()))).await.expect("start");
         let create =
             Change::CreateLogical { slot: "cdc".into(), plugin: "test_decoding".into(), database: "postgres".into() };

@@ -230,7 +230,9 @@ fn a_rewind_that_was_interrupted_goes_on_with_the_same_primary_only() {
         }
         Unfinished::rewind(&data_dir, "b", Timeline(2)).mark(&data_dir).expect("mark");
         let context = context(&mut old, None).await;
-        rewind::run(&context, &RewindSource::Leader(member(&new)), None, &Cancel::new(), &Progress::ignored()).await.expect("rewind");
+        rewind::run(&context, &RewindSource::Leader(member(&new)), None, &Cancel::new(), &Progress::ignored())
+            .await
+            .expect("rewind");
         assert_eq!(Unfinished::read(&data_dir), None);
         old.start(Role::Replica, Some(new.upstream())).await.expect("start");
         caught_up(&new, &old).await;

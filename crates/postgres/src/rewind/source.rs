@@ -1,7 +1,7 @@
 //! The primary to rewind from.
 
 use patroni_core::history::{Switch, parse_history};
-use patroni_core::job::{RewindSource, UpstreamMember};
+use patroni_core::job::RewindSource;
 use patroni_core::lsn::{Lsn, Timeline};
 use patroni_core::name::SystemId;
 
