@@ -1,7 +1,9 @@
 //! patronictl against living clusters: beside 4.1.5's patronictl, over TLS with passwords, and what is ours alone.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
 
-use std::process::{Command, Output};
+use std::io::{Read, Write};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
 
 use patroni_tests::{Cluster, Kind, Limit, Programs, Sandbox, Value, json, wait_for};
 
@@ -19,6 +21,16 @@ fn without_what_moves(text: &str) -> String {
     words.collect()
 }
 
+/// One node of each kind, both in the store as they are: two commands one after the other see the same.
+fn started() -> Cluster {
+    let cluster = Cluster::mixed(&[Kind::Ours, Kind::Reference]).start();
+    wait_for("the replica is listed as streaming", Limit(30), || {
+        let rows = cluster.list();
+        if rows.iter().any(|row| row["State"] == "streaming") { Ok(()) } else { Err(rows) }
+    });
+    cluster
+}
+
 /// Both kinds of patronictl, same command, same exit code, same standard output.
 #[track_caller]
 fn same(cluster: &Cluster, arguments: &[&str]) {
@@ -34,7 +46,7 @@ fn what_is_printed_is_what_the_reference_prints() {
         eprintln!("SKIPPED: Patroni 4.1.5 is not installed (target/reference); ./test installs it from PyPI");
         return;
     }
-    let cluster = Cluster::mixed(&[Kind::Ours, Kind::Reference]).start();
+    let cluster = started();
     let read = |cluster: &Cluster| {
         for format in ["pretty", "tsv", "json", "yaml"] {
             same(cluster, &["list", "-f", format]);
@@ -86,6 +98,78 @@ fn what_is_printed_is_what_the_reference_prints() {
     read(&cluster);
     same(&cluster, &["pause"]);
     same(&cluster, &["restart", "batman", "--scheduled", "2099-01-01T00:00+00:00", "--force"]);
+}
+
+/// A command on a terminal of its own (`script` makes one): an answer is typed once its prompt is there. What the terminal
+/// showed, and the exit code.
+fn dialogue(cluster: &Cluster, kind: Kind, arguments: &str, answers: &[(&str, &str)]) -> (String, Option<i32>) {
+    let program = cluster.programs.ctl(kind).display().to_string();
+    let config = cluster.nodes[0].directory().join("patroni.yml").display().to_string();
+    let mut child = cluster
+        .sandbox
+        .command("script".as_ref())
+        .args(["-qec", &format!("{program} -c {config} {arguments}"), "/dev/null"])
+        .env("COLUMNS", "200")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script (bsdutils) must be installed");
+    let mut output = child.stdout.take().unwrap();
+    let (sender, shown) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut chunk = [0; 4096];
+        while let Ok(1..) = output.read(&mut chunk).inspect(|length| _ = sender.send(chunk[..*length].to_vec())) {}
+    });
+    let mut input = child.stdin.take().unwrap();
+    let mut screen = String::new();
+    for (prompt, answer) in answers {
+        wait_for(&format!("{kind:?} {arguments}: {prompt}"), Limit(30), || {
+            shown.try_iter().for_each(|chunk| screen += &String::from_utf8_lossy(&chunk));
+            if screen.ends_with(prompt) { Ok(()) } else { Err(screen.clone()) }
+        });
+        input.write_all(answer.as_bytes()).unwrap();
+    }
+    let code = wait_for("the end", Limit(30), || child.try_wait().unwrap().ok_or(arguments)).code();
+    // Only now: the end of its input would be typed as Ctrl-D.
+    drop(input);
+    shown.iter().for_each(|chunk| screen += &String::from_utf8_lossy(&chunk));
+    (screen, code)
+}
+
+#[test]
+fn questions_are_asked_and_answers_taken_as_in_the_reference() {
+    if Programs::find().reference.is_none() {
+        eprintln!("SKIPPED: Patroni 4.1.5 is not installed (target/reference); ./test installs it from PyPI");
+        return;
+    }
+    let cluster = started();
+    let leader = ("Primary [n0]: ", "\n");
+    let candidate = ("Candidate ['n1'] []: ", "\n");
+    let remove = ("Please confirm the cluster name to remove: ", "batman\n");
+    let aware = "please type: \"Yes I am aware\": ";
+    for (arguments, answers) in [
+        ("switchover batman", &[leader, candidate, ("[now]: ", "\n"), ("[y/N]: ", "n\n")][..]),
+        ("switchover batman", &[leader, candidate, ("[now]: ", "2099-01-01T00:00\n"), ("[y/N]: ", "\n")]),
+        ("switchover batman", &[leader, candidate, ("[now]: ", "nonsense\n")]),
+        ("switchover batman", &[leader, ("Candidate ['n1'] []: ", "n0\n")]),
+        ("switchover batman", &[("Primary [n0]: ", "n1\n")]),
+        ("switchover batman", &[("Primary [n0]: ", "\x03")]),
+        ("switchover batman", &[("Primary [n0]: ", "\x04")]),
+        ("failover batman", &[candidate]),
+        ("failover batman", &[("Candidate ['n1'] []: ", "n1\n"), ("[y/N]: ", "maybe\n"), ("[y/N]: ", "n\n")]),
+        ("restart batman n1", &[("[now]: ", "\n"), ("[y/N]: ", "n\n")]),
+        ("restart batman n1", &[("[now]: ", "\n"), ("[y/N]: ", "y\n"), ("[]: ", "x.y\n")]),
+        ("reinit batman n1", &[("[y/N]: ", "n\n")]),
+        ("reload batman n1", &[("[y/N]: ", "y\n")]),
+        ("flush batman n1 restart", &[("[y/N]: ", "y\n")]),
+        ("remove batman", &[("Please confirm the cluster name to remove: ", "other\n")]),
+        ("remove batman", &[remove, (aware, "yes\n")]),
+        ("remove batman", &[remove, (aware, "Yes I am aware\n"), ("to continue: ", "n1\n")]),
+    ] {
+        let [ours, theirs] = [Kind::Ours, Kind::Reference].map(|kind| dialogue(&cluster, kind, arguments, answers));
+        assert_eq!(without_what_moves(&ours.0), without_what_moves(&theirs.0), "{arguments} {answers:?}");
+        assert_eq!(ours.1, theirs.1, "{arguments} {answers:?}: {}", ours.0);
+    }
 }
 
 #[test]

@@ -301,6 +301,50 @@ fn enter(state: &str, cluster: &mut Cluster) {
                 });
             }
         }
+        "failsafe" => {
+            cluster.wait_streaming(0, Limit(60));
+            cluster.nodes[0].patch_config(&json!({"failsafe_mode": true}));
+            for node in &cluster.nodes {
+                wait_for("the key of failsafe mode is known", Limit(30), || {
+                    let known = node.request("GET", "/failsafe", None).unwrap().json();
+                    if known.as_object().is_some_and(|members| members.len() == 3) { Ok(()) } else { Err(known) }
+                });
+            }
+        }
+        "no leader" => {
+            // In pause nobody takes over from an agent that is gone; PostgreSQL runs on.
+            cluster.nodes[0].patch_config(&json!({"pause": true, "failsafe_mode": null}));
+            for node in &cluster.nodes {
+                node.wait_state("is paused", Limit(30), |state| state["pause"] == true);
+            }
+            cluster.nodes[0].kill_agent();
+            for node in &cluster.nodes[1..] {
+                node.wait_state("sees no leader", Limit(60), |state| state["cluster_unlocked"] == true);
+                wait_for("the member is gone too", Limit(60), || {
+                    let document = node.request("GET", "/cluster", None).unwrap().json();
+                    let left = document["members"].as_array().is_some_and(|members| members.len() == 2);
+                    if left { Ok(()) } else { Err(document) }
+                });
+            }
+        }
+        "creating replica" => {
+            cluster.start_node(0);
+            cluster.nodes[0].wait_primary(Limit(60));
+            cluster.nodes[0].patch_config(&json!({"pause": null}));
+            cluster.wait_streaming(0, Limit(60));
+            cluster.nodes[2].kill_agent();
+            cluster.nodes[2].config["postgresql"]["basebackup"] =
+                json!([{"checkpoint": "fast"}, {"max-rate": "512k"}, "no-sync"]);
+            cluster.start_node(2);
+            cluster.wait_streaming(0, Limit(60));
+            let node = &cluster.nodes[2];
+            assert_eq!(node.post("/reinitialize", &json!({})).body, "reinitialize started");
+            node.wait_state("is being copied", Limit(30), |state| state["state"] == "creating replica");
+            wait_for("the others know", Limit(30), || {
+                let members = cluster.nodes[0].request("GET", "/cluster", None).unwrap().json()["members"].clone();
+                if members[2]["state"] == "creating replica" { Ok(()) } else { Err(members) }
+            });
+        }
         other => panic!("unknown state {other}"),
     }
 }

@@ -5,9 +5,9 @@ use std::process::Command;
 
 use patroni_tests::{Cluster, Limit, Sandbox, json, wait_for};
 
-/// A self-signed certificate for 127.0.0.1, which is its own authority, and its key.
-fn certificate(sandbox: &Sandbox) -> (String, String) {
-    let (key, certificate) = (sandbox.path().join("key.pem"), sandbox.path().join("cert.pem"));
+/// A self-signed certificate for 127.0.0.1, which is its own authority, its key, and that key encrypted with `s3cret`.
+fn certificate(sandbox: &Sandbox) -> [String; 3] {
+    let [certificate, key, encrypted] = ["cert.pem", "key.pem", "encrypted.pem"].map(|name| sandbox.path().join(name));
     let status = Command::new("openssl")
         .args(["req", "-nodes", "-new", "-x509", "-subj", "/CN=batman.patroni", "-days", "2"])
         .args(["-addext", "subjectAltName=IP:127.0.0.1"])
@@ -19,23 +19,27 @@ fn certificate(sandbox: &Sandbox) -> (String, String) {
         .expect("openssl must be installed")
         .status;
     assert!(status.success());
-    for path in [&key, &certificate] {
-        sandbox.give(path);
-    }
-    (certificate.to_str().unwrap().to_owned(), key.to_str().unwrap().to_owned())
+    let encrypt = ["pkcs8", "-topk8", "-v2", "aes256", "-passout", "pass:s3cret", "-in"];
+    let status = Command::new("openssl").args(encrypt).arg(&key).arg("-out").arg(&encrypted).status();
+    assert!(status.unwrap().success());
+    [certificate, key, encrypted].map(|path| {
+        sandbox.give(&path);
+        path.to_str().unwrap().to_owned()
+    })
 }
 
 #[test]
 fn replication_rewind_and_rest_work_with_client_certificates_only() {
     let mut cluster = Cluster::of(2).prepare();
-    let (certificate, key) = certificate(&cluster.sandbox);
+    let [certificate, key, encrypted] = certificate(&cluster.sandbox);
     for node in &mut cluster.nodes {
         for user in ["superuser", "replication", "rewind"] {
             let authentication = &mut node.config["postgresql"]["authentication"][user];
             authentication["sslmode"] = json!("verify-ca");
             authentication["sslrootcert"] = json!(certificate);
             authentication["sslcert"] = json!(certificate);
-            authentication["sslkey"] = json!(key);
+            authentication["sslkey"] = json!(encrypted);
+            authentication["sslpassword"] = json!("s3cret");
         }
         let parameters = &mut node.config["postgresql"]["parameters"];
         parameters["ssl"] = json!("on");

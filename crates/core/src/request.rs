@@ -1,6 +1,7 @@
 //! What operators ask of this node over REST. The loop decides; the answer goes back when it is known.
 
 use crate::JsonMap;
+use crate::name::MemberName;
 use crate::time::WallTime;
 
 /// Identifies a request until it is answered.
@@ -23,6 +24,51 @@ pub enum Request {
         /// Copy from the leader, not from a `clonefrom` replica.
         from_leader: bool,
     },
+}
+
+/// What is asked of a cluster whose leader shall be another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handover {
+    /// From a leader that works.
+    Switchover,
+    /// To a given member, whether there is a leader or not.
+    Failover,
+}
+
+impl Handover {
+    /// `switchover`
+    pub fn name(self) -> &'static str {
+        match self {
+            Handover::Switchover => "switchover",
+            Handover::Failover => "failover",
+        }
+    }
+
+    /// `Switchover`
+    pub fn title(self) -> &'static str {
+        match self {
+            Handover::Switchover => "Switchover",
+            Handover::Failover => "Failover",
+        }
+    }
+
+    /// `Successfully switched over to "n1"`
+    pub fn succeeded(self, leader: &MemberName) -> String {
+        let done = match self {
+            Handover::Switchover => "switched over",
+            Handover::Failover => "failed over",
+        };
+        format!("Successfully {done} to \"{leader}\"")
+    }
+
+    /// `Switched over to "n2" instead of "n1"`
+    pub fn went_elsewhere(self, leader: &MemberName, wanted: &MemberName) -> String {
+        let done = match self {
+            Handover::Switchover => "Switched over",
+            Handover::Failover => "Failed over",
+        };
+        format!("{done} to \"{leader}\" instead of \"{wanted}\"")
+    }
 }
 
 /// When a restart is to be carried out at all.

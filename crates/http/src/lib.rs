@@ -21,6 +21,7 @@ use tokio_rustls::TlsConnector;
 
 mod keys;
 pub mod tls;
+mod verify;
 
 pub use keys::KeyError;
 pub use tls::{TlsError, TlsFiles};

@@ -1,27 +1,16 @@
 //! TLS settings from files: for clients, and for the server of the REST API.
-//!
-//! OpenSSL, which Patroni uses, trusts a certificate that is itself in the file of trusted ones, though it is made as
-//! an authority; many clusters have just one such certificate. webpki refuses it as the certificate of a server, so the
-//! verifiers here accept a certificate that is byte for byte in the file.
 
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig,
-    SignatureScheme, SupportedCipherSuite,
-};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, ServerConfig, SupportedCipherSuite};
 
-use crate::ClientOptions;
 use crate::keys::{self, KeyError};
+use crate::{ClientOptions, verify};
 
 /// A certificate and its key.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -102,18 +91,44 @@ pub enum TlsError {
     Config(String),
 }
 
-/// The settings of a client as rustls wants them.
+/// Which servers a client talks to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust<'a> {
+    /// Any: it only has to have the key of the certificate it shows.
+    Anybody,
+    /// Those that an authority of this file (those of the system without one) vouches for, or whose certificate is in it.
+    Vouched {
+        /// The file of authorities.
+        cafile: Option<&'a str>,
+        /// Under whatever name they are reached.
+        any_name: bool,
+    },
+}
+
+/// The settings of a client of the REST API as rustls wants them.
 ///
 /// # Errors
 /// A file cannot be read or used.
 pub fn client_config(options: &ClientOptions) -> Result<ClientConfig, TlsError> {
+    let trust = match options.insecure && options.identity.is_none() {
+        true => Trust::Anybody,
+        false => Trust::Vouched { cafile: options.cacert.as_deref(), any_name: options.insecure },
+    };
+    client_config_for(trust, options.identity.as_ref())
+}
+
+/// The settings of any client as rustls wants them.
+///
+/// # Errors
+/// A file cannot be read or used.
+pub fn client_config_for(trust: Trust<'_>, own: Option<&TlsFiles>) -> Result<ClientConfig, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(config_error)?
         .dangerous()
-        .with_custom_certificate_verifier(server_verifier(options, provider)?);
-    match &options.identity {
+        .with_custom_certificate_verifier(verify::server_verifier(trust, provider)?);
+    match own {
         None => Ok(builder.with_no_client_auth()),
         Some(files) => {
             let (chain, key) = identity(files)?;
@@ -139,54 +154,14 @@ pub fn server_config(tls: &ServerTls) -> Result<ServerConfig, TlsError> {
     let builder = match tls.verify_client {
         VerifyClient::None => builder.with_no_client_auth(),
         VerifyClient::Optional | VerifyClient::Required => {
-            builder.with_client_cert_verifier(client_verifier(tls, provider)?)
+            builder.with_client_cert_verifier(verify::client_verifier(tls, provider)?)
         }
     };
     builder.with_single_cert(chain, key).map_err(config_error)
 }
 
-fn config_error(error: Error) -> TlsError {
+fn config_error(error: rustls::Error) -> TlsError {
     TlsError::Config(error.to_string())
-}
-
-fn server_verifier(
-    options: &ClientOptions,
-    provider: Arc<CryptoProvider>,
-) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
-    if options.insecure && options.identity.is_none() {
-        return Ok(Arc::new(AnyServer(provider)));
-    }
-    let (roots, trusted) = trust(options.cacert.as_deref())?;
-    let strict = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
-        .build()
-        .map_err(|e| TlsError::Config(e.to_string()))?;
-    Ok(Arc::new(KnownServer { strict, trusted, any_name: options.insecure }))
-}
-
-fn client_verifier(tls: &ServerTls, provider: Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    let (roots, trusted) = trust(tls.cafile.as_deref())?;
-    let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-    if tls.verify_client == VerifyClient::Optional {
-        builder = builder.allow_unauthenticated();
-    }
-    let strict = builder.build().map_err(|e| TlsError::Config(e.to_string()))?;
-    Ok(Arc::new(KnownClient { strict, trusted }))
-}
-
-/// Whom to trust: those in the file, or those the system trusts.
-fn trust(cafile: Option<&str>) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), TlsError> {
-    let mut roots = RootCertStore::empty();
-    let Some(path) = cafile else {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        return Ok((roots, Vec::new()));
-    };
-    let certificates = certificates(path)?;
-    let (usable, _) = roots.add_parsable_certificates(certificates.iter().cloned());
-    if usable == 0 {
-        let reason = "none of its certificates can be read".to_owned();
-        return Err(TlsError::Content { path: path.to_owned(), what: "certificate", reason });
-    }
-    Ok((roots, certificates))
 }
 
 fn identity(files: &TlsFiles) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
@@ -197,7 +172,7 @@ fn identity(files: &TlsFiles) -> Result<(Vec<CertificateDer<'static>>, PrivateKe
     Ok((chain, key))
 }
 
-fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(crate) fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let content = |reason: String| TlsError::Content { path: path.to_owned(), what: "certificate", reason };
     let pem = read(path)?;
     let found: Vec<_> =
@@ -254,164 +229,6 @@ fn openssl_name(suite: &SupportedCipherSuite) -> String {
     match name.strip_suffix("-POLY1305-SHA256") {
         Some(chacha) => format!("{chacha}-POLY1305"),
         None => name,
-    }
-}
-
-/// Servers whose certificate is vouched for, or is itself among the trusted.
-#[derive(Debug)]
-struct KnownServer {
-    strict: Arc<WebPkiServerVerifier>,
-    trusted: Vec<CertificateDer<'static>>,
-    any_name: bool,
-}
-
-impl ServerCertVerifier for KnownServer {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        match self.strict.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            Err(error) if is_authority(&error) && self.trusted.contains(end_entity) => {
-                // The dates were looked at before this error; the name was not.
-                if !self.any_name {
-                    rustls::client::verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
-                }
-                Ok(ServerCertVerified::assertion())
-            }
-            // The name is looked at last: all else is well.
-            Err(Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) if self.any_name => Ok(ServerCertVerified::assertion()),
-            other => other,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.strict.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.strict.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.strict.supported_verify_schemes()
-    }
-}
-
-/// The certificate is made as an authority: the one complaint that being listed as trusted outweighs.
-fn is_authority(error: &Error) -> bool {
-    let Error::InvalidCertificate(CertificateError::Other(other)) = error else { return false };
-    other.0.downcast_ref::<webpki::Error>() == Some(&webpki::Error::CaUsedAsEndEntity)
-}
-
-/// `insecure`: any server will do. It still has to have the key of the certificate it shows.
-#[derive(Debug)]
-struct AnyServer(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// Clients whose certificate is vouched for, or is itself among the trusted.
-#[derive(Debug)]
-struct KnownClient {
-    strict: Arc<dyn ClientCertVerifier>,
-    trusted: Vec<CertificateDer<'static>>,
-}
-
-impl ClientCertVerifier for KnownClient {
-    fn offer_client_auth(&self) -> bool {
-        true
-    }
-
-    fn client_auth_mandatory(&self) -> bool {
-        self.strict.client_auth_mandatory()
-    }
-
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.strict.root_hint_subjects()
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        match self.strict.verify_client_cert(end_entity, intermediates, now) {
-            Err(error) if is_authority(&error) && self.trusted.contains(end_entity) => {
-                Ok(ClientCertVerified::assertion())
-            }
-            other => other,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.strict.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.strict.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.strict.supported_verify_schemes()
     }
 }
 

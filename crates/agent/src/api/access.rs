@@ -20,7 +20,9 @@ const RESOLVE_LIMIT: Duration = Duration::from_secs(2);
 /// The rules, ready to be applied.
 #[derive(Debug, Default)]
 pub(crate) struct Access {
+    limited: bool,
     networks: Vec<Network>,
+    unresolved: Vec<String>,
     include_members: bool,
     needs_certificate: bool,
     credentials: Option<String>,
@@ -36,9 +38,10 @@ pub(crate) struct Client {
 }
 
 impl Access {
-    /// Reads the rules; names of the allowlist are resolved now.
+    /// Reads the rules. Names of the allowlist are resolved now, those that cannot be are tried again with each request:
+    /// a list of which nothing can be read lets nobody in.
     pub(crate) async fn new(options: &ApiOptions) -> Self {
-        let mut networks = Vec::new();
+        let (mut networks, mut unresolved) = (Vec::new(), Vec::new());
         for entry in &options.allowlist {
             if entry.contains('/') {
                 match Network::parse(entry) {
@@ -46,12 +49,18 @@ impl Access {
                     None => tracing::error!(target: "patroni::api", "Invalid value \"{entry}\" in the allowlist"),
                 }
             } else {
-                networks.extend(resolve(entry).await.into_iter().map(Network::of));
+                let addresses = resolve(entry).await;
+                if addresses.is_empty() {
+                    unresolved.push(entry.clone());
+                }
+                networks.extend(addresses.into_iter().map(Network::of));
             }
         }
         let verify = options.tls.as_ref().map_or(VerifyClient::None, |tls| tls.verify_client);
         Access {
+            limited: !options.allowlist.is_empty(),
             networks,
+            unresolved,
             include_members: options.allowlist_include_members,
             needs_certificate: verify != VerifyClient::None,
             credentials: options.auth.as_ref().map(|auth| STANDARD.encode(auth)),
@@ -60,7 +69,7 @@ impl Access {
 
     /// Nothing is asked of anybody.
     pub(crate) fn is_open(&self) -> bool {
-        self.networks.is_empty() && !self.include_members && !self.needs_certificate && self.credentials.is_none()
+        !self.limited && !self.include_members && !self.needs_certificate && self.credentials.is_none()
     }
 
     /// May this client make this unsafe request? `members`: those of the cluster count where they are included.
@@ -72,9 +81,10 @@ impl Access {
         count_members: bool,
     ) -> Result<(), Reply> {
         let count_members = count_members && self.include_members;
-        let limited = !self.networks.is_empty() || count_members;
-        let allowed = self.lists(client.address) || count_members && is_member(members, client.address).await;
-        if limited && !allowed {
+        let limited = self.limited || count_members;
+        let allowed =
+            async || self.lists(client.address).await || count_members && is_member(members, client.address).await;
+        if limited && !allowed().await {
             return Err(Reply::text(403, "Access is denied"));
         }
         if self.needs_certificate && !client.certified {
@@ -91,8 +101,16 @@ impl Access {
         Err(Reply::text(401, refusal).with_header(WWW_AUTHENTICATE, "Basic realm=\"Patroni\""))
     }
 
-    fn lists(&self, address: IpAddr) -> bool {
-        self.networks.iter().any(|network| network.contains(address))
+    async fn lists(&self, address: IpAddr) -> bool {
+        if self.networks.iter().any(|network| network.contains(address)) {
+            return true;
+        }
+        for name in &self.unresolved {
+            if resolve(name).await.contains(&address) {
+                return true;
+            }
+        }
+        false
     }
 }
 
@@ -215,5 +233,17 @@ mod tests {
             assert_eq!(body(result), expected.map(|(status, text)| (status, text.to_owned())), "{address} {header:?}");
         }
         assert!(Access::new(&ApiOptions::default()).await.is_open() && !access.is_open());
+
+        let only = async |entries: &[&str], address: &str| {
+            let allowlist = entries.iter().map(|entry| (*entry).to_owned()).collect();
+            let access = Access::new(&ApiOptions { allowlist, ..ApiOptions::default() }).await;
+            assert!(!access.is_open(), "{entries:?}");
+            access.check(client(address, false), None, None, true).await.is_ok()
+        };
+        assert!(only(&["localhost"], "127.0.0.1").await && !only(&["localhost"], "10.0.0.1").await);
+        assert!(
+            !only(&["bad/99", "no-such-host.invalid"], "127.0.0.1").await,
+            "nobody is let in by a list of mistakes"
+        );
     }
 }

@@ -4,7 +4,7 @@
 
 use hyper::Method;
 
-use super::switchover::Action;
+use patroni_core::request::Handover;
 
 /// Which method on which path does what.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +46,7 @@ pub(crate) enum Operation {
     Restart,
     DeleteRestart,
     Reinitialize,
-    Move(Action),
+    Move(Handover),
     DeleteSwitchover,
     Failsafe,
     Sigterm,
@@ -276,7 +276,7 @@ pub(crate) const ENDPOINTS: &[Endpoint] = &[
     ),
     change(
         ("POST", "/switchover"),
-        Operation::Move(Action::Switchover),
+        Operation::Move(Handover::Switchover),
         "Makes another node leader, now or later, while the leader is well.",
         &[
             (200, "Done.", Shape::Text),
@@ -289,7 +289,7 @@ pub(crate) const ENDPOINTS: &[Endpoint] = &[
     ),
     change(
         ("POST", "/failover"),
-        Operation::Move(Action::Failover),
+        Operation::Move(Handover::Failover),
         "Makes a certain node leader, also without a leader.",
         &[
             (200, "Done.", Shape::Text),

@@ -7,7 +7,7 @@ use patroni_core::COMPATIBLE_VERSION;
 use serde_json::{Map, Value, json};
 
 use super::endpoints::{Body, ENDPOINTS, Endpoint, Operation, Parameter, Purpose, Shape};
-use super::switchover::Action;
+use patroni_core::request::Handover;
 
 /// The description, as text: it never changes while the agent runs.
 pub(crate) fn text() -> &'static str {
@@ -196,12 +196,12 @@ fn request_schema(change: Operation) -> Value {
                 "from_leader": {"type": "boolean", "description": "Copy from the leader, not from a replica."},
             },
         }),
-        Operation::Move(Action::Switchover) => json!({
+        Operation::Move(Handover::Switchover) => json!({
             "type": "object",
             "required": ["leader"],
             "properties": {"leader": {"type": "string"}, "candidate": {"type": "string"}, "scheduled_at": time},
         }),
-        Operation::Move(Action::Failover) => json!({
+        Operation::Move(Handover::Failover) => json!({
             "type": "object",
             "required": ["candidate"],
             "properties": {"candidate": {"type": "string"}, "leader": {"type": "string"}},

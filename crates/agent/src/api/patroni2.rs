@@ -8,7 +8,7 @@ use patroni_core::cluster::Cluster;
 use serde_json::Value;
 
 use super::query::Query;
-use super::switchover::Action;
+use patroni_core::request::Handover;
 
 /// The status document.
 pub(crate) fn status(document: &mut JsonMap) {
@@ -67,18 +67,18 @@ pub(crate) fn restart(body: &mut JsonMap) {
 }
 
 /// The body of a switchover or failover: leader or candidate alone are enough.
-pub(crate) fn order(action: Action, body: &mut JsonMap, cluster: Option<&Cluster>) -> Action {
+pub(crate) fn order(action: Handover, body: &mut JsonMap, cluster: Option<&Cluster>) -> Handover {
     let has = |key: &str| body.get(key).is_some_and(patroni_core::tags::truthy);
     let (leader, candidate) = (has("leader"), has("candidate") || has("member"));
     match action {
-        Action::Switchover if !leader && candidate => {
+        Handover::Switchover if !leader && candidate => {
             if let Some(name) = cluster.and_then(Cluster::leader_name) {
                 body.insert("leader".to_owned(), name.as_str().into());
             }
             action
         }
-        Action::Failover if leader && !candidate && !has("scheduled_at") => Action::Switchover,
-        Action::Switchover | Action::Failover => action,
+        Handover::Failover if leader && !candidate && !has("scheduled_at") => Handover::Switchover,
+        Handover::Switchover | Handover::Failover => action,
     }
 }
 
@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(Value::Object(body), json!({"role": "primary"}));
         let cluster = sample::cluster();
         assert_eq!(cluster.leader_name(), Some(&MemberName::from("postgresql0")));
-        use Action::{Failover, Switchover};
+        use Handover::{Failover, Switchover};
         let rows = [
             (Switchover, json!({"candidate": "b"}), Switchover, json!({"candidate": "b", "leader": "postgresql0"})),
             (Switchover, json!({"leader": "a"}), Switchover, json!({"leader": "a"})),

@@ -1,8 +1,10 @@
 //! Listening, TLS, and the limits that keep one client from harming the others.
 
 use std::convert::Infallible;
+use std::fs::Metadata;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -48,7 +50,7 @@ const MAX_CONNECTIONS: usize = 4000;
 const RESERVED_FILES: u64 = 200;
 
 /// How often the files of certificates are looked at.
-const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(10);
+const CERTIFICATE_INTERVAL: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(10) };
 
 /// Why the API cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -112,7 +114,7 @@ pub(crate) struct Live {
     server: HeaderValue,
     extra: Vec<(HeaderName, HeaderValue)>,
     tls: Option<Arc<rustls::ServerConfig>>,
-    files: FileTimes,
+    files: FileMarks,
 }
 
 /// Starts to serve.
@@ -202,7 +204,7 @@ impl Shared {
 
 impl Live {
     async fn new(options: ApiOptions) -> Result<Self, ApiError> {
-        let files = FileTimes::of(options.tls.as_ref()).await;
+        let files = FileMarks::of(options.tls.as_ref()).await;
         let config = match options.tls.clone() {
             None => None,
             Some(tls) => Some(Arc::new(read_tls(tls).await?)),
@@ -247,19 +249,20 @@ fn add_headers(extra: &mut Vec<(HeaderName, HeaderValue)>, wanted: &[(String, St
     }
 }
 
-/// When the files of the certificate were last written.
+/// What changes with the files of the certificate: when each was written, its inode (a copy may keep the time), its size.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct FileTimes(Vec<Option<SystemTime>>);
+struct FileMarks(Vec<Option<(SystemTime, u64, u64)>>);
 
-impl FileTimes {
+impl FileMarks {
     async fn of(tls: Option<&ServerTls>) -> Self {
-        let Some(tls) = tls else { return FileTimes::default() };
-        let mut times = Vec::new();
+        let Some(tls) = tls else { return FileMarks::default() };
+        let mut marks = Vec::new();
         for path in [Some(&tls.identity.certfile), tls.identity.keyfile.as_ref(), tls.cafile.as_ref()] {
             let Some(path) = path else { continue };
-            times.push(tokio::fs::metadata(path).await.and_then(|file| file.modified()).ok());
+            let mark = |file: Metadata| Some((file.modified().ok()?, file.ino(), file.len()));
+            marks.push(tokio::fs::metadata(path).await.ok().and_then(mark));
         }
-        FileTimes(times)
+        FileMarks(marks)
     }
 }
 
@@ -271,7 +274,7 @@ async fn watch_certificates(shared: Arc<Shared>) {
             () = tokio::time::sleep(CERTIFICATE_INTERVAL) => {}
         }
         let live = shared.live.borrow().clone();
-        if FileTimes::of(live.options.tls.as_ref()).await == live.files {
+        if FileMarks::of(live.options.tls.as_ref()).await == live.files {
             continue;
         }
         match shared.reload(live.options.clone()).await {

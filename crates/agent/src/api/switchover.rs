@@ -9,6 +9,7 @@ use patroni_core::facts::Outcome;
 use patroni_core::name::MemberName;
 use patroni_core::peer::Peer;
 use patroni_core::python::PythonText;
+use patroni_core::request::Handover;
 use patroni_core::settings::SynchronousMode;
 use patroni_core::tags::truthy;
 use patroni_core::time::WallTime;
@@ -26,39 +27,8 @@ const ATTEMPTS: usize = 3;
 /// How often the store is read while the result is awaited, if nothing tells of a change before.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
-    Switchover,
-    Failover,
-}
-
-impl Action {
-    fn name(self) -> &'static str {
-        match self {
-            Action::Switchover => "switchover",
-            Action::Failover => "failover",
-        }
-    }
-
-    fn title(self) -> &'static str {
-        match self {
-            Action::Switchover => "Switchover",
-            Action::Failover => "Failover",
-        }
-    }
-
-    /// Done, in words: "switched over".
-    fn done(self) -> &'static str {
-        match self {
-            Action::Switchover => "switched over",
-            Action::Failover => "failed over",
-        }
-    }
-}
-
 /// POST
-pub(crate) async fn post(state: &ApiState, action: Action, body: &JsonMap) -> Reply {
+pub(crate) async fn post(state: &ApiState, action: Handover, body: &JsonMap) -> Reply {
     for _ in 0..ATTEMPTS {
         let cluster = match state.load().await {
             Ok(cluster) => cluster,
@@ -112,14 +82,14 @@ pub(crate) async fn delete(state: &ApiState) -> Reply {
 /// A request that makes sense.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Order {
-    action: Action,
+    action: Handover,
     leader: Option<MemberName>,
     candidate: Option<MemberName>,
     scheduled: Option<Scheduled>,
 }
 
 impl Order {
-    fn read(action: Action, body: &JsonMap, cluster: &Cluster, now: WallTime) -> Result<Self, (u16, String)> {
+    fn read(action: Handover, body: &JsonMap, cluster: &Cluster, now: WallTime) -> Result<Self, (u16, String)> {
         let text =
             |key: &str| body.get(key).filter(|value| truthy(value)).map(|value| value.python_text().into_owned());
         let leader = text("leader").map(MemberName::new);
@@ -136,29 +106,29 @@ impl Order {
         let paused = Flags::of(cluster).paused;
         let refuse = |reason: &str| Err((400, reason.to_owned()));
         match action {
-            Action::Failover if candidate.is_none() => {
+            Handover::Failover if candidate.is_none() => {
                 return refuse("Failover could be performed only to a specific candidate");
             }
-            Action::Switchover if leader.is_none() => {
+            Handover::Switchover if leader.is_none() => {
                 return refuse("Switchover could be performed only from a specific leader");
             }
-            Action::Failover if schedule.is_some() => return refuse("Failover can't be scheduled"),
-            Action::Switchover if schedule.is_some() && paused => {
+            Handover::Failover if schedule.is_some() => return refuse("Failover can't be scheduled"),
+            Handover::Switchover if schedule.is_some() && paused => {
                 return refuse("Can't schedule switchover in the paused state");
             }
-            Action::Switchover | Action::Failover => {}
+            Handover::Switchover | Handover::Failover => {}
         }
         let scheduled = schedule.map(|text| schedule::read(&text, action.name(), now)).transpose()?;
         if paused && candidate.is_none() {
             return refuse("Switchover is possible only to a specific candidate in a paused state");
         }
         let action = match (action, &leader) {
-            (Action::Failover, Some(_)) => {
+            (Handover::Failover, Some(_)) => {
                 tracing::warn!(
                     target: "patroni::api",
                     "received failover request with leader specified - performing switchover instead"
                 );
-                Action::Switchover
+                Handover::Switchover
             }
             (action, _) => action,
         };
@@ -199,7 +169,7 @@ fn candidates(cluster: &Cluster, order: &Order) -> Result<BTreeMap<MemberName, S
     }
     let is_sync = |name: &MemberName| is_synchronous(&cluster.sync, name.as_str());
     if let Some(candidate) = &order.candidate
-        && order.action == Action::Switchover
+        && order.action == Handover::Switchover
         && named_sync
         && !is_sync(candidate)
     {
@@ -258,12 +228,9 @@ fn verdict(order: &Order, cluster: &Cluster, old: Option<&MemberName>) -> Option
     let action = order.action;
     match cluster.leader_name().filter(|leader| Some(*leader) != old) {
         Some(leader) => {
-            let done = action.done();
             let text = match order.candidate.as_ref().filter(|candidate| *candidate != leader) {
-                None => format!("Successfully {done} to \"{leader}\""),
-                Some(wanted) => {
-                    format!("{} to \"{leader}\" instead of \"{wanted}\"", capitalized(done))
-                }
+                None => action.succeeded(leader),
+                Some(wanted) => action.went_elsewhere(leader, wanted),
             };
             Some(Reply::text(200, text))
         }
@@ -273,9 +240,4 @@ fn verdict(order: &Order, cluster: &Cluster, old: Option<&MemberName>) -> Option
         }
         None => None,
     }
-}
-
-fn capitalized(text: &str) -> String {
-    let mut chars = text.chars();
-    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
 }

@@ -453,6 +453,31 @@ async fn tls_with_certificates_of_clients_and_new_ones_at_a_reload() {
 }
 
 #[tokio::test]
+async fn certificates_that_were_replaced_are_taken_up_without_being_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let (files, other) = (self_signed(dir.path(), "server"), self_signed(dir.path(), "other"));
+    let tls = ServerTls { identity: files.clone(), ..ServerTls::default() };
+    let node = node(local(ApiOptions { tls: Some(tls), ..ApiOptions::default() })).await;
+    let url = format!("https://{}/primary", node.address);
+    let trusts = async |certfile: &str| {
+        let client = HttpClient::new(ClientOptions { cacert: Some(certfile.to_owned()), ..ClientOptions::default() });
+        client.unwrap().request(Method::GET, &url, None, LIMIT).await.is_ok()
+    };
+    assert!(trusts(&files.certfile).await && !trusts(&other.certfile).await);
+    // The certificate without its key: the old ones stay.
+    std::fs::copy(&other.certfile, &files.certfile).unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!trusts(&other.certfile).await);
+    std::fs::copy(other.keyfile.unwrap(), files.keyfile.unwrap()).unwrap();
+    let taken_up = async {
+        while !trusts(&other.certfile).await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LIMIT, taken_up).await.expect("the new certificate in time");
+}
+
+#[tokio::test]
 async fn a_port_that_is_taken_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let listen = taken.local_addr().unwrap().to_string();

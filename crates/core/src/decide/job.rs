@@ -45,6 +45,7 @@ impl Tick<'_> {
                 memory.state = State::CreatingReplica;
                 if matches!(view.stage, Stage::Committed(_) | Stage::Copying(_)) {
                     // What was there is gone, whatever becomes of the copy: half a copy is no data directory.
+                    memory.role = Role::Uninitialized;
                     memory.rewind = Rewind::Unknown;
                     memory.rewind_attempts = 0;
                 }

@@ -1,6 +1,8 @@
 //! `patronictl failover`: another member becomes leader, whether there is one or not.
 
-use super::switchover::{self, Action};
+use patroni_core::request::Handover;
+
+use super::switchover;
 use crate::cli::definition::{CLUSTER_NAME, Command, FORCE, GROUP, Kind, Opt};
 
 pub(crate) const COMMAND: Command = Command {
@@ -13,5 +15,5 @@ pub(crate) const COMMAND: Command = Command {
         FORCE,
     ],
     examples: &["patronictl failover batman --candidate postgres-1"],
-    run: |context, matches| Box::pin(switchover::run(context, matches, Action::Failover)),
+    run: |context, matches| Box::pin(switchover::run(context, matches, Handover::Failover)),
 };

@@ -5,6 +5,7 @@ use patroni_core::JsonMap;
 use patroni_core::cluster::{Cluster, FailoverRequest, Flags, Member, Schedule, Version, is_synchronous};
 use patroni_core::name::MemberName;
 use patroni_core::python::repr;
+use patroni_core::request::Handover;
 use patroni_core::settings::SynchronousMode;
 use patroni_core::time::WallTime;
 use patroni_dcs::{Expected, Key, wire};
@@ -45,33 +46,8 @@ pub(crate) const COMMAND: Command = Command {
         "patronictl switchover batman --leader postgres-0 --candidate postgres-1 --force",
         "patronictl switchover batman --scheduled 2026-12-24T03:00+01:00 --force",
     ],
-    run: |context, matches| Box::pin(run(context, matches, Action::Switchover)),
+    run: |context, matches| Box::pin(run(context, matches, Handover::Switchover)),
 };
-
-/// What is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
-    /// From a leader that works.
-    Switchover,
-    /// To a given member, leader or not.
-    Failover,
-}
-
-impl Action {
-    fn name(self) -> &'static str {
-        match self {
-            Action::Switchover => "switchover",
-            Action::Failover => "failover",
-        }
-    }
-
-    fn title(self) -> &'static str {
-        match self {
-            Action::Switchover => "Switchover",
-            Action::Failover => "Failover",
-        }
-    }
-}
 
 /// A request that was checked against the cluster.
 struct Plan {
@@ -81,7 +57,7 @@ struct Plan {
 }
 
 /// Runs either command.
-pub(crate) async fn run(context: &Context, matches: &Matches, action: Action) -> Result<(), CtlError> {
+pub(crate) async fn run(context: &Context, matches: &Matches, action: Handover) -> Result<(), CtlError> {
     let mut store = context.open_given(matches)?;
     let mut cluster = store.load().await?;
     output::echo("Current cluster topology");
@@ -103,22 +79,22 @@ pub(crate) async fn run(context: &Context, matches: &Matches, action: Action) ->
     carry_out(context, &store, cluster, &plan, action).await
 }
 
-async fn plan(cluster: &Cluster, store: &Store, matches: &Matches, action: Action) -> Result<Plan, CtlError> {
+async fn plan(cluster: &Cluster, store: &Store, matches: &Matches, action: Handover) -> Result<Plan, CtlError> {
     let force = matches.flag("force");
     let flags = Flags::of(cluster);
     let leader = match action {
-        Action::Switchover => Some(leader(cluster, store, flags, matches, force).await?),
-        Action::Failover => None,
+        Handover::Switchover => Some(leader(cluster, store, flags, matches, force).await?),
+        Handover::Failover => None,
     };
     let candidate = candidate(cluster, store, matches, action).await?;
-    if action == Action::Failover && !force {
+    if action == Handover::Failover && !force {
         warn_of_asynchronous(cluster, flags, candidate.as_deref()).await?;
     }
     let scheduled = match (action, matches.text("scheduled")) {
-        (Action::Failover, _) => None,
-        (Action::Switchover, Some(text)) => schedule::parse(text)?,
-        (Action::Switchover, None) if force => None,
-        (Action::Switchover, None) => {
+        (Handover::Failover, _) => None,
+        (Handover::Switchover, Some(text)) => schedule::parse(text)?,
+        (Handover::Switchover, None) if force => None,
+        (Handover::Switchover, None) => {
             let question = format!("When should the switchover take place (e.g. {} ) ", output::next_hour());
             schedule::parse(&prompt::ask(&question, Some("now")).await?)?
         }
@@ -157,7 +133,7 @@ async fn candidate(
     cluster: &Cluster,
     store: &Store,
     matches: &Matches,
-    action: Action,
+    action: Handover,
 ) -> Result<Option<String>, CtlError> {
     let leader = cluster.leader_name();
     let eligible = |member: &&Member| Some(&member.name) != leader && !member.data.tags.nofailover();
@@ -175,8 +151,8 @@ async fn candidate(
     };
     if given.is_empty() {
         return match action {
-            Action::Failover => failed("Failover could be performed only to a specific candidate"),
-            Action::Switchover => Ok(None),
+            Handover::Failover => failed("Failover could be performed only to a specific candidate"),
+            Handover::Switchover => Ok(None),
         };
     }
     if names.contains(&given.as_str()) {
@@ -206,7 +182,7 @@ async fn warn_of_asynchronous(cluster: &Cluster, flags: Flags, candidate: Option
     if safe || prompt::confirm(&question).await? { Ok(()) } else { failed("Aborting failover") }
 }
 
-async fn confirm(cluster: &Cluster, store: &Store, plan: &Plan, action: Action) -> Result<(), CtlError> {
+async fn confirm(cluster: &Cluster, store: &Store, plan: &Plan, action: Handover) -> Result<(), CtlError> {
     let demoting = cluster.leader_name().map(|name| format!(", demoting current leader {name}")).unwrap_or_default();
     let scope = &store.scope;
     let (question, refusal) = match &plan.scheduled {
@@ -227,7 +203,7 @@ async fn carry_out(
     store: &Store,
     cluster: Cluster,
     plan: &Plan,
-    action: Action,
+    action: Handover,
 ) -> Result<(), CtlError> {
     let asked = match cluster.leader.as_ref() {
         Some(_) => cluster.leader_member(),
@@ -265,29 +241,25 @@ async fn carry_out(
     Ok(())
 }
 
-async fn ask(context: &Context, member: &Member, plan: &Plan, action: Action) -> Result<Answer, String> {
+async fn ask(context: &Context, member: &Member, plan: &Plan, action: Handover) -> Result<Answer, String> {
     let body = plan.body(action);
     let _progress = Progress::start(format!("{} in progress", action.name()));
     let send = |endpoint| context.request(member, Method::POST, Some(endpoint), Some(&body), LONG);
     let answer = send(action.name()).await.map_err(|e| e.to_string())?;
     let too_old = answer.status == 501 && answer.body.contains("Server does not support this operation");
-    if too_old && action == Action::Switchover {
+    if too_old && action == Handover::Switchover {
         return send("failover").await.map_err(|e| e.to_string());
     }
     Ok(answer)
 }
 
 /// An agent that gave up waiting does not know how it ended; the cluster does.
-fn outcome(before: &Cluster, after: &Cluster, plan: &Plan, action: Action, answer: &Answer) -> Option<String> {
+fn outcome(before: &Cluster, after: &Cluster, plan: &Plan, action: Handover, answer: &Answer) -> Option<String> {
     let gave_up = answer.status == 503 && answer.body.ends_with("status unknown");
     let leader = after.leader_name()?;
     let wanted = plan.candidate.as_deref().is_none_or(|candidate| candidate == leader.as_str());
-    let verb = match action {
-        Action::Switchover => "switched",
-        Action::Failover => "failed",
-    };
     let changed = before.leader_name() != Some(leader);
-    (gave_up && changed && wanted).then(|| format!("Successfully {verb} over to \"{leader}\""))
+    (gave_up && changed && wanted).then(|| action.succeeded(leader))
 }
 
 /// A request that was there already may be replaced, another one that came meanwhile may not.
@@ -296,10 +268,10 @@ fn expected(cluster: &Cluster) -> Expected {
 }
 
 impl Plan {
-    fn body(&self, action: Action) -> Value {
+    fn body(&self, action: Handover) -> Value {
         let mut body = JsonMap::new();
         body.insert("candidate".to_owned(), self.candidate.as_deref().map_or(Value::Null, Value::from));
-        if action == Action::Switchover {
+        if action == Handover::Switchover {
             body.insert("leader".to_owned(), self.leader.as_deref().map_or(Value::Null, Value::from));
         }
         if let Some(at) = &self.scheduled {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
+use patroni_http::TlsFiles;
 use tokio_postgres::Config;
 use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 
@@ -143,7 +144,13 @@ impl Conninfo {
         if unix_socket || mode == "disable" {
             return Ok((SslMode::Disable, Tls::none()));
         }
-        let tls = Tls::new(mode, self.get("sslrootcert"), self.get("sslcert"), self.get("sslkey"))?;
+        let text = |keyword: &str| self.get(keyword).map(str::to_owned);
+        let own = text("sslcert").zip(text("sslkey")).map(|(certfile, keyfile)| TlsFiles {
+            certfile,
+            keyfile: Some(keyfile),
+            keyfile_password: text("sslpassword"),
+        });
+        let tls = Tls::new(mode, self.get("sslrootcert"), own.as_ref())?;
         Ok((if ["allow", "prefer"].contains(&mode) { SslMode::Prefer } else { SslMode::Require }, tls))
     }
 }

@@ -5,13 +5,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
-use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use patroni_http::TlsFiles;
+use patroni_http::tls::{Trust, client_config_for};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::Socket;
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
@@ -31,113 +28,17 @@ impl Tls {
 
     /// For `sslmode`: `verify-full` checks chain and host name, `verify-ca` the chain, the others neither; `require` with a root
     /// certificate counts as `verify-ca`, as in libpq.
-    pub(super) fn new(
-        mode: &str,
-        root: Option<&str>,
-        certificate: Option<&str>,
-        key: Option<&str>,
-    ) -> Result<Self, SqlError> {
-        let provider = Arc::new(ring::default_provider());
-        let check_name = mode == "verify-full";
-        let check_chain = check_name || mode == "verify-ca" || (mode == "require" && root.is_some());
-        let (chain, trusted) = match check_chain {
-            true => chain_verifier(root, &provider)?,
-            false => (None, Vec::new()),
-        };
-        let verifier = Arc::new(Verifier { chain, trusted, check_name, provider: provider.clone() });
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|e| SqlError::other("TLS", e.to_string()))?
-            .dangerous()
-            .with_custom_certificate_verifier(verifier);
-        let config = match (certificate, key) {
-            (Some(certificate), Some(key)) => {
-                let key_der = PrivateKeyDer::from_pem_file(key)
-                    .map_err(|e| SqlError::other(format!("sslkey {key}"), e.to_string()))?;
-                builder
-                    .with_client_auth_cert(certificates(certificate)?, key_der)
-                    .map_err(|e| SqlError::other(format!("sslcert {certificate}"), e.to_string()))?
+    pub(super) fn new(mode: &str, root: Option<&str>, own: Option<&TlsFiles>) -> Result<Self, SqlError> {
+        let any_name = mode != "verify-full";
+        let trust = match (mode, root) {
+            ("verify-full" | "verify-ca" | "require", Some(_)) => Trust::Vouched { cafile: root, any_name },
+            ("verify-full" | "verify-ca", None) => {
+                return Err(SqlError::other("sslmode", "verify-ca and verify-full need sslrootcert"));
             }
-            (None, _) | (_, None) => builder.with_no_client_auth(),
+            _ => Trust::Anybody,
         };
+        let config = client_config_for(trust, own).map_err(|e| SqlError::other("TLS", e.to_string()))?;
         Ok(Tls(Some(Arc::new(config))))
-    }
-}
-
-fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, SqlError> {
-    let failed = |e: rustls::pki_types::pem::Error| SqlError::other(format!("certificate {path}"), e.to_string());
-    CertificateDer::pem_file_iter(path).map_err(failed)?.collect::<Result<_, _>>().map_err(failed)
-}
-
-type Chain = (Option<Arc<WebPkiServerVerifier>>, Vec<CertificateDer<'static>>);
-
-fn chain_verifier(root: Option<&str>, provider: &Arc<CryptoProvider>) -> Result<Chain, SqlError> {
-    let path = root.ok_or_else(|| SqlError::other("sslmode", "verify-ca and verify-full need sslrootcert"))?;
-    let trusted = certificates(path)?;
-    let mut store = RootCertStore::empty();
-    store.add_parsable_certificates(trusted.iter().cloned());
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider.clone())
-        .build()
-        .map_err(|e| SqlError::other(format!("sslrootcert {path}"), e.to_string()))?;
-    Ok((Some(verifier), trusted))
-}
-
-#[derive(Debug)]
-struct Verifier {
-    chain: Option<Arc<WebPkiServerVerifier>>,
-    trusted: Vec<CertificateDer<'static>>,
-    check_name: bool,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        use rustls::{CertificateError, Error};
-        let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
-        // A server that shows the very certificate that is trusted: self-signed, as PostgreSQL's manual makes them. The library
-        // takes it for an authority that may not be a server.
-        if self.trusted.iter().any(|trusted| trusted == end_entity) {
-            if self.check_name {
-                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
-            }
-            return Ok(ServerCertVerified::assertion());
-        }
-        match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            // The name is checked last: with this error the chain is good.
-            Err(Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) if !self.check_name => Ok(ServerCertVerified::assertion()),
-            other => other,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 
