@@ -13,6 +13,8 @@ use patroni_http::{ClientOptions, HttpClient, HttpError, TlsFiles, endpoint_url}
 use serde_json::Value;
 
 use crate::cli::parse::Matches;
+use crate::embedded::picture::Picture;
+use crate::embedded::{self, Admin};
 use crate::error::{CtlError, failed};
 use crate::members::{self, Show};
 use crate::output;
@@ -157,6 +159,23 @@ impl Context {
             citus,
             loop_wait: settings.loop_wait.as_secs(),
         })
+    }
+
+    /// The members of the embedded store, which must be what the cluster uses.
+    pub(crate) fn embedded_store(&self) -> Result<(Admin, Vec<String>), CtlError> {
+        let embedded = self.place.embedded()?;
+        embedded.map_or_else(
+            || failed(format!("this command is about the embedded store, and the store is {}", self.place.label)),
+            Ok,
+        )
+    }
+
+    /// The state of the embedded store, if that is what the cluster uses.
+    pub(crate) async fn look_at_embedded(&self) -> Result<Option<Picture>, CtlError> {
+        match self.place.embedded()? {
+            Some((admin, configured)) => embedded::look(&admin, &configured).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Sends a request to the REST API of a member. Without endpoint it goes to the address the member announces.

@@ -8,6 +8,7 @@ mod dcs_url;
 mod difflib;
 mod doctor;
 mod editor;
+mod embedded;
 mod error;
 mod members;
 mod moving;

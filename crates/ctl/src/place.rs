@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use patroni_config::{Config, Environment, Purpose, Source};
 use patroni_core::JsonMap;
+use patroni_dcs::raft::{RaftClient, RaftOptions};
 use patroni_dcs::wire::ClusterPath;
 use patroni_dcs::{Dcs, Timing};
 
 use crate::dcs_url;
+use crate::embedded::Admin;
 use crate::error::{CtlError, failed};
 
 /// A store.
@@ -55,5 +57,21 @@ impl Place {
         let path = ClusterPath { namespace: self.namespace.clone(), scope };
         patroni_dcs::open(&self.configuration, &path, "patronictl".into(), timing)
             .or_else(|error| failed(error.to_string()))
+    }
+
+    /// The members of the embedded store, to look after it; `None` where it is another store. With their addresses, as
+    /// far as they are known here.
+    pub(crate) fn embedded(&self) -> Result<Option<(Admin, Vec<String>)>, CtlError> {
+        let other = patroni_config::STORES.iter().find(|name| **name != "raft" && self.has(name));
+        if other.is_some() {
+            return Ok(None);
+        }
+        let options = RaftOptions::from_json(&self.configuration).or_else(|error| failed(error.to_string()))?;
+        let client: Admin = RaftClient::new(&options, None).or_else(|error| failed(error.to_string()))?;
+        Ok(Some((client, options.addresses())))
+    }
+
+    fn has(&self, section: &str) -> bool {
+        self.configuration.get(section).is_some_and(|value| !value.is_null())
     }
 }

@@ -36,9 +36,9 @@ fn completions_are_accepted_by_bash() {
     assert!(script.status.success());
     for (words, expected) in [
         ("list --format", "pretty tsv json yaml yml"),
-        ("-c file store", "move --help"),
+        ("-c file store", "add backup move remove restore status --help"),
         ("store move", "--group --to --from --verify --force --help"),
-        ("store", "move --help"),
+        ("store", "add backup move remove restore status --help"),
     ] {
         let check = format!(
             "{}\nCOMP_WORDS=(patronictl {words} ''); COMP_CWORD={}; _patronictl; echo \"${{COMPREPLY[*]}}\"",
@@ -53,9 +53,9 @@ fn completions_are_accepted_by_bash() {
 #[test]
 fn commands_of_a_group_have_two_words() {
     for (words, code, part) in [
-        (&["store"][..], 2, "\nCommands:\n  move "),
-        (&["store", "--help"], 0, "\nCommands:\n  move "),
-        (&["store", "mov"], 2, "Error: No such command 'mov'. Did you mean 'move'?"),
+        (&["store"][..], 2, "\nCommands:\n  add "),
+        (&["store", "--help"], 0, "\nCommands:\n  add "),
+        (&["store", "mov"], 2, "Error: No such command 'mov'. (Did you mean one of: 'move', 'remove'?)"),
         (&["stor"], 2, "Error: No such command 'stor'. (Did you mean one of: 'doctor', 'history', 'store'?)"),
         (&["move"], 2, "Error: No such command 'move'."),
         (&["store", "move", "--help"], 0, "Usage: patronictl store move [OPTIONS] [CLUSTER_NAME]"),

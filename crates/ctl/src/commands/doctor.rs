@@ -10,7 +10,7 @@ use crate::context::Context;
 use crate::doctor::{Finding, certificates, keys, members, server};
 use crate::error::CtlError;
 use crate::sql::{self, Login};
-use crate::{output, prompt, statuses};
+use crate::{embedded, output, prompt, statuses};
 
 pub(crate) const COMMAND: Command = Command {
     name: "doctor",
@@ -38,6 +38,9 @@ async fn run(context: &Context, matches: &Matches) -> Result<(), CtlError> {
     let scope = store.scope.as_str();
     let now = jiff::Timestamp::now();
     let mut findings = keys::of_cluster(&cluster, scope, now.as_millisecond());
+    if let Some(picture) = context.look_at_embedded().await? {
+        findings.extend(embedded::findings::of_store(&picture));
+    }
     let statuses = statuses::ask_all(context, &cluster).await;
     findings.extend(members::of_members(&cluster, &statuses, scope));
     findings.extend(of_certificates(context, &cluster, scope, now.as_second()).await);

@@ -25,7 +25,11 @@ async fn run(context: &Context, matches: &Matches) -> Result<(), CtlError> {
     let store = context.open_default(matches)?;
     let cluster = store.load().await?;
     let statuses = statuses::ask_all(context, &cluster).await;
-    output::write(&explain(&cluster, &store.scope, &statuses, jiff::Timestamp::now().as_second()));
+    let mut text = explain(&cluster, &store.scope, &statuses, jiff::Timestamp::now().as_second());
+    if let Some(picture) = context.look_at_embedded().await? {
+        text.push_str(&format!("\n{}\n", picture.sentence()));
+    }
+    output::write(&text);
     Ok(())
 }
 

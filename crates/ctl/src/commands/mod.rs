@@ -55,7 +55,12 @@ pub(crate) const ALL: &[Command] = &[
     restart::COMMAND,
     resume::COMMAND,
     show_config::COMMAND,
+    store::add::COMMAND,
+    store::backup::COMMAND,
     store::move_keys::COMMAND,
+    store::remove::COMMAND,
+    store::restore::COMMAND,
+    store::status::COMMAND,
     switchover::COMMAND,
     #[cfg(feature = "top")]
     top::COMMAND,
