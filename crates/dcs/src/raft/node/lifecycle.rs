@@ -275,13 +275,13 @@ async fn tell_leader(running: &Running) {
                 leader.and_then(|id| Some(metrics.membership_config.membership().get_node(&id)?.addr.clone()));
             (leader, address, metrics.vote.leader_id().term)
         };
-        if last.as_ref() != Some(&now.0) {
+        if last.as_ref() != Some(&now.1) {
             match &now {
                 (Some(_), Some(address), term) => tracing::info!("embedded store: {address} leads (term {term})"),
                 (_, _, term) if *term > 0 => tracing::info!("embedded store: no leader (term {term})"),
                 _ => {}
             }
-            last = Some(now.0);
+            last = Some(now.1);
         }
         if metrics.changed().await.is_err() {
             return std::future::pending().await;
