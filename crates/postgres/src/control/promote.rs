@@ -14,6 +14,10 @@ use crate::controldata::peek_state;
 use crate::programs::{self, Stderr, command_of, describe, split};
 use crate::{Error, Result};
 
+/// When a promotion that has not come about is nudged: a request that arrives just as recovery begins its pause between attempts to
+/// connect (`wal_retrieve_retry_interval`, 5 s) is noticed only after it, unless a reload wakes recovery up.
+const NUDGE_AFTER: Duration = Duration::from_millis(300);
+
 /// How a promotion ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Promoted {
@@ -53,6 +57,7 @@ impl Control {
         self.role = Role::Promoted;
         self.call_back(CallbackAction::OnRoleChange);
         let deadline = Instant::now() + limit;
+        let (mut nudge_at, mut pause) = (Instant::now() + NUDGE_AFTER, NUDGE_AFTER);
         while peek_state(&data_dir) != Some(ControlState::InProduction) {
             if Instant::now() >= deadline || cancel.is_cancelled() {
                 return Ok(Promoted::StillInRecovery);
@@ -64,6 +69,12 @@ impl Control {
                     return Err(Error::Unexpected("PostgreSQL died while it was promoted".into()));
                 }
                 () = sleep(POLL) => {}
+            }
+            if Instant::now() >= nudge_at {
+                // The outcome shows in the state; a server that is gone has its own branch above.
+                let _ = postmaster.signal(Signal::HUP);
+                pause *= 2;
+                nudge_at += pause;
             }
         }
         self.role = Role::Primary;
