@@ -72,6 +72,15 @@ fn callbacks_are_called_with_action_role_and_scope() {
     };
     called(0, "one word on_start primary batman");
     called(1, "one word on_start replica batman");
+    // Agents that find their server running write its files anew.
+    for (index, role) in ["primary", "replica"].iter().enumerate() {
+        std::fs::remove_file(&logs[index]).unwrap();
+        cluster.nodes[index].kill_agent();
+        cluster.start_node(index);
+        called(index, &format!("one word on_reload {role} batman"));
+    }
+    cluster.nodes[0].wait_primary(Limit(30));
+    cluster.nodes[1].wait_streaming(Limit(30));
     cluster.nodes[1].post("/restart", &json!({}));
     called(1, "one word on_restart replica batman");
     cluster.nodes[0].post("/reload", &json!({}));

@@ -237,7 +237,9 @@ impl Configuration {
         }
         if reload.written {
             let before = load_time(&connection).await?;
-            control.reload(untold != Untold::Adopted).await?;
+            // Scripts hear of every standby that was found running, and of a primary where something is new to it.
+            let heard = untold != Untold::Adopted || reload.news || running.wal.is_standby();
+            control.reload(heard).await?;
             // Only after it has reloaded the server knows which settings wait for a restart.
             let reloaded = async {
                 while load_time(&connection).await? == before {

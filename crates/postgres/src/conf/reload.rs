@@ -22,6 +22,9 @@ use crate::sql::{Connection, quote_literal};
 pub struct Reload {
     /// A file was written: the server has to be told (SIGHUP).
     pub written: bool,
+    /// It was not written for the sake of `force` alone: settings differ from those of the server, or an access file was written,
+    /// of which nobody can tell what the server has read.
+    pub news: bool,
     /// What waits for a restart, as far as the comparison tells. After the server has reloaded, [`Conf::pending_restart`] knows
     /// better.
     pub pending_restart: JsonMap,
@@ -74,31 +77,28 @@ impl Conf {
             tracing::info!("Skipping PostgreSQL configuration update while in custom bootstrap.");
             return Ok(Reload::default());
         }
-        let written = self.write_changed(found.write || force, hba_changed || force, ident_changed || force).await?;
-        if !written {
+        let conf_written = found.write || force;
+        if conf_written {
+            self.write_postgresql_conf(None).await?;
+        }
+        let hba_written = (hba_changed || force) && self.write_pg_hba().await?;
+        let ident_written = (ident_changed || force) && self.write_pg_ident().await?;
+        let reload = Reload {
+            written: conf_written || hba_written || ident_written,
+            news: found.write || hba_written || ident_written,
+            pending_restart: found.pending_restart,
+            address_changed: found.address_changed,
+        };
+        if !reload.written {
             tracing::info!("No PostgreSQL configuration items changed, nothing to reload.");
         }
-        Ok(Reload { written, pending_restart: found.pending_restart, address_changed: found.address_changed })
+        Ok(reload)
     }
 
     async fn compare(&self, wanted: &Parameters, connection: &Connection, limit: Duration) -> Result<Changes> {
         let rows = connection.query_within(&settings_query(&self.parameters, wanted), limit).await?;
         let rows: Vec<Setting> = rows.iter().map(setting).collect();
         Ok(changes(&self.parameters, wanted, &rows))
-    }
-
-    async fn write_changed(&self, conf: bool, hba: bool, ident: bool) -> Result<bool> {
-        let mut written = conf;
-        if conf {
-            self.write_postgresql_conf(None).await?;
-        }
-        if hba {
-            written |= self.write_pg_hba().await?;
-        }
-        if ident {
-            written |= self.write_pg_ident().await?;
-        }
-        Ok(written)
     }
 
     /// What waits for a restart by the server's own word; ask after it has reloaded. `expected` comes from [`Reload`].
