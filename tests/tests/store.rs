@@ -71,8 +71,20 @@ fn garbage_in_every_key_loses_nothing() {
     cluster.nodes[0].sql("CREATE TABLE t AS SELECT 1 AS row");
     let garbage =
         ["", "garbage", "{", "[]", "null", "42", "\"\u{fffd}\"", "{\"optime\": [], \"ttl\": \"x\", \"conn_url\": 7}"];
-    for key in ["members/n1", "members/ghost", "status", "history", "sync", "failover", "failsafe", "config", "unknown"]
-    {
+    let system = cluster.etcd.get("initialize");
+    for key in [
+        "members/n1",
+        "members/ghost",
+        "status",
+        "optime/leader",
+        "history",
+        "sync",
+        "failover",
+        "failsafe",
+        "config",
+        "unknown",
+        "initialize",
+    ] {
         for value in garbage {
             cluster.etcd.put(key, value);
         }
@@ -82,7 +94,7 @@ fn garbage_in_every_key_loses_nothing() {
             assert!(node.agent_runs(), "{} has ended at garbage in {key}", node.name);
         }
         assert_eq!(cluster.nodes[0].query("SELECT row FROM t").unwrap().as_deref(), Some("1"), "garbage in {key}");
-        if !matches!(key, "config" | "members/n1") {
+        if !matches!(key, "config" | "members/n1" | "initialize") {
             cluster.etcd.delete(key);
         }
     }
@@ -92,6 +104,7 @@ fn garbage_in_every_key_loses_nothing() {
     cluster.wait_leader_among(&[0], Limit(60));
     cluster.nodes[1].wait_streaming(Limit(60));
     assert_eq!(cluster.nodes[1].sql("SELECT row FROM t"), "1");
+    assert_eq!(cluster.etcd.get("initialize"), system, "the leader writes it again");
 }
 
 #[test]
@@ -112,8 +125,11 @@ fn a_changed_initialize_key_stops_the_node_and_touches_no_data() {
     let real = cluster.etcd.get("initialize").unwrap();
     cluster.nodes[0].sql("CREATE TABLE t AS SELECT 1 AS row");
     cluster.etcd.put("initialize", "1234567890");
-    cluster.nodes[0].wait_log("system ID mismatch", Limit(30));
-    cluster.nodes[0].kill_hard();
+    let status = cluster.nodes[0].wait_exit(Limit(30));
+    assert_eq!(status.code(), Some(1), "as the reference");
+    let line = format!("system ID mismatch, node n0 belongs to a different cluster: 1234567890 != {real}");
+    assert!(cluster.nodes[0].log().contains(&line), "{}", cluster.nodes[0].log());
+    assert_eq!(cluster.nodes[0].postmaster(), None);
     cluster.etcd.put("initialize", &real);
     cluster.start_node(0);
     cluster.nodes[0].wait_primary(Limit(60));

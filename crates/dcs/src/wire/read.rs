@@ -55,13 +55,17 @@ pub fn cluster(keys: &BTreeMap<String, RawKey>) -> Cluster {
     }
 }
 
+/// initdb makes identifiers of the time: shorter ones are garbage.
+const SYSTEM_ID_DIGITS: usize = 10;
+
 fn initialize(raw: &RawKey) -> Initialize {
     let text = raw.text();
     if text.is_empty() {
         return Initialize::InProgress;
     }
+    let is_id = text.len() >= SYSTEM_ID_DIGITS && text.bytes().all(|b| b.is_ascii_digit());
     match text.parse() {
-        Ok(number) if text.bytes().all(|b| b.is_ascii_digit()) => Initialize::Done(SystemId(number)),
+        Ok(number) if is_id => Initialize::Done(SystemId(number)),
         Ok(_) | Err(_) => Initialize::Invalid(text),
     }
 }

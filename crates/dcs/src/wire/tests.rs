@@ -153,7 +153,9 @@ fn the_other_keys() {
         load("initialize", b"7000000000000000001").initialize,
         Initialize::Done(SystemId(7_000_000_000_000_000_001))
     );
-    assert_eq!(load("initialize", b"+5").initialize, Initialize::Invalid("+5".into()));
+    for garbage in ["+7000000000000000001", "42", "700000000"] {
+        assert_eq!(load("initialize", garbage.as_bytes()).initialize, Initialize::Invalid(garbage.into()));
+    }
     assert_eq!(load("x", b"").initialize, Initialize::Absent);
     let leader = load("leader", b"a").leader.expect("there is a leader");
     assert_eq!((leader.name.as_str(), leader.version, leader.session.as_deref()), ("a", Version(3), Some("9")));

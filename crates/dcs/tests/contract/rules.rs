@@ -155,12 +155,13 @@ async fn writes_compare_versions(world: &impl World) {
     let first = a.write(Key::Initialize, "", Expected::Absent).await.done().expect("it is absent");
     assert_eq!(b.write(Key::Initialize, "", Expected::Absent).await, Outcome::Refused);
     assert_eq!(load(&b).await.initialize, Initialize::InProgress);
-    let second = a.write(Key::Initialize, "7", Expected::Version(first)).await.done().expect("it is that version");
+    let second =
+        a.write(Key::Initialize, "7000000007", Expected::Version(first)).await.done().expect("it is that version");
     assert!(second > first);
-    assert_eq!(b.write(Key::Initialize, "8", Expected::Version(first)).await, Outcome::Refused);
-    assert_eq!(load(&b).await.initialize, Initialize::Done(SystemId(7)));
-    assert!(b.write(Key::Initialize, "9", Expected::Anything).await.is_done());
-    assert_eq!(load(&a).await.initialize, Initialize::Done(SystemId(9)));
+    assert_eq!(b.write(Key::Initialize, "7000000008", Expected::Version(first)).await, Outcome::Refused);
+    assert_eq!(load(&b).await.initialize, Initialize::Done(SystemId(7_000_000_007)));
+    assert!(b.write(Key::Initialize, "7000000009", Expected::Anything).await.is_done());
+    assert_eq!(load(&a).await.initialize, Initialize::Done(SystemId(7_000_000_009)));
     assert!(a.write(Key::Config, "{\"ttl\":30}", Expected::Anything).await.is_done());
     let config = load(&b).await.config.expect("it was written");
     assert!(b.write(Key::Config, "{}", Expected::Version(config.version)).await.is_done(), "versions of a load count");
