@@ -1,0 +1,108 @@
+//! What pg_rewind needs and does not find: WAL that only the archive still has, a password, success.
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
+
+use patroni_tests::{Cluster, Limit, Signal, json, signal, wait_for};
+
+/// Node 1 leads, and node 0 is down with rows that node 1 never saw. `meanwhile` acts on node 0 while it is cut off.
+fn diverge(cluster: &mut Cluster, meanwhile: impl FnOnce(&Cluster)) {
+    cluster.nodes[0].sql("CREATE TABLE t AS SELECT 'common' AS row");
+    cluster.nodes[1].wait_sql("SELECT count(*) FROM t", "1", Limit(10));
+    cluster.nodes[0].signal(Signal::STOP);
+    let receiver = cluster.nodes[1].sql("SELECT pid FROM pg_stat_wal_receiver").parse().unwrap();
+    signal(receiver, Signal::STOP);
+    cluster.nodes[0].sql("INSERT INTO t SELECT 'lost' FROM generate_series(1, 100)");
+    meanwhile(cluster);
+    cluster.nodes[0].kill_hard();
+    signal(receiver, Signal::KILL);
+    cluster.nodes[1].wait_primary(Limit(60));
+    cluster.nodes[1].sql("INSERT INTO t VALUES ('kept')");
+}
+
+fn assert_follows(cluster: &Cluster) {
+    cluster.nodes[0].wait_streaming(Limit(60));
+    cluster.nodes[0].wait_sql("SELECT string_agg(row, ' ' ORDER BY row) FROM t", "common kept", Limit(10));
+}
+
+fn assert_not_copied(cluster: &Cluster) {
+    assert!(!cluster.nodes[0].log().contains("replica has been created"), "copied anew");
+}
+
+#[test]
+fn wal_that_pg_rewind_misses_comes_from_the_archive() {
+    let mut cluster = Cluster::of(2).prepare();
+    let archive = cluster.sandbox.directory("archive");
+    for node in &mut cluster.nodes {
+        let dcs = &mut node.config["bootstrap"]["dcs"]["postgresql"];
+        dcs["use_slots"] = json!(false);
+        dcs["parameters"]["wal_keep_size"] = json!("0");
+        dcs["parameters"]["min_wal_size"] = json!("32MB");
+        dcs["parameters"]["max_wal_size"] = json!("32MB");
+        dcs["parameters"]["archive_mode"] = json!("on");
+    }
+    // Node 1 must not find there what it never received.
+    let parameters = &mut cluster.nodes[0].config["postgresql"]["parameters"];
+    parameters["archive_command"] = json!(format!("cp %p {}/%f", archive.display()));
+    parameters["restore_command"] = json!(format!("cp {}/%f %p", archive.display()));
+    cluster.nodes[1].config["postgresql"]["parameters"]["archive_command"] = json!("true");
+    cluster.start_node(0);
+    cluster.nodes[0].wait_primary(Limit(60));
+    cluster.start_node(1);
+    cluster.nodes[1].wait_streaming(Limit(60));
+    let file = cluster.nodes[0].sql("SELECT pg_walfile_name(pg_current_wal_lsn())");
+    let needed = cluster.nodes[0].data.join("pg_wal").join(&file);
+    diverge(&mut cluster, |cluster| {
+        wait_for("the WAL with the fork is in the archive only", Limit(15), || {
+            cluster.nodes[0].sql("SELECT pg_switch_wal() FROM txid_current()");
+            cluster.nodes[0].sql("CHECKPOINT");
+            if needed.exists() || !archive.join(&file).exists() { Err(needed.exists()) } else { Ok(()) }
+        });
+    });
+    cluster.start_node(0);
+    assert_follows(&cluster);
+    assert_not_copied(&cluster);
+}
+
+#[test]
+fn a_node_that_cannot_be_rewound_is_kept_until_it_may_be_copied_anew() {
+    let mut cluster = Cluster::of(2).prepare();
+    let bin = cluster.sandbox.directory("bin");
+    for entry in std::fs::read_dir(&cluster.programs.pg_bin).unwrap().flatten() {
+        std::os::unix::fs::symlink(entry.path(), bin.join(entry.file_name())).unwrap();
+    }
+    std::fs::remove_file(bin.join("pg_rewind")).unwrap();
+    let broken = "#!/bin/sh\ncase $1 in --help) exit 0;; esac\necho 'pg_rewind: fatal: it is Monday' >&2\nexit 1\n";
+    cluster.sandbox.file("bin/pg_rewind", broken);
+    cluster.nodes[0].config["postgresql"]["bin_dir"] = json!(bin);
+    cluster.start_node(0);
+    cluster.nodes[0].wait_primary(Limit(60));
+    cluster.start_node(1);
+    cluster.nodes[1].wait_streaming(Limit(60));
+    diverge(&mut cluster, |_| {});
+    let mark = cluster.sandbox.file(cluster.nodes[0].data.join("is-not-in-a-new-copy"), "");
+    cluster.start_node(0);
+    cluster.nodes[0].wait_log("it is Monday", Limit(60));
+    if !cluster.programs.test_the_reference() {
+        cluster.nodes[0].wait_log("pg_rewind failed 5 times", Limit(60));
+        cluster.nodes[0].wait_log("patronictl reinit batman n0", Limit(1));
+    }
+    assert!(mark.exists(), "nothing is removed without leave");
+    assert_eq!(cluster.nodes[0].postmaster(), None, "nor started with rows that nobody else has");
+    cluster.nodes[1].patch_config(&json!({"postgresql": {"remove_data_directory_on_rewind_failure": true}}));
+    assert_follows(&cluster);
+    assert!(!mark.exists(), "copied anew");
+}
+
+#[test]
+fn a_wrong_rewind_password_is_told_and_the_data_wait_for_the_right_one() {
+    let mut cluster = Cluster::of(2).start();
+    diverge(&mut cluster, |_| {});
+    let password = "/postgresql/authentication/rewind/password";
+    *cluster.nodes[0].config.pointer_mut(password).unwrap() = json!("wrong");
+    cluster.start_node(0);
+    cluster.nodes[0].wait_log("password authentication failed for user \"rewinder\"", Limit(60));
+    *cluster.nodes[0].config.pointer_mut(password).unwrap() = json!("rewind-secret");
+    cluster.nodes[0].write_config(&cluster.sandbox);
+    cluster.nodes[0].post("/reload", &json!({}));
+    assert_follows(&cluster);
+    assert_not_copied(&cluster);
+}
