@@ -1,6 +1,7 @@
 //! Wrong passwords, taken ports, full disks, missing programs, broken files: a clear line, and no loss.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use patroni_tests::{Cluster, Limit, Signal, json, wait_for};
@@ -28,6 +29,24 @@ fn a_wrong_replication_password_is_told_and_leaves_no_half_copy() {
 }
 
 #[test]
+fn a_wrong_superuser_password_is_told_and_harms_nobody() {
+    let authentication = json!({"postgresql": {"authentication": {"superuser": {"password": "wrong"}}}});
+    // Only over TCP a password is asked for here.
+    let tcp = json!({"postgresql": {"use_unix_socket": false}});
+    let mut cluster = Cluster::of(2).config(tcp).node(1, authentication).prepare();
+    cluster.start_node(0);
+    cluster.nodes[0].wait_primary(Limit(60));
+    cluster.start_node(1);
+    cluster.nodes[1].wait_log("password authentication failed for user \"postgres\"", Limit(60));
+    assert_eq!(cluster.nodes[1].status_of("/replica"), 503);
+    assert_eq!(cluster.nodes[0].status_of("/primary"), 200);
+    cluster.nodes[1].config["postgresql"]["authentication"]["superuser"]["password"] = json!("super-secret");
+    cluster.nodes[1].write_config(&cluster.sandbox);
+    cluster.nodes[1].post("/reload", &json!({}));
+    cluster.nodes[1].wait_streaming(Limit(60));
+}
+
+#[test]
 fn a_taken_rest_port_ends_the_agent_with_a_clear_line() {
     let mut cluster = Cluster::of(1).prepare();
     let _taken = std::net::TcpListener::bind(("127.0.0.1", cluster.nodes[0].rest_port)).unwrap();
@@ -37,6 +56,17 @@ fn a_taken_rest_port_ends_the_agent_with_a_clear_line() {
     let log = cluster.nodes[0].log();
     assert!(log.contains("Address already in use"), "{log}");
     assert!(log.contains(&cluster.nodes[0].rest_port.to_string()) || cluster.programs.test_the_reference(), "{log}");
+}
+
+#[test]
+fn a_taken_port_of_the_embedded_store_ends_the_agent_with_a_clear_line() {
+    let mut cluster = Cluster::of(1).embedded().prepare();
+    let address = cluster.nodes[0].config["raft"]["self_addr"].as_str().unwrap().to_owned();
+    let _taken = std::net::TcpListener::bind(&address).unwrap();
+    cluster.start_node(0);
+    assert!(!cluster.nodes[0].wait_exit(Limit(30)).success());
+    let log = cluster.nodes[0].log();
+    assert!(log.contains("Address already in use") && log.contains(&address), "{log}");
 }
 
 #[test]
@@ -70,38 +100,72 @@ fn a_replica_whose_port_is_taken_and_its_leader_still_end_when_asked() {
     }
 }
 
+/// Puts the data of a node on a file system that is too small for them, and takes it away at the end.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// `None` for users who cannot mount one.
+    fn below(cluster: &mut Cluster, node: usize) -> Option<Self> {
+        let disk = SmallDisk(cluster.sandbox.directory("small"));
+        if !disk.mount("size=12m") {
+            eprintln!("skipped: a small file system can only be mounted by root");
+            return None;
+        }
+        cluster.sandbox.give(&disk.0);
+        cluster.nodes[node].data = disk.0.join("data");
+        cluster.nodes[node].config["postgresql"]["data_dir"] = json!(cluster.nodes[node].data);
+        Some(disk)
+    }
+
+    fn mount(&self, options: &str) -> bool {
+        let mut command = Command::new("mount");
+        command.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&self.0).status().is_ok_and(|status| status.success())
+    }
+
+    fn make_room(&self) {
+        assert!(self.mount("remount,size=500m"));
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Processes that still use it keep it until they end.
+        let ended = Command::new("umount").arg("-l").arg(&self.0).status();
+        assert!(ended.is_ok_and(|status| status.success()) || std::thread::panicking());
+    }
+}
+
 #[test]
 fn a_full_disk_at_clone_is_told_and_the_clone_comes_once_there_is_room() {
     let mut cluster = Cluster::of(2).prepare();
-    let small = cluster.sandbox.directory("small");
-    let mount = |options: &str| {
-        let mut command = Command::new("mount");
-        command.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&small).status().is_ok_and(|status| status.success())
-    };
-    if !mount("size=12m") {
-        eprintln!("skipped: a small file system can only be mounted by root");
-        return;
-    }
-    cluster.sandbox.give(&small);
-    cluster.nodes[1].data = small.join("data");
-    cluster.nodes[1].config["postgresql"]["data_dir"] = json!(cluster.nodes[1].data);
+    let Some(disk) = SmallDisk::below(&mut cluster, 1) else { return };
     cluster.start_node(0);
     cluster.nodes[0].wait_primary(Limit(60));
     cluster.start_node(1);
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        cluster.nodes[1].wait_log("No space left on device", Limit(60));
-        wait_for("the rest of the copy is removed", Limit(30), || {
-            if cluster.nodes[1].data.join("PG_VERSION").exists() { Err("still there") } else { Ok(()) }
-        });
-        assert!(mount("remount,size=500m"));
-        cluster.nodes[1].wait_streaming(Limit(60));
-    }));
+    cluster.nodes[1].wait_log("No space left on device", Limit(60));
+    wait_for("the rest of the copy is removed", Limit(30), || {
+        if cluster.nodes[1].data.join("PG_VERSION").exists() { Err("still there") } else { Ok(()) }
+    });
+    disk.make_room();
+    cluster.nodes[1].wait_streaming(Limit(60));
     cluster.nodes[1].kill_hard();
-    cluster.sandbox.sweep();
-    assert!(Command::new("umount").arg("-l").arg(&small).status().unwrap().success());
-    if let Err(panic) = result {
-        std::panic::resume_unwind(panic);
-    }
+}
+
+#[test]
+fn a_full_disk_at_bootstrap_is_told_and_the_cluster_comes_once_there_is_room() {
+    let mut cluster = Cluster::of(1).prepare();
+    let Some(disk) = SmallDisk::below(&mut cluster, 0) else { return };
+    cluster.start_node(0);
+    cluster.nodes[0].wait_log("No space left on device", Limit(60));
+    wait_for("others may try", Limit(30), || cluster.etcd.get("initialize").map_or(Ok(()), Err));
+    disk.make_room();
+    wait_for("the next attempt works", Limit(90), || {
+        if !cluster.nodes[0].agent_runs() {
+            cluster.start_node(0);
+        }
+        if cluster.nodes[0].is_writable_primary() { Ok(()) } else { Err("no primary") }
+    });
+    cluster.nodes[0].kill_hard();
 }
 
 #[test]
