@@ -1,4 +1,4 @@
-//! PostgreSQL's configuration files with a PostgreSQL 15 that reads them.
+//! PostgreSQL's configuration files with a PostgreSQL that reads them.
 
 mod harness;
 

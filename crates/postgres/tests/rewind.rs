@@ -1,4 +1,4 @@
-//! Divergence and pg_rewind on pairs of PostgreSQL 15 servers.
+//! Divergence and pg_rewind on pairs of PostgreSQL servers.
 
 mod harness;
 

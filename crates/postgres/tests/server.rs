@@ -1,4 +1,4 @@
-//! The two handles against PostgreSQL 15.
+//! The two handles against PostgreSQL.
 
 mod harness;
 
@@ -79,7 +79,7 @@ fn passwords_never_reach_the_log_of_the_server() {
         let mut node = Node::with("a", |options| {
             let log = options.data_dir.with_file_name("output");
             let wrapper = options.data_dir.with_file_name("postgres-wrapper");
-            let text = format!("exec {}/postgres \"$@\" -c log_statement=all 2>>{}", harness::BIN_DIR, log.display());
+            let text = format!("exec {}/postgres \"$@\" -c log_statement=all 2>>{}", harness::bin_dir(), log.display());
             options.bin_name.insert("postgres".into(), script(&wrapper, &text));
             options.rewind.username = Some("odd \"name'".into());
         });
@@ -371,7 +371,7 @@ fn a_failed_bootstrap_is_moved_away_and_a_full_directory_is_not_touched() {
 fn post_bootstrap_can_connect_with_what_it_is_given() {
     as_postgres("post_bootstrap_can_connect_with_what_it_is_given", async {
         let mut node = Node::with("a", |o| {
-            let psql = format!("{}/psql -v ON_ERROR_STOP=1 -c 'CREATE DATABASE made'", harness::BIN_DIR);
+            let psql = format!("{}/psql -v ON_ERROR_STOP=1 -c 'CREATE DATABASE made'", harness::bin_dir());
             o.bootstrap.post_bootstrap = Some(psql);
             o.use_unix_socket = false;
         });
@@ -387,7 +387,7 @@ fn a_custom_method_makes_the_cluster() {
             let text = format!(
                 "for a in \"$@\"; do case $a in --datadir=*) d=${{a#--datadir=}};; --scope=test) s=1;; --x=1) x=1;; esac; done\n\
                  test -n \"$s$x\" && exec {}/initdb -N -A scram-sha-256 --pwfile=/proc/self/fd/0 -U postgres $d <<E\nunknown\nE",
-                harness::BIN_DIR
+                harness::bin_dir()
             );
             let command = script(&o.data_dir.with_file_name("method"), &text);
             let json = json!({"command": command, "x": 1});
@@ -607,7 +607,7 @@ fn a_start_that_takes_long_is_finished_later() {
             let note = script(&o.data_dir.with_file_name("note"), &format!("echo \"$@\" >> {}", out.display()));
             o.callbacks.insert(CallbackAction::OnStart, note);
             let wrapper = o.data_dir.with_file_name("postgres-wrapper");
-            let text = format!("test -e {} && sleep 1; exec {}/postgres \"$@\"", out.display(), harness::BIN_DIR);
+            let text = format!("test -e {} && sleep 1; exec {}/postgres \"$@\"", out.display(), harness::bin_dir());
             o.bin_name.insert("postgres".into(), script(&wrapper, &text));
         });
         node.bootstrap().await;

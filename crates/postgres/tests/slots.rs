@@ -1,4 +1,4 @@
-//! Plans for replication slots on PostgreSQL 15.
+//! Plans for replication slots on PostgreSQL.
 
 mod harness;
 

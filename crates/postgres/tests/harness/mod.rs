@@ -1,5 +1,5 @@
-//! A directory with a PostgreSQL 15 server of its own. PostgreSQL refuses to run as root: a test that finds itself root
-//! runs itself again as user `postgres`.
+//! A directory with a PostgreSQL server of its own, of the version whose programs are in `PG_BIN_DIR`, else the newest of Debian's.
+//! PostgreSQL refuses to run as root: a test that finds itself root runs itself again as user `postgres`.
 
 // Each test file uses a part of it.
 #![allow(dead_code, unreachable_pub)]
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use patroni_core::job::{Upstream, UpstreamMember};
@@ -24,7 +24,29 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-pub const BIN_DIR: &str = "/usr/lib/postgresql/15/bin";
+/// Where PostgreSQL's programs are.
+pub fn bin_dir() -> &'static str {
+    static FOUND: LazyLock<String> = LazyLock::new(|| {
+        std::env::var("PG_BIN_DIR").unwrap_or_else(|_| {
+            let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+            let newest = versions.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()).max();
+            format!("/usr/lib/postgresql/{}/bin", newest.expect("PostgreSQL, or PG_BIN_DIR"))
+        })
+    });
+    &FOUND
+}
+
+/// The major version of these programs.
+pub fn major_version() -> u32 {
+    static FOUND: LazyLock<u32> = LazyLock::new(|| {
+        let output = Command::new(format!("{}/postgres", bin_dir())).arg("--version").output().expect("postgres");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let version =
+            text.rsplit_once(") ").and_then(|(_, version)| version.split(['.', ' ', '\n']).next()?.parse().ok());
+        version.unwrap_or_else(|| panic!("a version in {text:?}"))
+    });
+    *FOUND
+}
 
 /// Runs the body of the test `name`, as user `postgres`, within two minutes.
 pub fn as_postgres(name: &str, body: impl Future<Output = ()>) {
@@ -67,7 +89,7 @@ impl Node {
         let options = Arc::new(options);
         let (sender, receiver) = watch::channel(options.clone());
         let monitor = Monitor::new(receiver.clone());
-        let conf = Conf::new(options, Arc::new(files(dir.path())), 150_000);
+        let conf = Conf::new(options, Arc::new(files(dir.path())), major_version() * 10_000);
         let control = Control::new(receiver, monitor.clone(), conf);
         Node { dir, options: sender, control, monitor }
     }
@@ -174,7 +196,7 @@ fn options(name: &str, dir: &Path) -> ServerOptions {
         scope: "test".into(),
         name: name.into(),
         data_dir: dir.join("data"),
-        bin_dir: Some(BIN_DIR.into()),
+        bin_dir: Some(bin_dir().into()),
         bin_name: BTreeMap::new(),
         pgpass: dir.join("pgpass"),
         database: "postgres".into(),
