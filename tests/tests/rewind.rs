@@ -34,9 +34,9 @@ fn wal_that_pg_rewind_misses_comes_from_the_archive() {
     for node in &mut cluster.nodes {
         let dcs = &mut node.config["bootstrap"]["dcs"]["postgresql"];
         dcs["use_slots"] = json!(false);
-        dcs["parameters"]["wal_keep_size"] = json!("0");
+        dcs["parameters"]["wal_keep_size"] = json!("16MB");
         dcs["parameters"]["min_wal_size"] = json!("32MB");
-        dcs["parameters"]["max_wal_size"] = json!("32MB");
+        dcs["parameters"]["max_wal_size"] = json!("48MB");
         dcs["parameters"]["archive_mode"] = json!("on");
     }
     // Node 1 must not find there what it never received.

@@ -108,6 +108,11 @@ impl Conf {
         self.files.standby_cluster.as_ref()
     }
 
+    /// The configured `restore_command`, whether it is in force or not.
+    pub(crate) fn restore_command(&self) -> Option<String> {
+        recovery::restore_command(&self.files)
+    }
+
     /// The parameters the running configuration is meant to have.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters

@@ -57,6 +57,12 @@ pub(super) fn build(
     RecoveryParameters { primary_conninfo, others }
 }
 
+/// The `restore_command` that a standby of this configuration gets.
+pub(super) fn restore_command(files: &FileOptions) -> Option<String> {
+    let own = files.standby_cluster.as_ref().and_then(|standby_cluster| standby_cluster.restore_command.clone());
+    own.or_else(|| configured(files).text("restore_command")).filter(|command| !command.is_empty())
+}
+
 /// `recovery_conf`, and what of `parameters` belongs there, without what this program decides itself.
 fn configured(files: &FileOptions) -> Parameters {
     let mut from_parameters = files.parameters.iter().filter(|(name, _)| is_recovery_parameter(name)).peekable();

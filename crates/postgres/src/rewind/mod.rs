@@ -43,6 +43,7 @@ pub struct RewindContext {
     postgresql_conf: PathBuf,
     use_pg_rewind: bool,
     standby_cluster: Option<StandbyCluster>,
+    restore_command: Option<String>,
     system_id: Option<SystemId>,
     limit: Duration,
 }
@@ -59,6 +60,7 @@ impl RewindContext {
             postgresql_conf: conf.postgresql_conf(),
             use_pg_rewind,
             standby_cluster: conf.standby_cluster().cloned(),
+            restore_command: conf.restore_command(),
             system_id,
             limit,
         }
@@ -105,7 +107,7 @@ async fn compare(context: &RewindContext, upstream: &RewindSource, local: &Local
     if local.in_recovery
         && let Some(file) = same_timeline::missing_on(&source, local).await?
     {
-        let archive = program::restore_command(context).await.is_some();
+        let archive = program::restore_command_in_force(context).await.is_some();
         return Ok(RewindCheck::WalGone { file, archive });
     }
     Ok(RewindCheck::NotNeeded)

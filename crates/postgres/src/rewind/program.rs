@@ -26,8 +26,10 @@ pub(super) async fn pg_rewind(
     cancel: &Cancel,
 ) -> Result<()> {
     let watch = |line: &str| copying.take(line);
-    let restore_command = restore_command(context).await;
-    let fetches_itself = restore_command.is_some() && can_restore(context);
+    let in_force = restore_command_in_force(context).await;
+    let fetches_itself = in_force.is_some() && can_restore(context);
+    // A node that has been primary since its start has no recovery settings in its files.
+    let restore_command = in_force.or_else(|| context.restore_command.clone());
     let mut last_missing = None;
     for _ in 0..MOST_FETCHES {
         let command = command(context, source, fetches_itself).await?;
@@ -77,7 +79,8 @@ async fn command(context: &RewindContext, source: &RewindSource, fetches_itself:
     Ok(command)
 }
 
-pub(super) async fn restore_command(context: &RewindContext) -> Option<String> {
+/// The `restore_command` in `postgresql.conf`, which pg_rewind and a start would go by.
+pub(super) async fn restore_command_in_force(context: &RewindContext) -> Option<String> {
     let data_dir = &context.options.data_dir;
     let value =
         guc_value(&context.programs, data_dir, &context.postgresql_conf, "restore_command", context.limit).await;
