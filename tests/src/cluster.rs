@@ -1,10 +1,11 @@
-//! A cluster of nodes over one etcd, built with few words.
+//! A cluster of nodes over one etcd, or over the store that they keep themselves, built with few words.
 
 use std::path::Path;
 use std::process::Output;
 
 use serde_json::{Value, json};
 
+use crate::embedded::Members;
 use crate::etcd::Etcd;
 use crate::node::{Node, merge};
 use crate::programs::{Kind, Programs};
@@ -54,14 +55,14 @@ impl Builder {
     pub fn prepare(self) -> Cluster {
         let sandbox = Sandbox::new();
         let etcd = if self.embedded { Etcd::absent(&sandbox) } else { Etcd::new(&sandbox) };
-        let first = format!("127.0.0.1:{}", free_port());
+        let members = self.embedded.then(|| Members::of(self.kinds.len()));
         let programs = Programs::find();
         let mut nodes = Vec::new();
         for (index, kind) in self.kinds.iter().enumerate() {
             let mut node = new_node(index, *kind, &sandbox, &etcd, &programs);
             node.config["bootstrap"]["dcs"] = self.dcs.clone();
-            if self.embedded {
-                merge(&mut node.config, &embedded(index, &first));
+            if let Some(members) = &members {
+                merge(&mut node.config, &members.beginning(index));
             }
             merge(&mut node.config, &self.all);
             for (_, change) in self.single.iter().filter(|(of, _)| *of == index) {
@@ -70,7 +71,7 @@ impl Builder {
             node.write_config(&sandbox);
             nodes.push(node);
         }
-        Cluster { nodes, etcd, programs, sandbox }
+        Cluster { nodes, etcd, members, programs, sandbox }
     }
 
     /// Starts all, node 0 first as leader, and waits until all others stream.
@@ -83,6 +84,11 @@ impl Builder {
             cluster.start_node(index);
         }
         cluster.wait_streaming(0, Limit(90));
+        if cluster.members.is_some() {
+            // Node 0 has founded the store alone, so that it leads. From now on each finds the others without it.
+            cluster.let_all_know_all_members();
+            cluster.wait_voters(cluster.nodes.len(), Limit(60));
+        }
         cluster
     }
 }
@@ -94,6 +100,8 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     /// The store.
     pub etcd: Etcd,
+    /// Where the agents keep the store, if they do.
+    pub members: Option<Members>,
     /// Paths of programs.
     pub programs: Programs,
     /// Directory and owner of everything.
@@ -149,6 +157,19 @@ impl Cluster {
                 _ => Err(leader),
             }
         })
+    }
+
+    /// Value of a key of this cluster, such as `leader`. Of the embedded store a backup tells it: a majority must run.
+    pub fn key(&self, name: &str) -> Option<String> {
+        if self.etcd.is_present() {
+            return self.etcd.get(name);
+        }
+        let file = self.sandbox.path().join("keys.json");
+        self.ctl_ok(&["store", "backup", file.to_str().unwrap(), "--force"]);
+        let backup: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        let wanted = format!("/service/batman/{name}");
+        let found = backup["keys"].as_array().unwrap().iter().find(|key| key["key"] == wanted.as_str());
+        found.map(|key| key["value"].as_str().unwrap().to_owned())
     }
 
     /// Who holds the leader key; with the embedded store as one of these nodes tells it.
@@ -242,18 +263,6 @@ fn new_node(index: usize, kind: Kind, sandbox: &Sandbox, etcd: &Etcd, programs: 
         rest_port,
         data,
     }
-}
-
-/// Node 0 founds the store, the others know it.
-fn embedded(index: usize, first: &str) -> Value {
-    let raft = match index {
-        0 => json!({"self_addr": first, "partner_addrs": [], "password": "a long random text"}),
-        _ => {
-            let own = format!("127.0.0.1:{}", free_port());
-            json!({"self_addr": own, "partner_addrs": [first], "password": "a long random text"})
-        }
-    };
-    json!({"etcd3": null, "raft": raft})
 }
 
 fn path_with(directory: &Path) -> String {

@@ -1,16 +1,18 @@
-//! Black-box harness: starts real clusters of `patroni` processes over a real etcd and looks at them from outside.
+//! Black-box harness: starts real clusters of `patroni` processes over a real etcd, or over their own store, and looks at them from outside.
 //!
 //! It owns processes, ports, temporary directories and time limits, and takes all of them down again when a [`Cluster`]
 //! is dropped, also after a panic. It knows nothing of the crates under test: only command lines, REST, SQL, store keys.
 //!
 //! Environment: `PATRONI_BIN`, `PATRONICTL_BIN` (the programs under test; default `target/debug`), `REFERENCE_BIN_DIR`
-//! (where Patroni 4.1.5 for mixed clusters is; default `target/reference/bin`, then `/opt/ref/venv/bin`), `PG_BIN_DIR`.
+//! (where Patroni 4.1.5 for mixed clusters is; default `target/reference/bin`, then `/opt/ref/venv/bin`), `PG_BIN_DIR`,
+//! `PATRONI_TEST_STORE=raft` (agents keep the store themselves, in tests that do not need etcd).
 
 // A harness may block: it has no runtime, and panicking is how a test fails.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
 mod cluster;
 mod consumer;
+mod embedded;
 mod etcd;
 mod node;
 mod programs;
@@ -21,6 +23,7 @@ mod writer;
 
 pub use cluster::{Builder, Cluster};
 pub use consumer::Consumer;
+pub use embedded::{Controller, Members, PASSWORD};
 pub use etcd::Etcd;
 pub use node::{Frozen, Node};
 pub use programs::{Kind, Programs};

@@ -18,7 +18,7 @@ fn three_empty_directories_become_a_cluster() {
         node.wait_sql("SELECT answer FROM t", "42", Limit(10));
     }
     let system = cluster.nodes[0].sql("SELECT system_identifier FROM pg_control_system()");
-    assert_eq!(cluster.etcd.get("initialize"), Some(system));
+    assert_eq!(cluster.key("initialize"), Some(system));
     let checksums = cluster.nodes[leader].sql("SHOW data_checksums");
     assert_eq!(checksums, "on", "initdb options");
     let slots = "SELECT string_agg(slot_name, ',' ORDER BY 1) FROM pg_replication_slots";
@@ -60,10 +60,10 @@ fn a_failed_bootstrap_cleans_up_and_is_tried_again() {
     cluster.nodes[0].config["bootstrap"]["post_init"] = json!(path);
     cluster.start_node(0);
     // The reference ends after a failed bootstrap and leaves the next attempt to whoever starts it again.
-    let node = &mut cluster.nodes[0];
+    let node = &cluster.nodes[0];
     wait_for("the failure is logged and the key is released", Limit(60), || {
         let failed = node.log().contains("post_init") || node.log().contains("post_bootstrap");
-        let released = cluster.etcd.get("initialize").is_none();
+        let released = cluster.key("initialize").is_none();
         let moved_away = !node.data.join("PG_VERSION").exists();
         if failed && released && moved_away { Ok(()) } else { Err((failed, released, moved_away)) }
     });

@@ -1,37 +1,10 @@
 //! patronictl and the embedded store: from anywhere, looking after it, backup, and moving a living cluster.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Output};
+use std::path::PathBuf;
+use std::process::Output;
 
-use patroni_tests::{Cluster, Limit, Value, Writer, free_port, json, wait_for};
-
-const PASSWORD: &str = "a long random text";
-
-/// Ports of the members, one for each node.
-struct Store(Vec<u16>);
-
-impl Store {
-    fn of(count: usize) -> Self {
-        Store((0..count).map(|_| free_port()).collect())
-    }
-
-    fn address(&self, index: usize) -> String {
-        format!("127.0.0.1:{}", self.0[index])
-    }
-
-    /// What a node's configuration says to be this member.
-    fn change(&self, index: usize) -> Value {
-        let partners: Vec<String> = (0..self.0.len()).filter(|i| *i != index).map(|i| self.address(i)).collect();
-        json!({"etcd3": null, "raft": {"self_addr": self.address(index), "partner_addrs": partners, "password": PASSWORD}})
-    }
-
-    fn url(&self) -> String {
-        let addresses: Vec<String> = (0..self.0.len()).map(|index| self.address(index)).collect();
-        format!("raft://{}", addresses.join(","))
-    }
-}
+use patroni_tests::{Cluster, Controller, Limit, Members, PASSWORD, Value, Writer, json, wait_for};
 
 /// patronictl on a machine without any configuration.
 fn elsewhere(cluster: &Cluster, url: &str, password: &str, arguments: &[&str]) -> Output {
@@ -47,39 +20,12 @@ fn rows(cluster: &Cluster) -> Vec<Value> {
     serde_json::from_str(&cluster.ctl_ok(&["store", "status", "-f", "json"])).unwrap()
 }
 
-/// Waits until so many members vote and answer, one of them as leader.
-#[track_caller]
-fn wait_voters(cluster: &Cluster, count: usize) -> Vec<Value> {
-    wait_for(&format!("{count} voters"), Limit(60), || {
-        let output = cluster.ctl(&["store", "status", "-f", "json"]);
-        let rows: Vec<Value> = serde_json::from_slice(&output.stdout).map_err(|_| both(&output))?;
-        let running = |role: &str| rows.iter().filter(|row| row["Role"] == role && row["State"] == "running").count();
-        let good = rows.len() == count && running("Leader") == 1 && running("Voter") == count - 1;
-        if good { Ok(rows) } else { Err(both(&output)) }
-    })
-}
-
-/// All start at once: the store begins when all have answered.
-fn start(store: &Store, count: usize) -> (Cluster, usize) {
-    let mut builder = Cluster::of(count);
-    for index in 0..count {
-        builder = builder.node(index, store.change(index));
-    }
-    let mut cluster = builder.prepare();
-    cluster.etcd.stop();
-    (0..count).for_each(|index| cluster.start_node(index));
-    let leader = wait_for("somebody leads", Limit(90), || {
-        cluster.nodes.iter().position(patroni_tests::Node::is_writable_primary).ok_or("nobody")
-    });
-    cluster.wait_streaming(leader, Limit(90));
-    (cluster, leader)
-}
-
 #[test]
 fn patronictl_looks_after_the_store_from_anywhere() {
-    let store = Store::of(3);
-    let (mut cluster, leader) = start(&store, 3);
-    let seen = wait_voters(&cluster, 3);
+    let mut cluster = Cluster::of(3).embedded().prepare();
+    let leader = cluster.start_together();
+    let store = cluster.members.clone().unwrap();
+    let seen = cluster.wait_voters(3, Limit(60));
     assert!(seen.iter().all(|row| row["Keys"].as_u64() > Some(3)), "{seen:?}");
 
     let listed = elsewhere(&cluster, &store.url(), PASSWORD, &["list", "batman", "-f", "json"]);
@@ -128,9 +74,9 @@ fn backup_and_restore(cluster: &mut Cluster, leader: usize) {
     assert_eq!(cluster.nodes[leader].postmaster(), postmaster, "PostgreSQL ran on");
 }
 
-fn a_lost_member_is_removed_and_comes_back_as_a_new_one(cluster: &mut Cluster, store: &Store, leader: usize) {
+fn a_lost_member_is_removed_and_comes_back_as_a_new_one(cluster: &mut Cluster, store: &Members, leader: usize) {
     let lost = (leader + 1) % 3;
-    let address = store.address(lost);
+    let address = store.0[lost].clone();
     let id = |rows: &[Value]| rows.iter().find(|row| row["Address"] == address.as_str()).unwrap()["Member"].clone();
     let before = id(&rows(cluster));
     cluster.nodes[lost].kill_hard();
@@ -141,56 +87,26 @@ fn a_lost_member_is_removed_and_comes_back_as_a_new_one(cluster: &mut Cluster, s
         let output = cluster.ctl(&["store", "remove", &address, "--force"]);
         if output.status.success() { Ok(()) } else { Err(both(&output)) }
     });
-    wait_voters(cluster, 2);
+    cluster.wait_voters(2, Limit(60));
     let refused = cluster.ctl(&["store", "remove", &address, "--force"]);
     assert!(!refused.status.success() && both(&refused).contains("is no member of the store"), "{}", both(&refused));
 
     let files = PathBuf::from(format!("{}.raft", cluster.nodes[lost].data.display()));
     std::fs::remove_dir_all(files).unwrap();
     cluster.start_node(lost);
-    let after = wait_voters(cluster, 3);
+    let after = cluster.wait_voters(3, Limit(60));
     assert_ne!(id(&after), before, "it is another member");
     cluster.wait_streaming(leader, Limit(60));
     let said = cluster.ctl_ok(&["store", "add", &address, "--force"]);
     assert!(said.contains("is a member and votes"), "{said}");
 }
 
-/// A member of the store without an agent; it dies with the test.
-struct Controller(Child);
-
-impl Controller {
-    fn start(cluster: &Cluster, index: usize, change: &Value) -> Self {
-        let mut config = cluster.nodes[index].config.clone();
-        config.as_object_mut().unwrap().remove("etcd3");
-        config["raft"] = change["raft"].clone();
-        let file = cluster.sandbox.file(format!("controller{index}.yml"), &config.to_string());
-        let program = controller_program(cluster);
-        let log = File::create(cluster.sandbox.path().join(format!("controller{index}.log"))).unwrap();
-        Controller(
-            cluster.sandbox.command(&program).arg(file).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap(),
-        )
-    }
-
-    fn end(mut self) {
-        patroni_tests::signal(self.0.id(), patroni_tests::Signal::TERM);
-        wait_for("the controller ends", Limit(20), || self.0.try_wait().unwrap().ok_or("it runs"));
-    }
-}
-
-impl Drop for Controller {
-    fn drop(&mut self) {
-        _ = self.0.kill();
-        _ = self.0.wait();
-    }
-}
-
-/// The agent under the name of the controller.
-fn controller_program(cluster: &Cluster) -> PathBuf {
-    let link = cluster.sandbox.path().join("patroni_raft_controller");
-    if !Path::new(&link).exists() {
-        std::os::unix::fs::symlink(&cluster.programs.patroni, &link).unwrap();
-    }
-    link
+/// A member of the store in the place of this node's agent.
+fn controller(cluster: &Cluster, index: usize, store: &Members) -> Controller {
+    let mut config = cluster.nodes[index].config.clone();
+    config.as_object_mut().unwrap().remove("etcd3");
+    config["raft"] = store.change(index)["raft"].clone();
+    Controller::start(cluster, &format!("controller{index}"), &[config])
 }
 
 /// Restarts the agents with other configurations, the leader's first; `each` happens between end and start.
@@ -225,15 +141,15 @@ fn wait_moved(cluster: &Cluster, old: &str) {
 #[test]
 fn a_living_cluster_moves_from_etcd_to_the_embedded_store_and_back() {
     let mut cluster = Cluster::of(3).start();
-    let (leader, store) = (0, Store::of(3));
+    let (leader, store) = (0, Members::of(3));
     let postmasters: Vec<_> = cluster.nodes.iter().map(|node| node.postmaster().unwrap()).collect();
     let writer = Writer::start(&cluster, leader);
     let etcd = format!("etcd3://127.0.0.1:{}", cluster.etcd.port);
-    let file = cluster.sandbox.path().join("controller0.yml").display().to_string();
+    let file = cluster.sandbox.path().join("controller0-0.yml").display().to_string();
 
     cluster.ctl_ok(&["pause", "--wait"]);
     let mut controllers: Vec<Option<Controller>> =
-        (0..3).map(|index| Some(Controller::start(&cluster, index, &store.change(index)))).collect();
+        (0..3).map(|index| Some(controller(&cluster, index, &store))).collect();
     wait_for("the new store is founded", Limit(60), || {
         let output = elsewhere(&cluster, &store.url(), PASSWORD, &["store", "status", "-f", "json"]);
         let rows: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_default();
@@ -253,7 +169,7 @@ fn a_living_cluster_moves_from_etcd_to_the_embedded_store_and_back() {
     wait_moved(&cluster, &etcd);
     cluster.ctl_ok(&["resume", "--wait"]);
     cluster.wait_streaming(leader, Limit(40));
-    wait_voters(&cluster, 3);
+    cluster.wait_voters(3, Limit(60));
     let said = elsewhere(&cluster, &etcd, "", &["list", "batman", "-f", "json"]);
     assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), "[]", "nobody uses etcd");
 

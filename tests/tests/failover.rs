@@ -79,7 +79,7 @@ fn a_killed_server_is_started_in_place() {
     });
     cluster.nodes[0].wait_primary(Limit(30));
     cluster.nodes[0].wait_state("it runs on its timeline", Limit(30), |state| state["timeline"] == 1);
-    assert_eq!(cluster.etcd.get("leader").as_deref(), Some("n0"));
+    assert_eq!(cluster.key("leader").as_deref(), Some("n0"));
     assert_eq!(cluster.nodes[0].sql("SELECT row FROM t"), "1");
     cluster.nodes[1].wait_streaming(Limit(30));
 }
@@ -202,7 +202,7 @@ fn a_replica_killed_comes_back_and_its_slot_lives_for_member_slots_ttl() {
     let mut cluster = Cluster::of(2).dcs(json!({"member_slots_ttl": "25s"})).start();
     let slots = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'n1'";
     cluster.nodes[1].kill_hard();
-    wait_for("the member's key expires", Limit(40), || cluster.etcd.get("members/n1").map_or(Ok(()), Err));
+    wait_for("the member's key expires", Limit(40), || cluster.key("members/n1").map_or(Ok(()), Err));
     assert_eq!(cluster.nodes[0].sql(slots), "1", "the slot outlives the key");
     cluster.nodes[0].wait_sql(slots, "0", Limit(60));
     cluster.start_node(1);

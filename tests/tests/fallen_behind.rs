@@ -154,7 +154,7 @@ fn an_interrupted_rewind_is_not_started_and_finished_after_a_power_cut() {
     // Nobody leads: it is not started even so, nor does it lead.
     cluster.nodes[1].kill_agent();
     cluster.nodes[0].kill_hard();
-    wait_for("the lease ends", Limit(40), || cluster.etcd.get("leader").map_or(Ok(()), Err));
+    wait_for("the lease ends", Limit(40), || cluster.key("leader").map_or(Ok(()), Err));
     cluster.start_node(1);
     cluster.nodes[1].wait_log("not starting postgres, because pg_rewind did not succeed", Limit(30));
     assert_eq!(cluster.nodes[1].postmaster(), None);

@@ -20,7 +20,7 @@ fn agents_come_and_go_in_pause() {
         cluster.nodes[index].terminate(Limit(20));
         assert!(process_exists(postmasters[index]), "PostgreSQL outlives its agent's planned end in pause");
     }
-    wait_for("the lease is gone", Limit(40), || cluster.etcd.get("leader").map_or(Ok(()), Err));
+    wait_for("the lease is gone", Limit(40), || cluster.key("leader").map_or(Ok(()), Err));
     cluster.start_node(0);
     cluster.start_node(1);
     cluster.wait_streaming(0, Limit(30));
@@ -39,12 +39,12 @@ fn a_server_killed_in_pause_stays_down_until_resume() {
     pause(&cluster);
     cluster.nodes[1].kill_postmaster();
     wait_for("the store says stopped", Limit(20), || {
-        let member = cluster.etcd.get("members/n1").unwrap_or_default();
+        let member = cluster.key("members/n1").unwrap_or_default();
         if member.contains("\"state\":\"stopped\"") { Ok(()) } else { Err(member) }
     });
     cluster.nodes[0].kill_postmaster();
     wait_for("the leader's store entry says stopped", Limit(20), || {
-        let member = cluster.etcd.get("members/n0").unwrap_or_default();
+        let member = cluster.key("members/n0").unwrap_or_default();
         if member.contains("\"state\":\"stopped\"") { Ok(()) } else { Err(member) }
     });
     assert!(cluster.nodes.iter().all(|node| node.postmaster().is_none()), "nobody starts a server in pause");

@@ -20,7 +20,7 @@ fn rest_and_patronictl_switch_over() {
     assert!(text.contains("Successfully switched over to"), "{text}");
     let leader = cluster.wait_leader_among(&[0, 1], Limit(30));
     cluster.wait_streaming(leader, Limit(30));
-    wait_for("the request is gone from the store", Limit(10), || match cluster.etcd.get("failover").as_deref() {
+    wait_for("the request is gone from the store", Limit(10), || match cluster.key("failover").as_deref() {
         None | Some("{}") => Ok(()),
         Some(request) => Err(request.to_owned()),
     });
@@ -60,7 +60,7 @@ fn impossible_requests_are_refused() {
         let answer = node.post(path, &body);
         assert_eq!((answer.status, answer.body.as_str()), (status, text), "POST {path} {body}");
     }
-    assert_eq!(cluster.etcd.get("leader").as_deref(), Some("n0"));
+    assert_eq!(cluster.key("leader").as_deref(), Some("n0"));
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn failover_to_a_candidate() {
 fn a_failover_request_with_the_leader_gone_is_honoured() {
     let mut cluster = Cluster::of(3).start();
     cluster.nodes[0].kill_hard();
-    wait_for("the lease ends or is taken", Limit(40), || match cluster.etcd.get("leader").as_deref() {
+    wait_for("the lease ends or is taken", Limit(40), || match cluster.key("leader").as_deref() {
         Some("n0") => Err("n0 still holds it"),
         _ => Ok(()),
     });

@@ -11,7 +11,7 @@ const LOOP_WAIT: u64 = 10;
 const REACTION: Limit = Limit(5);
 
 fn sync_key(cluster: &Cluster) -> Value {
-    cluster.etcd.get("sync").and_then(|text| serde_json::from_str(&text).ok()).unwrap_or(Value::Null)
+    cluster.key("sync").and_then(|text| serde_json::from_str(&text).ok()).unwrap_or(Value::Null)
 }
 
 /// Waits until `/sync` says so: the voters, separated by commas, and the quorum.
@@ -66,7 +66,7 @@ fn standbys_that_come_and_go_are_noticed_at_once() {
     eprintln!("enabled after {enabled:?}, a standby lost after {lost:?}, one added after {:?}", added.elapsed());
 
     cluster.nodes[0].patch_config(&json!({"synchronous_mode": null}));
-    wait_for("/sync is gone", REACTION, || cluster.etcd.get("sync").map_or(Ok(()), Err));
+    wait_for("/sync is gone", REACTION, || cluster.key("sync").map_or(Ok(()), Err));
     wait_names(&cluster.nodes[0], "", REACTION);
 }
 

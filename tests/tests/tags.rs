@@ -18,7 +18,7 @@ fn nofailover_and_failover_priority_decide_the_heir() {
     cluster.nodes[3].terminate(Limit(30));
     cluster.nodes[2].wait_primary(Limit(30));
     cluster.nodes[2].terminate(Limit(30));
-    wait_for("nobody leads", Limit(40), || cluster.etcd.get("leader").map_or(Ok(()), Err));
+    wait_for("nobody leads", Limit(40), || cluster.key("leader").map_or(Ok(()), Err));
     cluster.nodes[1].wait_status_of("/replica", 200, Limit(20));
     assert_eq!(cluster.nodes[1].sql("SELECT pg_is_in_recovery()"), "t");
 }

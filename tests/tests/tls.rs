@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use patroni_tests::{Cluster, Limit, Sandbox, json, wait_for};
+use patroni_tests::{Cluster, Limit, PASSWORD, Sandbox, json, wait_for};
 
 /// A self-signed certificate for 127.0.0.1, which is its own authority, its key, and that key encrypted with `s3cret`.
 fn certificate(sandbox: &Sandbox) -> [String; 3] {
@@ -82,4 +82,35 @@ fn replication_rewind_and_rest_work_with_client_certificates_only() {
     let candidate = format!("n{}", 1 - leader);
     cluster.ctl_ok(&["switchover", "batman", "--candidate", &candidate, "--force"]);
     assert_eq!(one_leads_one_streams(Limit(40)), 1 - leader);
+}
+
+#[test]
+fn the_agents_keep_their_store_under_tls_and_strangers_learn_nothing() {
+    let mut cluster = Cluster::of(3).embedded().prepare();
+    let [own, own_key, encrypted] = certificate(&cluster.sandbox);
+    for node in &mut cluster.nodes {
+        let raft = json!({"cert": own, "key": encrypted, "key_password": "s3cret", "cacert": own});
+        node.change_config(&json!({"raft": raft}));
+    }
+    let leader = cluster.start_together();
+    cluster.wait_voters(3, Limit(60));
+
+    let elsewhere = Sandbox::new();
+    let [stranger, stranger_key, _] = certificate(&elsewhere);
+    let url = cluster.members.clone().unwrap().url();
+    let list = |cert: &str, key: &str, password: &str| {
+        let mut command = cluster.sandbox.command(&cluster.programs.patronictl);
+        command.envs([("PATRONI_RAFT_CERT", cert), ("PATRONI_RAFT_KEY", key), ("PATRONI_RAFT_PASSWORD", password)]);
+        command.env("PATRONI_RAFT_CACERT", &own).args(["-d", &url, "list", "batman", "-f", "json"]).output().unwrap()
+    };
+    assert!(String::from_utf8_lossy(&list(&own, &own_key, PASSWORD).stdout).contains("n0"));
+    for (cert, key, password) in [(&stranger, &stranger_key, PASSWORD), (&own, &own_key, "a guess")] {
+        let output = list(cert, key, password);
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(!output.status.success() && !said.contains("n0"), "{said}");
+    }
+
+    let candidate = (leader + 1) % 3;
+    cluster.ctl_ok(&["switchover", "batman", "--candidate", &format!("n{candidate}"), "--force"]);
+    cluster.wait_streaming(candidate, Limit(40));
 }
