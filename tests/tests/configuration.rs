@@ -81,7 +81,7 @@ fn sighup_reloads_the_file_and_a_broken_one_keeps_the_old() {
     node.wait_sql("SELECT count(*) FROM pg_hba_file_rules WHERE 'nobody' = ANY(user_name)", "1", Limit(20));
     node.wait_state("the new tag", Limit(20), |state| state["tags"]["color"] == "blue");
     wait_for("the new tag in the store", Limit(20), || {
-        let member = cluster.etcd.get("members/n0").unwrap_or_default();
+        let member = cluster.key("members/n0").unwrap_or_default();
         if member.contains("\"color\":\"blue\"") { Ok(()) } else { Err(member) }
     });
 
@@ -111,7 +111,7 @@ fn the_dynamic_configuration_reaches_all_nodes_and_survives_them() {
     // A key which was lost is written again by the leader, from the last known configuration.
     cluster.etcd.delete("config");
     wait_for("the configuration is back", Limit(30), || {
-        let config = cluster.etcd.get("config").unwrap_or_default();
+        let config = cluster.key("config").unwrap_or_default();
         if serde_json::from_str::<Value>(&config).is_ok_and(|config| config["ttl"] == 25) {
             Ok(())
         } else {
@@ -141,6 +141,16 @@ fn validate_config_tells_what_is_wrong() {
     cluster.nodes[0].write_config(&cluster.sandbox);
     let (valid, text) = validate(&cluster);
     assert!(valid, "{text}");
+    // The agents keep the store themselves, which must not be open to everybody.
+    let etcd3 = cluster.nodes[0].config.as_object_mut().unwrap().remove("etcd3").unwrap();
+    cluster.nodes[0].write_config(&cluster.sandbox);
+    let (valid, text) = validate(&cluster);
+    assert!(!valid && text.starts_with("raft.password: ") && text.lines().count() == 1, "{text}");
+    cluster.nodes[0].config["raft"] = json!({"password": "a long random text"});
+    cluster.nodes[0].write_config(&cluster.sandbox);
+    let (valid, text) = validate(&cluster);
+    assert!(valid, "{text}");
+    cluster.nodes[0].change_config(&json!({"raft": null, "etcd3": etcd3}));
     cluster.nodes[0].config["postgresql"]["listen"] = json!("127.0.0.1");
     cluster.nodes[0].config["etcd3"]["hosts"] = json!("");
     cluster.nodes[0].config.as_object_mut().unwrap().remove("scope");

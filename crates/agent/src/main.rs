@@ -11,6 +11,7 @@ use patroni_agent::{agent, configuration, guard, options, raft_controller};
 use patroni_config::{Environment, Source, validate};
 use patroni_core::COMPATIBLE_VERSION;
 use patroni_core::plan::Exit;
+use patroni_dcs::raft::RaftOptions;
 
 /// PostgreSQL high availability: one agent beside each server.
 #[derive(Parser)]
@@ -75,7 +76,10 @@ fn main() -> ExitCode {
 
 fn validate(arguments: &Arguments) -> ExitCode {
     let source = Source::new(arguments.configfile.as_deref(), Environment::of_process());
-    let how = validate::Options { ignore_listen_port: arguments.ignore_listen_port };
+    let how = validate::Options {
+        ignore_listen_port: arguments.ignore_listen_port,
+        embedded: Some(|configuration| RaftOptions::from_json(configuration).err().map(|error| error.to_string())),
+    };
     match validate::report(&source, how, arguments.print) {
         Ok(text) => {
             print!("{text}");

@@ -16,6 +16,8 @@ use crate::local::Source;
 pub struct Options {
     /// `--ignore-listen-port`: addresses to listen on may be in use.
     pub ignore_listen_port: bool,
+    /// What the embedded store has to say against the configuration, asked where it is the one that is used.
+    pub embedded: Option<fn(&JsonMap) -> Option<String>>,
 }
 
 /// The whole of `--validate-config`: `Ok` is for stdout (the local configuration with `print`, else nothing) and exit
@@ -45,7 +47,16 @@ pub fn validate(config: &mut JsonMap, options: Options) -> Vec<String> {
     if let Some(Value::Object(postgresql)) = config.get_mut("postgresql") {
         postgresql.entry("bin_dir").or_insert_with(|| "".into());
     }
-    results.iter().filter(|result| result.error.is_some()).map(Finding::line).collect()
+    let mut lines: Vec<String> = results.iter().filter(|result| result.error.is_some()).map(Finding::line).collect();
+    if uses_embedded(&root) && !lines.iter().any(|line| line.starts_with("raft")) {
+        lines.extend(options.embedded.and_then(|findings| findings(&root)));
+    }
+    lines
+}
+
+/// It is the default.
+fn uses_embedded(config: &JsonMap) -> bool {
+    schema::STORES.iter().all(|(name, _)| *name == "raft" || !config.contains_key(*name))
 }
 
 /// What a value has to be.
@@ -90,6 +101,8 @@ enum Key {
     Optional(&'static str, Rule),
     /// Absent counts as an empty text.
     OrEmpty(&'static str, Rule),
+    /// Any number of them.
+    Stores(&'static [(&'static str, Rule)]),
     /// At least one.
     AnyOf(&'static [(&'static str, Rule)]),
     AtMostOne(&'static [(&'static str, Rule)]),
@@ -178,6 +191,11 @@ impl Validation<'_> {
                     let mut found = Vec::new();
                     self.rule(rule, data.get(*name).unwrap_or(&"".into()), &mut found);
                     out.extend(found.into_iter().map(|f| f.below(name)));
+                }
+                Key::Stores(entries) => {
+                    for (name, rule) in entries.iter().filter(|(name, _)| data.contains_key(*name)) {
+                        self.entry(name, rule, data, out);
+                    }
                 }
                 Key::AnyOf(entries) => {
                     let none = !entries.iter().any(|(name, _)| data.contains_key(*name));

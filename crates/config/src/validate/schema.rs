@@ -1,6 +1,6 @@
 //! The table of all settings that are validated, in the order in which Patroni 4.1.5 reports them.
 
-use super::Key::{AnyOf, AtMostOne, Optional, OrEmpty, Required};
+use super::Key::{AnyOf, AtMostOne, Optional, OrEmpty, Required, Stores};
 use super::Rule::{Bool, Check, Dict, Int, List, Map, OneOf, Or, Programs, Text};
 use super::checks::{
     binary_name, comma_separated_host_port, compatibility, connect_address, data_dir, host_port, host_port_list, ipv4,
@@ -45,7 +45,7 @@ pub(super) const ROOT: &[Key] = &[
     Optional("ctl", Map(CTL)),
     Required("restapi", Map(RESTAPI)),
     Optional("bootstrap", Map(BOOTSTRAP)),
-    AnyOf(STORES),
+    Stores(STORES),
     Optional("citus", Map(&[Required("database", Text), Required("group", int(0, None))])),
     Required("postgresql", Map(POSTGRESQL)),
     Optional(
@@ -156,7 +156,7 @@ const DYNAMIC: &[Key] = &[
     Optional("synchronous_node_count", at_least(1)),
 ];
 
-const STORES: &[(&str, Rule)] = &[
+pub(super) const STORES: &[(&str, Rule)] = &[
     ("consul", Map(CONSUL)),
     ("etcd", Map(ETCD)),
     ("etcd3", Map(ETCD)),
@@ -165,9 +165,10 @@ const STORES: &[(&str, Rule)] = &[
     (
         "raft",
         Map(&[
-            Required("self_addr", CONNECT_ADDRESS),
+            // 4.1.5 requires this one and the partners; ours follow from the rest.
+            Optional("self_addr", CONNECT_ADDRESS),
             Optional("bind_addr", LISTEN),
-            Required("partner_addrs", Check(Some(Type::List), host_port_list)),
+            Optional("partner_addrs", Check(Some(Type::List), host_port_list)),
             Optional("data_dir", Text),
             Optional("password", Text),
             Optional("cacert", Text),
