@@ -6,6 +6,8 @@
 mod etcd;
 mod faults;
 mod raft;
+mod raft_disk;
+mod raft_tls;
 mod reference;
 mod rules;
 

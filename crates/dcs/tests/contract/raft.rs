@@ -15,7 +15,7 @@ use crate::etcd::free_ports;
 use crate::{TIMING, World, eventually, leader_of, load, member, path};
 
 /// Leases that outlast the trouble.
-const LONG: Timing = Timing { ttl: Duration::from_secs(60), ..TIMING };
+pub(crate) const LONG: Timing = Timing { ttl: Duration::from_secs(60), ..TIMING };
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A store of several members.
@@ -35,7 +35,7 @@ impl Members {
         members
     }
 
-    fn configured(count: usize) -> Self {
+    pub(crate) fn configured(count: usize) -> Self {
         let directory = tempfile::tempdir().expect("no temporary directory");
         let addresses: Vec<String> = free_ports(count).iter().map(|port| format!("127.0.0.1:{port}")).collect();
         let options = |address: &String| RaftOptions {
@@ -49,18 +49,27 @@ impl Members {
         Members { nodes: options.iter().map(|_| None).collect(), options, _directory: directory }
     }
 
-    fn run(&mut self, index: usize) {
+    /// Changes the options of all, before they run.
+    pub(crate) fn change(&mut self, change: impl Fn(&mut RaftOptions)) {
+        self.options.iter_mut().for_each(change);
+    }
+
+    pub(crate) fn run(&mut self, index: usize) {
         self.nodes[index] = Some(RaftNode::start(self.options[index].clone()).expect("a node starts"));
     }
 
     /// Stops a member at once.
-    fn kill(&mut self, index: usize) {
+    pub(crate) fn kill(&mut self, index: usize) {
         let node = self.nodes[index].take().expect("is not running");
         assert_eq!(Arc::strong_count(&node), 1, "handles keep the node alive");
     }
 
-    fn address(&self, index: usize) -> String {
+    pub(crate) fn address(&self, index: usize) -> String {
         self.options[index].self_addr.clone().expect("a member")
+    }
+
+    pub(crate) fn directory(&self, index: usize) -> PathBuf {
+        self.options[index].data_dir.clone()
     }
 
     fn files(&self, index: usize, ending: &str) -> PathBuf {
@@ -68,17 +77,17 @@ impl Members {
     }
 
     /// A client of all members, from outside.
-    fn client(&self) -> Arc<RaftClient> {
+    pub(crate) fn client(&self) -> Arc<RaftClient> {
         let everybody = self.options.iter().filter_map(|options| options.self_addr.clone()).collect();
         let options = RaftOptions { self_addr: None, partner_addrs: everybody, ..self.options[0].clone() };
         RaftClient::new(&options, None).expect("a client")
     }
 
-    fn handle(&self, name: &str, timing: Timing) -> Arc<dyn Dcs> {
+    pub(crate) fn handle(&self, name: &str, timing: Timing) -> Arc<dyn Dcs> {
         Raft::open(self.client(), &path(), name.into(), timing)
     }
 
-    async fn votes(&self) -> usize {
+    pub(crate) async fn votes(&self) -> usize {
         let client = self.client();
         let mut votes = 0;
         for index in (0..self.nodes.len()).filter(|index| self.nodes[*index].is_some()) {
@@ -89,11 +98,11 @@ impl Members {
         votes
     }
 
-    async fn all_vote(&self) {
+    pub(crate) async fn all_vote(&self) {
         eventually("all members vote", || async { self.votes().await == self.nodes.len() }).await;
     }
 
-    async fn leader(&self) -> usize {
+    pub(crate) async fn leader(&self) -> usize {
         let client = self.client();
         let led = || async { client.status().await.is_ok_and(|status| status.leader == Some(status.member)) };
         eventually("there is a leader", led).await;
