@@ -4,6 +4,7 @@
 //! `PATRONI_HISTORIES=5000` makes as many histories; the seed of a bad one is told.
 
 mod linear;
+mod membership;
 mod network;
 
 use std::sync::{Arc, Mutex};
@@ -57,38 +58,44 @@ fn address(index: usize) -> String {
 }
 
 impl Members {
-    async fn start() -> Self {
+    async fn start(count: usize) -> Self {
         let directory =
             tempfile::tempdir_in(if std::path::Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" });
         let directory = directory.expect("no temporary directory");
         let member = |index: usize| {
             let options = RaftOptions {
                 self_addr: Some(address(index)),
-                partner_addrs: (0..MEMBERS).filter(|other| *other != index).map(address).collect(),
+                partner_addrs: (0..count).filter(|other| *other != index).map(address).collect(),
                 data_dir: directory.path().join(index.to_string()),
                 ..RaftOptions::default()
             };
             let files = Arc::new(Files::claim(&options.data_dir, &address(index)).expect("files"));
             Member { options, files, running: None }
         };
-        let members = (0..MEMBERS).map(member).collect();
+        let members = (0..count).map(member).collect();
         let mut cluster = Members { network: Arc::new(Network::default()), members, _directory: directory };
-        for index in 0..MEMBERS {
+        for index in 0..count {
             cluster.run(index);
         }
+        cluster.all_vote().await;
+        cluster
+    }
+
+    async fn all_vote(&self) {
         let waiting = async {
-            while !(0..MEMBERS).all(|index| cluster.knows_all(index)) {
+            while !(0..self.members.len()).all(|index| self.knows_all(index)) {
                 sleep(Duration::from_millis(100)).await;
             }
         };
         tokio::time::timeout(Duration::from_secs(120), waiting).await.expect("the members do not find each other");
-        cluster
     }
 
     fn knows_all(&self, index: usize) -> bool {
         let Some((node, _)) = &self.members[index].running else { return false };
         let status = node.status();
-        status.leader.is_some() && status.members.len() == MEMBERS && status.members.iter().all(|member| member.voter)
+        status.leader.is_some()
+            && status.members.len() == self.members.len()
+            && status.members.iter().all(|member| member.voter)
     }
 
     fn run(&mut self, index: usize) {
@@ -111,7 +118,7 @@ impl Members {
     }
 
     fn client(&self, name: &str) -> Arc<RaftClient> {
-        let addresses = (0..MEMBERS).map(address).collect();
+        let addresses = (0..self.members.len()).map(address).collect();
         RaftClient::over(self.network.transport(name), Secret::new(None), addresses, None)
     }
 }
@@ -190,7 +197,7 @@ async fn trouble(members: &mut Members, random: &mut Random, until: Instant) {
 
 /// One history; how many operations it has.
 async fn history(seed: u64) -> (usize, usize) {
-    let mut members = Members::start().await;
+    let mut members = Members::start(MEMBERS).await;
     let seen: Arc<Mutex<Vec<Operation>>> = Arc::default();
     let until = Instant::now() + Duration::from_secs(25);
     let clients: Vec<JoinHandle<()>> = (0..CLIENTS)
