@@ -5,6 +5,7 @@
 //! clock is never ahead of the old one's, and no lease ends earlier than it would have.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -20,6 +21,8 @@ struct Known {
     reign: Reign,
     time: Time,
     at: Instant,
+    /// When the leader of this reign was last heard of.
+    heard: Option<Instant>,
 }
 
 impl Known {
@@ -31,17 +34,24 @@ impl Known {
 impl Clock {
     /// Nothing is known.
     pub(crate) fn new() -> Self {
-        Clock(Mutex::new(Known { reign: Reign::default(), time: Time(0), at: Instant::now() }))
+        Clock(Mutex::new(Known { reign: Reign::default(), time: Time(0), at: Instant::now(), heard: None }))
     }
 
-    /// The leader of this reign said this time, and it is the leader that this member follows.
+    /// The leader of this reign said this time, and it is the leader that this member follows. Gives the time since it was
+    /// last heard of.
     ///
     /// A later reign's clock counts even where it is behind: entries of that reign are stamped by it.
-    pub(crate) fn hear(&self, reign: Reign, time: Time) {
+    pub(crate) fn hear(&self, reign: Reign, time: Time) -> Option<Duration> {
         let mut known = self.known();
-        if reign > known.reign || (reign == known.reign && time > known.now()) {
-            *known = Known { reign, time, at: Instant::now() };
+        if reign < known.reign {
+            return None;
         }
+        let last = known.heard.filter(|_| reign == known.reign);
+        if reign > known.reign || time > known.now() {
+            *known = Known { reign, time, at: Instant::now(), heard: None };
+        }
+        known.heard = Some(Instant::now());
+        last.map(|last| last.elapsed())
     }
 
     /// The time by the clock of this member, which leads in this reign; `None`: a later reign is known. `applied` is
@@ -51,7 +61,7 @@ impl Clock {
         if reign > known.reign {
             // What was known before anybody led is the age of this process, and means nothing.
             let heard = if known.reign == Reign::default() { Time(0) } else { known.now() };
-            *known = Known { reign, time: heard.max(applied), at: Instant::now() };
+            *known = Known { reign, time: heard.max(applied), at: Instant::now(), heard: None };
         }
         (reign == known.reign).then(|| known.now())
     }
@@ -96,6 +106,19 @@ mod tests {
         clock.hear(reign(2), Time(3000));
         clock.hear(reign(1), Time(9000));
         assert_eq!(clock.lead(reign(3), Time(0)), Some(Time(3000)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_silence_of_one_leader_is_measured() {
+        let clock = Clock::new();
+        assert_eq!(clock.hear(reign(1), Time(100)), None);
+        pass(300).await;
+        // Its clock is behind what is known, and it is heard all the same.
+        assert_eq!(clock.hear(reign(1), Time(200)), Some(Duration::from_millis(300)));
+        pass(900).await;
+        assert_eq!(clock.hear(reign(1), Time(2000)), Some(Duration::from_millis(900)));
+        assert_eq!(clock.hear(reign(2), Time(2000)), None, "another leader");
+        assert_eq!(clock.hear(reign(1), Time(3000)), None, "it does not lead any more");
     }
 
     #[tokio::test(start_paused = true)]

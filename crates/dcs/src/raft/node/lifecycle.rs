@@ -24,6 +24,8 @@ const LOOKING: Duration = Duration::from_secs(1);
 const LISTENING: Duration = Duration::from_secs(3);
 /// How often what a node waits for is told.
 const TELLING: Duration = Duration::from_secs(10);
+/// An election that takes longer is told to be late.
+const LATE: Duration = Duration::from_secs(5);
 /// Entries between two snapshots.
 const SNAPSHOT_AFTER: u64 = 1000;
 /// Bytes of the log after which a snapshot is made, however few entries there are.
@@ -263,10 +265,11 @@ async fn keep_small(running: &Running) {
     }
 }
 
-/// Tells who leads, whenever that changes.
+/// Tells who leads, whenever that changes, and how long nobody did if that was long.
 async fn tell_leader(running: &Running) {
     let mut metrics = running.raft.server_metrics();
     let mut last = None;
+    let mut nobody_since = None;
     loop {
         let now = {
             let metrics = metrics.borrow_and_update();
@@ -277,8 +280,17 @@ async fn tell_leader(running: &Running) {
         };
         if last.as_ref() != Some(&now.1) {
             match &now {
-                (Some(_), Some(address), term) => tracing::info!("embedded store: {address} leads (term {term})"),
-                (_, _, term) if *term > 0 => tracing::info!("embedded store: no leader (term {term})"),
+                (Some(_), Some(address), term) => {
+                    tracing::info!("embedded store: {address} leads (term {term})");
+                    let without = nobody_since.take().map(|since: Instant| since.elapsed());
+                    if let Some(without) = without.filter(|without| *without > LATE) {
+                        tracing::warn!("embedded store: nobody led it for {without:.1?}");
+                    }
+                }
+                (_, _, term) if *term > 0 => {
+                    tracing::info!("embedded store: no leader (term {term})");
+                    nobody_since.get_or_insert_with(Instant::now);
+                }
                 _ => {}
             }
             last = Some(now.1);

@@ -14,12 +14,16 @@ use crate::raft::net::{
     Call, Channel, Greeted, Hello, Incoming, LARGE_FRAME, Peer, Refusal, Return, SMALL_FRAME, Welcome,
 };
 use crate::raft::protocol::{Answer, Request};
+use crate::raft::state::Time;
 use crate::raft::storage::Identity;
+use crate::raft::types::Reign;
 
 /// Connections that have not said yet who they are. One more ends the oldest: members need a moment, garbage waits.
 const UNKNOWN: usize = 64;
 /// Connections in all.
 const KNOWN: usize = 512;
+/// A leader that was silent for longer, and leads still, is told: three of its messages were late or lost.
+const SILENT: Duration = Duration::from_secs(1);
 /// How long a connection may be silent.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -148,7 +152,7 @@ impl Node {
                         .as_ref()
                         .is_ok_and(|response| !matches!(response, openraft::raft::AppendEntriesResponse::HigherVote(_)))
                     {
-                        self.clock.hear(reign, time);
+                        self.hear(reign, time);
                     }
                     response.map_err(|error| error.to_string())
                 }
@@ -163,11 +167,20 @@ impl Node {
                     let snapshot = openraft::Snapshot { meta, snapshot: Box::new(state) };
                     let response = running.raft.install_full_snapshot(vote, snapshot).await;
                     if response.as_ref().is_ok_and(|response| response.vote == vote) {
-                        self.clock.hear((*vote.leader_id()).into(), time);
+                        self.hear((*vote.leader_id()).into(), time);
                     }
                     response.map_err(|error| error.to_string())
                 }
             }),
+        }
+    }
+
+    /// The leader was heard of.
+    fn hear(&self, reign: Reign, time: Time) {
+        if let Some(silence) = self.clock.hear(reign, time).filter(|silence| *silence >= SILENT) {
+            tracing::warn!(
+                "embedded store: its leader was not heard of for {silence:.1?}: the network, or a machine, is busy"
+            );
         }
     }
 
