@@ -120,8 +120,12 @@ async fn watch(
 
 async fn look(context: &Context, store: &Store) -> Result<(Cluster, Picture), String> {
     let cluster = store.load().await.map_err(|error| error.to_string())?;
-    let statuses = statuses::ask_all(context, &cluster).await;
-    let picture = Picture::of(&store.scope, &cluster, &statuses, jiff::Timestamp::now().as_second());
+    let (statuses, embedded) = tokio::join!(statuses::ask_all(context, &cluster), context.look_at_embedded());
+    let mut picture = Picture::of(&store.scope, &cluster, &statuses, jiff::Timestamp::now().as_second());
+    match embedded {
+        Ok(embedded) => picture.notes.extend(embedded.iter().flat_map(crate::embedded::picture::Picture::remarks)),
+        Err(error) => picture.notes.push(format!("store: {error}")),
+    }
     Ok((cluster, picture))
 }
 

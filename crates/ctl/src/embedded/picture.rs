@@ -65,16 +65,28 @@ impl Picture {
 
     /// In a sentence: who leads the store, and how many of its members may fail.
     pub(crate) fn sentence(&self) -> String {
-        let (voters, living) = (self.voters().count(), self.living_voters());
+        let (voters, living, who) = (self.voters().count(), self.living_voters(), self.leader());
         let needed = voters / 2 + 1;
-        let leader = self.status.members.iter().find(|member| Some(member.id) == self.status.leader);
-        let who = leader.map_or("nobody".to_owned(), |member| member.address.clone());
         let may_fail = match living.saturating_sub(needed) {
             0 => "none of them may fail".to_owned(),
             1 => "one of them may fail".to_owned(),
             several => format!("{several} of them may fail"),
         };
         format!("The store is the agents' own: {who} leads it, {living} of {voters} voters answer, {may_fail}.")
+    }
+
+    /// In a few words: the same, and the nodes that are not as they should be.
+    pub(crate) fn remarks(&self) -> Vec<String> {
+        let (voters, living) = (self.voters().count(), self.living_voters());
+        let whole = format!("store led by {}, {living} of {voters} voters answer", self.leader());
+        let troubled =
+            self.seen.iter().map(|seen| (&seen.address, state(seen))).filter(|(_, state)| *state != "running");
+        std::iter::once(whole).chain(troubled.map(|(address, state)| format!("store at {address}: {state}"))).collect()
+    }
+
+    fn leader(&self) -> &str {
+        let leader = self.status.members.iter().find(|member| Some(member.id) == self.status.leader);
+        leader.map_or("nobody", |member| &member.address)
     }
 
     /// How many of the voters answer as such.
@@ -259,6 +271,15 @@ pub(crate) mod tests {
         ] {
             assert_eq!(picture.sentence(), format!("The store is the agents' own: {expected}"));
         }
+    }
+
+    #[test]
+    fn in_a_few_words() {
+        assert_eq!(healthy(3).remarks(), ["store led by db1:9008, 3 of 3 voters answer"]);
+        assert_eq!(
+            troubled().remarks(),
+            ["store led by nobody, 1 of 2 voters answer", "store at db2:9008: no answer", "store at db3:9008: broken"]
+        );
     }
 
     #[test]
