@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, ApiParts, Signal, StatusProbe};
 use crate::configuration::Configuration;
+use crate::failsafe::Agreement;
 use crate::guard::Guard;
 use crate::jobs::Jobs;
 use crate::log::Log;
@@ -120,11 +121,13 @@ async fn assemble(
     let http = watch::Sender::new(configuration.http_client());
     let (requests, incoming) = mpsc::channel(QUEUE);
     let metrics: Arc<Metrics> = Arc::default();
+    let agreement: Arc<Agreement> = Arc::default();
     let parts = ApiParts {
         view: view.subscribe(),
         probe: Arc::new(Probe(monitor.clone())),
         requests,
         signals: signals.0,
+        agreement: Arc::clone(&agreement),
         dcs: Arc::clone(&dcs),
         http: http.subscribe(),
         clock: Arc::new(clock::now),
@@ -154,7 +157,7 @@ async fn assemble(
         requests: Requests::new(incoming),
         signals: signals.1,
         postmaster_seen: false,
-        failsafe_leader: None,
+        agreement,
         timer: true,
         takeover: Takeover::default(),
         tick_began: Instant::now(),

@@ -61,7 +61,7 @@ pub struct Observation {
     /// The watchdog device.
     pub watchdog: Watchdog,
     /// See [`Facts::failsafe_leader`].
-    pub failsafe_leader: Option<MemberName>,
+    pub failsafe_leader: Option<(MemberName, Moment)>,
     /// The `api_url` of this node.
     pub api_url: String,
     /// What work on replication slots in the background found out.

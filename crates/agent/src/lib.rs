@@ -5,6 +5,7 @@ pub mod api;
 mod clock;
 pub mod configuration;
 pub mod driver;
+pub mod failsafe;
 pub mod guard;
 pub mod jobs;
 pub mod log;

@@ -1,8 +1,10 @@
 //! The world of production: a store, a PostgreSQL server, peers, and people who ask.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use patroni_core::JsonMap;
 use patroni_core::cluster::Initialize;
 use patroni_core::facts::{Answer, Facts, Op, Outcome};
 use patroni_core::job::{Job, JobView};
@@ -10,10 +12,12 @@ use patroni_core::name::MemberName;
 use patroni_core::plan::{Callback, JobOrder, Plan};
 use patroni_core::server::{Postmaster, Role, Running, Server};
 use patroni_core::settings::Settings;
+use patroni_core::slots::slot_positions;
 use patroni_core::time::{Moment, Now};
 use patroni_core::view::{View, paused_prefix};
 use patroni_postgres::callbacks::CallbackAction;
 use patroni_postgres::monitor::Monitor;
+use serde_json::Value;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout};
 
@@ -21,6 +25,7 @@ use crate::api::Signal;
 use crate::clock;
 use crate::configuration::Configuration;
 use crate::driver::{Limit, Observation, World};
+use crate::failsafe::Agreement;
 use crate::guard::Guard;
 use crate::jobs::Jobs;
 use crate::maintenance::Maintenance;
@@ -55,8 +60,7 @@ pub struct Node {
     pub(crate) view: watch::Sender<Arc<View>>,
     /// The last tick found a postmaster, so its exit can be waited for.
     pub(crate) postmaster_seen: bool,
-    /// The primary that last asked whether it may go on without the store, and when.
-    pub(crate) failsafe_leader: Option<(MemberName, Moment)>,
+    pub(crate) agreement: Arc<Agreement>,
     /// The last sleep ended by its timer.
     pub(crate) timer: bool,
     pub(crate) metrics: Arc<Metrics>,
@@ -90,7 +94,7 @@ impl World for Node {
             requests: self.requests.facts(),
             shutdown: *self.shutdown.borrow(),
             watchdog: self.watchdog.fact(&settings),
-            failsafe_leader: self.failsafe_leader(&settings),
+            failsafe_leader: self.agreement.given(settings.ttl, clock::boot()),
             api_url: self.configuration.addresses().api_url.clone(),
             slots: self.slots.news().await,
             settings,
@@ -101,6 +105,9 @@ impl World for Node {
         let budget = limit.within(facts.settings.retry_timeout, clock::boot());
         let running = running(&facts.server);
         match op {
+            // Somebody else goes on by the leave of this node.
+            Op::RenewLease if is_standby(&facts.server) && !self.claim(facts) => Answer::Renew(Outcome::Refused),
+            Op::AcquireLease if !self.claim(facts) => Answer::Acquire(Outcome::Refused),
             Op::RenewLease => {
                 let update = self.slots.leader_update(facts, running);
                 let outcome = self.store.renew(&update, budget).await;
@@ -112,6 +119,7 @@ impl World for Node {
             Op::AcquireLease => Answer::Acquire(self.store.acquire(budget).await),
             Op::ReleaseLease(last_lsn) => Answer::Release(self.store.release(last_lsn, budget).await),
             Op::PollPeers(members) => Answer::Peers(self.store.poll_peers(&members, budget).await),
+            Op::AskFailsafe(members) => Answer::Failsafe(self.ask_failsafe(&members, facts, budget).await),
             Op::Initialize(write) => {
                 let absent = Initialize::Absent;
                 let present = facts.cluster.as_ref().map_or(&absent, |cluster| &cluster.initialize);
@@ -210,10 +218,32 @@ impl Node {
         watchdog.disable();
     }
 
-    /// Who was told, less than a `ttl` ago, that it may go on without the store.
-    fn failsafe_leader(&self, settings: &Settings) -> Option<MemberName> {
-        let (name, since) = self.failsafe_leader.as_ref()?;
-        (clock::boot().since(*since) < settings.ttl).then(|| name.clone())
+    /// May this node lead, by what it agreed to?
+    fn claim(&self, facts: &Facts) -> bool {
+        self.agreement.claim(facts.settings.ttl, clock::boot())
+    }
+
+    async fn ask_failsafe(
+        &mut self,
+        members: &BTreeMap<MemberName, String>,
+        facts: &Facts,
+        budget: Duration,
+    ) -> Result<Moment, String> {
+        let addresses = self.configuration.addresses();
+        let mut message = JsonMap::from_iter([
+            ("name".to_owned(), facts.settings.name.as_str().into()),
+            ("conn_url".to_owned(), addresses.conn_url.clone().into()),
+            ("api_url".to_owned(), addresses.api_url.clone().into()),
+        ]);
+        if let Some(running) = running(&facts.server) {
+            let slots = slot_positions(&facts.settings.name, running.wal.position(), &running.slots);
+            let slots = slots.into_iter().map(|(name, lsn)| (name, lsn.0.into()));
+            message.insert("slots".to_owned(), Value::Object(slots.collect()));
+        }
+        let asked_at = clock::boot();
+        self.store.ask_failsafe(members, &message, budget).await?;
+        self.watchdog.keepalive();
+        Ok(asked_at)
     }
 
     async fn take_signal(&mut self, signal: Signal) {
@@ -222,11 +252,6 @@ impl Node {
             Signal::Reload => {
                 self.configuration.reload().await;
                 self.store.set_http(self.configuration.http_client());
-            }
-            Signal::Failsafe(message) => {
-                if let Some(name) = message.get("name").and_then(|name| name.as_str()) {
-                    self.failsafe_leader = Some((MemberName::new(name), clock::boot()));
-                }
             }
         }
     }
@@ -243,6 +268,7 @@ impl Node {
             self.publisher.publish(view.member_data(self.configuration.addresses(), now), self.timer);
         }
         self.view.send_replace(view);
+        self.agreement.settle();
     }
 
     fn write_log(&mut self, plan: &Plan, settings: &Settings) {

@@ -1,6 +1,6 @@
 //! Asking the REST APIs of other members.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hyper::Method;
@@ -9,7 +9,6 @@ use patroni_core::lsn::{Lsn, Timeline};
 use patroni_core::name::MemberName;
 use patroni_core::peer::{Peer, PeerStatus};
 use patroni_core::tags::{Tags, truthy};
-use patroni_core::units::parse_int;
 pub use patroni_http::HttpClient;
 use patroni_http::endpoint_url;
 use serde_json::Value;
@@ -84,52 +83,46 @@ fn parse_status(body: &str) -> Result<PeerStatus, String> {
     })
 }
 
-/// What a member said to `POST /failsafe`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FailsafeReply {
-    /// It knows of no other leader.
-    pub accepted: bool,
-    /// Its position, if it told.
-    pub lsn: Option<Lsn>,
-}
-
-/// Tells these members that this leader runs on without the store, all at once, each within `limit`. Whoever does not
-/// answer has not accepted.
-pub async fn call_failsafe(
+/// Asks these members whether this primary may go on without the store (`POST /failsafe`), all at once, each twice
+/// within `limit`.
+///
+/// # Errors
+/// Who did not agree. Whoever does not answer has not agreed.
+pub async fn ask_failsafe(
     http: &HttpClient,
     members: &BTreeMap<MemberName, String>,
     message: &JsonMap,
     limit: Duration,
-) -> BTreeMap<MemberName, FailsafeReply> {
+) -> Result<(), String> {
     let body = Value::Object(message.clone()).to_string();
     let mut asked = JoinSet::new();
     for (name, api_url) in members.clone() {
         let (http, body) = (http.clone(), body.clone());
         asked.spawn(async move {
-            let reply = failsafe(&http, &name, &endpoint_url(&api_url, "failsafe"), body, limit).await;
-            (name, reply)
+            let url = endpoint_url(&api_url, "failsafe");
+            let agreed = agrees(&http, &name, &url, body.clone(), limit / 2).await;
+            (agreed || agrees(&http, &name, &url, body, limit / 2).await).then_some(name)
         });
     }
-    let mut replies: BTreeMap<_, _> = members.keys().map(|name| (name.clone(), FailsafeReply::default())).collect();
+    let mut missing: BTreeSet<&MemberName> = members.keys().collect();
     while let Some(joined) = asked.join_next().await {
-        if let Ok((name, reply)) = joined {
-            replies.insert(name, reply);
+        if let Ok(Some(name)) = joined {
+            missing.remove(&name);
         }
     }
-    replies
+    let names: Vec<&str> = missing.into_iter().map(MemberName::as_str).collect();
+    if names.is_empty() { Ok(()) } else { Err(format!("{} did not agree", names.join(", "))) }
 }
 
-async fn failsafe(http: &HttpClient, name: &MemberName, url: &str, body: String, limit: Duration) -> FailsafeReply {
+async fn agrees(http: &HttpClient, name: &MemberName, url: &str, body: String, limit: Duration) -> bool {
     match http.request(Method::POST, url, Some(body), limit).await {
         Ok(response) => {
             tracing::info!(target: "patroni::ha", "Got response from {name} {url}: {}", response.body);
-            let lsn = response.headers.get("lsn").and_then(|value| value.to_str().ok());
-            let lsn = lsn.and_then(|text| parse_int(text, None)).and_then(|number| u64::try_from(number).ok());
-            FailsafeReply { accepted: response.status == 200 && response.body == "Accepted", lsn: lsn.map(Lsn) }
+            response.status == 200 && response.body == "Accepted"
         }
         Err(reason) => {
             tracing::warn!(target: "patroni::ha", "Request failed to {name}: POST {url} ({reason})");
-            FailsafeReply::default()
+            false
         }
     }
 }

@@ -94,6 +94,20 @@ impl Store {
         peers::poll(&http, members, limit.min(peers::STATUS_LIMIT)).await
     }
 
+    /// Asks these members whether this primary may go on without the store.
+    ///
+    /// # Errors
+    /// Who did not agree.
+    pub async fn ask_failsafe(
+        &self,
+        members: &BTreeMap<MemberName, String>,
+        message: &JsonMap,
+        limit: Duration,
+    ) -> Result<(), String> {
+        let http = self.http.borrow().clone();
+        peers::ask_failsafe(&http, members, message, limit.min(peers::STATUS_LIMIT * 2)).await
+    }
+
     /// Writes `/initialize`, which was found like `present`: an absent key is raced for, anything else is replaced by
     /// whoever has the right to.
     pub async fn initialize(&self, write: InitializeWrite, present: &Initialize, limit: Duration) -> Outcome<()> {

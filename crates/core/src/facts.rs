@@ -64,8 +64,9 @@ pub struct Facts {
     pub shutdown: bool,
     /// The watchdog device.
     pub watchdog: Watchdog,
-    /// A primary that cannot reach the store and asked, less than a `ttl` ago, whether it may go on: this node said yes.
-    pub failsafe_leader: Option<MemberName>,
+    /// A primary that cannot reach the store and asked whether it may go on: this node said yes, and stands by it until
+    /// then.
+    pub failsafe_leader: Option<(MemberName, Moment)>,
     /// Where this node can be reached by its peers (its `api_url`), for the key `/failsafe`.
     pub api_url: String,
     /// What work on replication slots in the background found out.
@@ -105,6 +106,8 @@ pub enum Op {
     ReleaseLease(Option<Lsn>),
     /// Ask peers for their state, by the addresses of their REST APIs.
     PollPeers(BTreeMap<MemberName, String>),
+    /// Ask these members, by the addresses of their REST APIs, whether this primary may go on without the store.
+    AskFailsafe(BTreeMap<MemberName, String>),
     /// Write or delete `/initialize`.
     Initialize(InitializeWrite),
     /// Write the dynamic configuration this node knows to `/config`, which is absent or unreadable.
@@ -149,6 +152,8 @@ pub struct Answers {
     pub release: Option<Outcome<()>>,
     /// [`Op::PollPeers`].
     pub peers: Option<BTreeMap<MemberName, Peer>>,
+    /// [`Op::AskFailsafe`]: the moment before they were asked, if all of them agreed; or who did not, and why.
+    pub failsafe: Option<Result<Moment, String>>,
     /// [`Op::Initialize`].
     pub initialize: Option<Outcome<()>>,
     /// [`Op::WriteConfig`].
@@ -182,6 +187,8 @@ pub enum Answer {
     Release(Outcome<()>),
     /// To [`Op::PollPeers`].
     Peers(BTreeMap<MemberName, Peer>),
+    /// To [`Op::AskFailsafe`].
+    Failsafe(Result<Moment, String>),
     /// To [`Op::Initialize`].
     Initialize(Outcome<()>),
     /// To [`Op::WriteConfig`].
@@ -219,6 +226,7 @@ impl Answers {
             Answer::Acquire(outcome) => fill(&mut self.acquire, outcome, "acquire"),
             Answer::Release(outcome) => fill(&mut self.release, outcome, "release"),
             Answer::Peers(peers) => fill(&mut self.peers, peers, "peers"),
+            Answer::Failsafe(agreed) => fill(&mut self.failsafe, agreed, "failsafe"),
             Answer::Initialize(outcome) => fill(&mut self.initialize, outcome, "initialize"),
             Answer::Config(outcome) => fill(&mut self.config, outcome, "config"),
             Answer::Failover(outcome) => fill(&mut self.failover, outcome, "failover"),

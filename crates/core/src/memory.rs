@@ -20,10 +20,15 @@ pub struct Memory {
     pub role: Role,
     /// The announced state of PostgreSQL.
     pub state: State,
-    /// End of the lease this node holds.
+    /// When the first tick of this agent was.
+    pub began: Option<Moment>,
+    /// Until when this node may lead: the end of the lease that it holds, or of what all members agreed to in failsafe mode.
     pub lease_until: Option<Moment>,
-    /// End of failsafe mode.
+    /// The same, while it leads without the store.
     pub failsafe_until: Option<Moment>,
+    /// Whom the leader has to ask before it goes on without the store: all who could take the lease meanwhile. Empty
+    /// where that is not an option.
+    pub failsafe_members: Arc<BTreeMap<MemberName, String>>,
     /// The members when the cluster last had a leader: whom to ask in a race.
     pub known_members: Arc<BTreeMap<MemberName, Member>>,
     /// The last leader seen.
@@ -89,7 +94,9 @@ impl Memory {
             role: Role::Uninitialized,
             state: State::Stopped,
             lease_until: None,
+            began: None,
             failsafe_until: None,
+            failsafe_members: Arc::default(),
             known_members: Arc::default(),
             last_leader: None,
             timeline: None,

@@ -60,6 +60,8 @@ pub enum Verdict {
     FollowingNotAllowed,
     /// The store cannot be reached.
     StoreFailed,
+    /// A primary leads without the store, because all members agreed.
+    Failsafe,
     /// The store cannot be reached: a running primary is stopped.
     DemotedStoreFailed,
     /// The store cannot be reached; the lease still holds while it is retried.
@@ -265,6 +267,9 @@ impl fmt::Display for Verdict {
             Verdict::FollowingNotAllowed => {
                 f.write_str("following a different leader because I am not allowed to promote")
             }
+            Verdict::Failsafe => f.write_str(
+                "continue to run as a leader because failsafe mode is enabled and all members are accessible",
+            ),
             Verdict::StoreFailed => f.write_str("DCS is not accessible"),
             Verdict::DemotedStoreFailed => f.write_str("demoted self because DCS is not accessible and I was a leader"),
             Verdict::StoreRetrying { left } => write!(

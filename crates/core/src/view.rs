@@ -34,7 +34,7 @@ pub struct View {
     pub state: State,
     /// End of the lease this node holds, if it holds one.
     pub lease_until: Option<Moment>,
-    /// End of failsafe mode, while it is on.
+    /// End of failsafe mode, while it is on: of this node's own, or of that which it agreed to.
     pub failsafe_until: Option<Moment>,
     /// The job that runs.
     pub job: Option<JobView>,
@@ -110,7 +110,7 @@ impl View {
             role: memory.role,
             state: memory.state,
             lease_until: memory.lease_until,
-            failsafe_until: memory.failsafe_until,
+            failsafe_until: memory.failsafe_until.max(facts.failsafe_leader.as_ref().map(|(_, until)| *until)),
             job: job.or_else(|| match &facts.job {
                 JobFact::Running(view) => Some(view.clone()),
                 JobFact::Idle | JobFact::Ended(..) => None,

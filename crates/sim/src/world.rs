@@ -369,6 +369,7 @@ impl World for SimWorld {
                 Answer::Release(self.write(StoreRequest::Release(lsn), limit, false, |_| ()).await)
             }
             Op::PollPeers(names) => Answer::Peers(self.poll_peers(&names).await),
+            Op::AskFailsafe(_) => Answer::Failsafe(Err("nobody is reached".into())),
             Op::Initialize(write) => {
                 Answer::Initialize(self.write(StoreRequest::Initialize(write), limit, false, |_| ()).await)
             }

@@ -297,6 +297,7 @@ impl State {
             Op::WriteFailover(..) => Answer::Failover(write(done)),
             Op::WriteHistory => Answer::History(write(done)),
             Op::PollPeers(names) => Answer::Peers(self.peers(&names, arrives)),
+            Op::AskFailsafe(_) => Answer::Failsafe(Err("nobody is reached".into())),
             Op::CheckRewind(_) => Answer::Rewind(RewindCheck::NotNeeded),
             Op::CheckUpstream(_) => Answer::Upstream(Ok(UpstreamCheck::UpToDate)),
             Op::ActivateWatchdog => Answer::Watchdog(true),
@@ -330,6 +331,7 @@ impl State {
             Op::Initialize(_)
             | Op::WriteConfig(_)
             | Op::PollPeers(_)
+            | Op::AskFailsafe(_)
             | Op::CheckRewind(_)
             | Op::CheckUpstream(_)
             | Op::ActivateWatchdog

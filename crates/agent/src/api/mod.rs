@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use patroni_core::JsonMap;
 use patroni_core::cluster::Cluster;
 use patroni_core::facts::Outcome;
 use patroni_core::request::{Answer, Request};
@@ -16,6 +15,7 @@ use patroni_dcs::Dcs;
 use patroni_http::HttpClient;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::failsafe::Agreement;
 use crate::log::QueueState;
 use crate::metrics::Metrics;
 
@@ -72,8 +72,6 @@ pub enum Signal {
     Wake,
     /// POST `/reload`: as SIGHUP.
     Reload,
-    /// POST `/failsafe`: the leader cannot reach the store and runs on. Its message: name, addresses, slots.
-    Failsafe(JsonMap),
 }
 
 /// What the API is made of.
@@ -87,6 +85,8 @@ pub struct ApiParts {
     pub requests: mpsc::Sender<Envelope>,
     /// To the loop, without one.
     pub signals: mpsc::Sender<Signal>,
+    /// What this node agrees to in failsafe mode.
+    pub agreement: Arc<Agreement>,
     /// The store.
     pub dcs: Arc<dyn Dcs>,
     /// The client with which peers are asked.
@@ -105,6 +105,7 @@ struct ApiState {
     probe: probe::SharedProbe,
     requests: mpsc::Sender<Envelope>,
     signals: mpsc::Sender<Signal>,
+    agreement: Arc<Agreement>,
     dcs: Arc<dyn Dcs>,
     http: watch::Receiver<HttpClient>,
     clock: Arc<dyn Fn() -> Now + Send + Sync>,
@@ -119,6 +120,7 @@ impl ApiState {
             probe: probe::SharedProbe::new(parts.probe),
             requests: parts.requests,
             signals: parts.signals,
+            agreement: parts.agreement,
             dcs: parts.dcs,
             http: parts.http,
             clock: parts.clock,

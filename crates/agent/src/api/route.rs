@@ -206,7 +206,7 @@ async fn change(state: &ApiState, view: &View, operation: Operation, mut body: J
             switchover::post(state, action, &body).await
         }
         Operation::DeleteSwitchover => switchover::delete(state).await,
-        Operation::Failsafe => accept_failsafe(state, view, body),
+        Operation::Failsafe => accept_failsafe(state, view, &body),
         Operation::Reload if state.signal(Signal::Reload) => Reply::text(202, "reload scheduled"),
         Operation::Reload => Reply::text(503, "busy: the reload could not be scheduled"),
         // It is for tests on Windows: Patroni says so everywhere and does it only there.
@@ -217,12 +217,14 @@ async fn change(state: &ApiState, view: &View, operation: Operation, mut body: J
 }
 
 /// POST `/failsafe`: the leader, which cannot reach the store, asks whether it may go on.
-fn accept_failsafe(state: &ApiState, view: &View, body: JsonMap) -> Reply {
-    if view.state == State::Running && view.role == Role::Primary {
+fn accept_failsafe(state: &ApiState, view: &View, body: &JsonMap) -> Reply {
+    let Some(leader) = body.get("name").and_then(Value::as_str) else {
+        return Reply::text(400, "the name of the leader is missing");
+    };
+    let now = state.now().boot;
+    let leads = view.state == State::Running && view.role == Role::Primary || view.is_leader(now);
+    if leads || !state.agreement.give(leader.into(), now) {
         return Reply::text(500, "Running as a leader");
-    }
-    if !state.signal(Signal::Failsafe(body)) {
-        return Reply::text(500, "busy: the message could not be passed on");
     }
     let accepted = Reply::text(200, "Accepted");
     match &view.server.postmaster {

@@ -77,6 +77,7 @@ async fn node(options: ApiOptions) -> Node {
         probe: probe.clone(),
         requests: request_sender,
         signals: signal_sender,
+        agreement: Arc::default(),
         dcs: Arc::new(store.handle(MemberName::from("postgresql0"), timing)),
         http: watch::Sender::new(client).subscribe(),
         clock: Arc::new(|| sample::NOW),

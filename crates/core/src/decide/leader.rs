@@ -81,6 +81,13 @@ impl Tick<'_> {
         promoting: Verdict,
     ) -> Needs<Verdict> {
         if running.wal.is_standby()
+            && let Some(leader) = self.failsafe_leader()
+        {
+            self.note(Level::Info, format!("this node agreed that {leader} goes on as primary without the store"));
+            self.release(None)?;
+            return Ok(Verdict::FollowingNotHealthiest);
+        }
+        if running.wal.is_standby()
             && let Some(held) = self.hold_clients(cluster, running)?
         {
             return Ok(held);
@@ -105,7 +112,6 @@ impl Tick<'_> {
             return Ok(Verdict::PromotionPostponed);
         }
         self.memory.rewind = Rewind::Unknown;
-        self.memory.failsafe_until = None;
         self.memory.checkpoint_pending = true;
         self.wake_after = self.settings.loop_wait;
         self.start(Job::Promote);

@@ -9,6 +9,7 @@ mod candidates;
 mod data_dir;
 #[cfg(feature = "deliberate-bugs")]
 pub mod deliberate;
+mod failsafe;
 mod follow;
 mod handover;
 mod hold;
@@ -112,6 +113,7 @@ impl<'a> Tick<'a> {
 
     fn verdict(&mut self) -> Needs<Verdict> {
         self.memory.leaving_sync = None;
+        self.memory.began.get_or_insert(self.facts.now.boot);
         self.end_of_job();
         let cluster = match &self.facts.cluster {
             Ok(cluster) => self.with_known_sync(Arc::clone(cluster)),
@@ -181,6 +183,7 @@ impl<'a> Tick<'a> {
 
     /// Things to remember of the cluster before any rule looks at it.
     fn remember(&mut self, cluster: &Cluster) {
+        self.remember_whom_to_ask(cluster);
         if !cluster.is_unlocked() || self.memory.known_members.is_empty() {
             if *self.memory.known_members != cluster.members {
                 self.memory.known_members = Arc::new(cluster.members.clone());
@@ -335,6 +338,7 @@ impl<'a> Tick<'a> {
         match outcome {
             Outcome::Done(sent_at) => {
                 self.memory.lease_until = Some(sent_at + self.settings.ttl);
+                self.memory.failsafe_until = None;
                 Outcome::Done(())
             }
             Outcome::Refused => {
@@ -380,12 +384,12 @@ impl<'a> Tick<'a> {
         if self.is_standby_cluster() && (self.has_lock(cluster) || cluster.is_unlocked() && !self.settings.paused) {
             return Upstream::Remote;
         }
+        let leader = cluster
+            .leader_member()
+            .or_else(|| self.failsafe_leader().and_then(|name| self.memory.known_members.get(name)));
         let wanted = tags.replicatefrom().filter(|name| name != self.me());
-        let member = match &wanted {
-            // A member that is gone is replaced by the leader, as in Patroni.
-            Some(name) => cluster.members.get(name).or_else(|| cluster.leader_member()),
-            None => cluster.leader_member(),
-        };
+        // A member that is gone is replaced by the leader, as in Patroni.
+        let member = wanted.as_ref().and_then(|name| cluster.members.get(name)).or(leader);
         member.and_then(|member| self.upstream_member(member)).map_or(Upstream::None, Upstream::Member)
     }
 

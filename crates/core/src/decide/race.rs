@@ -26,7 +26,7 @@ enum Claim {
 impl Tick<'_> {
     /// The leader race.
     pub(super) fn race(&mut self, cluster: &Cluster, running: &Running) -> Needs<Verdict> {
-        if self.claim(cluster, running)? == Claim::Defer {
+        if self.claim(cluster, running)? == Claim::Defer || self.may_have_agreed(cluster, running)? {
             return self.defer(cluster, running);
         }
         match self.acquire()? {
@@ -118,11 +118,6 @@ impl Tick<'_> {
             return Ok(Claim::Defer);
         }
         self.claim_by_position(cluster, running)
-    }
-
-    /// Who runs on in failsafe mode by the leave of this node.
-    fn failsafe_leader(&self) -> Option<&MemberName> {
-        self.facts.failsafe_leader.as_ref().filter(|leader| self.settings.failsafe_mode && *leader != self.me())
     }
 
     /// A primary without a lease goes on, unless somebody was promoted in the meantime.
@@ -390,7 +385,7 @@ struct Tally {
     ahead: u32,
 }
 
-fn member_at(name: &MemberName, api_url: &str) -> Member {
+pub(super) fn member_at(name: &MemberName, api_url: &str) -> Member {
     Member {
         name: name.clone(),
         version: crate::cluster::Version(0),

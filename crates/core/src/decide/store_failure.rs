@@ -10,7 +10,7 @@ use crate::server::{Postmaster, Role, Running};
 use crate::verdict::{Level, Verdict};
 
 impl Tick<'_> {
-    /// Outside pause, a primary without a store is stopped: its lease cannot be renewed. `load` and `renew` have used
+    /// Outside pause, a primary without a store is stopped, unless all members agree that it goes on: its lease cannot be renewed. `load` and `renew` have used
     /// up `retry_timeout` by now, or what was left of the lease.
     pub(super) fn store_failure(&mut self, why: &str) -> Needs<Verdict> {
         self.note(Level::Error, format!("Error communicating with DCS: {why}"));
@@ -37,7 +37,11 @@ impl Tick<'_> {
         {
             return Ok(Verdict::StoreFailed);
         }
+        if self.agreed_failsafe()? {
+            return Ok(Verdict::Failsafe);
+        }
         self.memory.lease_until = None;
+        self.memory.failsafe_until = None;
         self.note(Level::Info, "demoting self because DCS is not accessible and I was a leader");
         self.demote(DemoteMode::Offline);
         self.wake_after = Duration::from_secs(1);

@@ -18,7 +18,7 @@ use crate::server::{Slot, SlotKind};
 use crate::tags::truthy;
 
 pub use feedback::needs_feedback;
-pub use published::{Retained, published_slots};
+pub use published::{Retained, published_slots, slot_positions};
 pub use readiness::{News, PrimarySlots, Readiness};
 pub use risk::{Risk, at_risk};
 pub use wanted::{Node, Wanted, slot_on_primary, wanted_slots};

@@ -22,17 +22,8 @@ pub fn published_slots(
     wanted: &BTreeMap<String, Wanted>,
     actual: &BTreeMap<String, Slot>,
 ) -> BTreeMap<String, Lsn> {
-    let own = (name.slot_name(), position);
-    let ours = actual.iter().filter(|(_, slot)| !slot.is_of_postgresql());
-    let known = ours.filter(|(name, slot)| wanted.get(*name).is_some_and(|wanted| wanted.kind == slot.kind));
-    let positions = known.filter_map(|(name, slot)| {
-        let lsn = match slot.kind {
-            SlotKind::Physical => slot.restart_lsn,
-            SlotKind::Logical { .. } => slot.confirmed_flush_lsn,
-        };
-        Some((name.clone(), lsn?))
-    });
-    let all = positions.chain(std::iter::once(own)).collect::<BTreeMap<_, _>>();
+    let known = actual.iter().filter(|(name, slot)| wanted.get(*name).is_some_and(|wanted| wanted.kind == slot.kind));
+    let all = slot_positions(name, position, known);
     if !settings.slots.member_slots_ttl.is_zero() {
         return all;
     }
@@ -47,6 +38,23 @@ pub fn published_slots(
         })
     };
     all.into_iter().filter(|(name, _)| settings.slots.use_slots && is_permanent(name)).collect()
+}
+
+/// Positions of slots, PostgreSQL's own ones left out, and of the leader itself under its slot's name.
+pub fn slot_positions<'s>(
+    name: &MemberName,
+    position: Lsn,
+    slots: impl IntoIterator<Item = (&'s String, &'s Slot)>,
+) -> BTreeMap<String, Lsn> {
+    let ours = slots.into_iter().filter(|(_, slot)| !slot.is_of_postgresql());
+    let positions = ours.filter_map(|(name, slot)| {
+        let lsn = match slot.kind {
+            SlotKind::Physical => slot.restart_lsn,
+            SlotKind::Logical { .. } => slot.confirmed_flush_lsn,
+        };
+        Some((name.clone(), lsn?))
+    });
+    positions.chain(std::iter::once((name.slot_name(), position))).collect()
 }
 
 /// When the leader last saw the members whose slots are kept: slot name to moment. It lives as long as the leadership.

@@ -16,11 +16,13 @@ use crate::scene::{BASELINES, Scene};
 use crate::walk::{check, possible_answers};
 
 /// What changes between two ticks.
-const EVENTS: [&str; 34] = [
+const EVENTS: [&str; 36] = [
     "unlocked",
     "lock a",
     "lock b",
     "no-store",
+    "failsafe-key a b c",
+    "failsafe-leader b",
     "paused",
     "nofailover",
     "use-pg-rewind",
@@ -94,6 +96,7 @@ fn date(answer: &mut Answer, op: &Op, now: Moment) {
         (Answer::Renew(Outcome::Done(at)), Op::RenewLease) | (Answer::Acquire(Outcome::Done(at)), Op::AcquireLease) => {
             *at = now;
         }
+        (Answer::Failsafe(Ok(at)), Op::AskFailsafe(_)) => *at = now,
         _ => {}
     }
 }
@@ -170,7 +173,8 @@ proptest! {
         prop_assert_eq!(tick(&scene.memory, moved, &rounds[0].answers).1, plan);
     }
 
-    /// However a sequence went: with the store silent from now on, a primary is stopped, and nothing becomes primary.
+    /// However a sequence went: with the store silent from now on, a primary is stopped unless all members agree that it
+    /// goes on, and nothing becomes primary.
     #[test]
     fn silence_ends_every_primary((baseline, rounds) in rounds()) {
         let mut scene = Scene::baseline(baseline).expect("a baseline");
@@ -191,7 +195,8 @@ proptest! {
             (JobOrder::Keep, JobFact::Running(view)) => stopping(&view.job),
             (JobOrder::Keep, JobFact::Idle | JobFact::Ended(..)) => false,
         };
-        prop_assert!(stops || !is_primary(&facts), "{:?}", plan.verdict);
+        let agreed = matches!(facts.answers.failsafe, Some(Ok(_)));
+        prop_assert!(stops || agreed || !is_primary(&facts), "{:?}", plan.verdict);
         let promotes = matches!(plan.job, JobOrder::Start(Job::Promote | Job::Start { role: Role::Primary, .. }));
         prop_assert!(!promotes, "becomes primary without a store");
     }

@@ -8,9 +8,10 @@ use std::collections::BTreeSet;
 
 use crate::scene::{Scene, op_word, order_words};
 
-const FILES: [(&str, &str); 8] = [
+const FILES: [(&str, &str); 9] = [
     ("leading.rows", include_str!("rows/leading.rows")),
     ("racing.rows", include_str!("rows/racing.rows")),
+    ("failsafe.rows", include_str!("rows/failsafe.rows")),
     ("following.rows", include_str!("rows/following.rows")),
     ("working.rows", include_str!("rows/working.rows")),
     ("creating.rows", include_str!("rows/creating.rows")),

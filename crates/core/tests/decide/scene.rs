@@ -70,6 +70,7 @@ pub(crate) struct Scene {
     pub config: Outcome<()>,
     pub failover: Outcome<()>,
     pub history: Outcome<()>,
+    pub failsafe: Result<Moment, String>,
     pub rewind: RewindCheck,
     pub upstream: Result<UpstreamCheck, String>,
     pub watchdog: bool,
@@ -151,6 +152,7 @@ impl Scene {
         memory.timeline = Some(Timeline(1));
         memory.rewind = Rewind::NotNeeded;
         memory.started = true;
+        memory.began = Some(Moment(NOW.0 - Duration::from_secs(3000)));
         Scene {
             memory,
             facts,
@@ -161,6 +163,7 @@ impl Scene {
             config: Outcome::Done(()),
             failover: Outcome::Done(()),
             history: Outcome::Done(()),
+            failsafe: Ok(NOW),
             rewind: RewindCheck::NotNeeded,
             upstream: Ok(UpstreamCheck::UpToDate),
             watchdog: true,
@@ -194,6 +197,12 @@ impl Scene {
         let Ok(shared) = &mut self.facts.cluster else { return false };
         let cluster = Arc::make_mut(shared);
         match name {
+            // The key `/failsafe`, and the mode.
+            "failsafe-key" => {
+                let address = |name: &str| (name.into(), format!("http://{name}:8008/patroni"));
+                cluster.failsafe = Some(value.split(' ').filter(|name| !name.is_empty()).map(address).collect());
+                Arc::make_mut(&mut self.facts.settings).failsafe_mode = true;
+            }
             "unlocked" => {
                 cluster.leader = None;
                 self.memory.lease_until = None;
@@ -378,8 +387,16 @@ impl Scene {
                 let since = Moment(NOW.0 - Duration::from_secs(value.parse().expect("seconds")));
                 memory.stalled = Some(Stalled { at: HERE, since, suspect: false, told: false });
             }
+            // The agent's first tick was so many seconds ago.
+            "began" => memory.began = Some(Moment(NOW.0 - Duration::from_secs(value.parse().expect("seconds")))),
+            // The mode is on, and these would be asked.
+            "failsafe" => {
+                let address = |name: &str| (name.into(), format!("http://{name}:8008/patroni"));
+                memory.failsafe_members = Arc::new(value.split(' ').map(address).collect());
+                Arc::make_mut(&mut self.facts.settings).failsafe_mode = true;
+            }
             "failsafe-leader" => {
-                self.facts.failsafe_leader = Some(value.into());
+                self.facts.failsafe_leader = Some((value.into(), NOW + Duration::from_secs(30)));
                 Arc::make_mut(&mut self.facts.settings).failsafe_mode = true;
             }
             "not-started" => {
@@ -640,6 +657,13 @@ impl Scene {
                 }
             }
             "no-watchdog" => self.watchdog = false,
+            "failsafe-answer" => {
+                self.failsafe = match value {
+                    "agreed" => Ok(NOW),
+                    "refused" => Err("c did not agree".into()),
+                    _ => return false,
+                }
+            }
             "peers" => {
                 self.peers = match value {
                     "streaming" => Peers::Streaming,
@@ -670,6 +694,7 @@ impl Scene {
             Op::PollPeers(names) => {
                 Answer::Peers(names.keys().map(|name| (name.clone(), self.peers.answer())).collect())
             }
+            Op::AskFailsafe(_) => Answer::Failsafe(self.failsafe.clone()),
             Op::Initialize(_) => Answer::Initialize(self.initialize.clone()),
             Op::WriteConfig(_) => Answer::Config(self.config.clone()),
             Op::WriteFailover(..) => Answer::Failover(self.failover.clone()),
@@ -740,6 +765,10 @@ pub(crate) fn op_word(op: &Op) -> String {
         Op::PollPeers(names) => {
             let names: Vec<&str> = names.keys().map(MemberName::as_str).collect();
             format!("peers {}", names.join(" "))
+        }
+        Op::AskFailsafe(names) => {
+            let names: Vec<&str> = names.keys().map(MemberName::as_str).collect();
+            format!("failsafe {}", names.join(" "))
         }
         Op::Initialize(write) => format!("initialize {write:?}").to_lowercase(),
         Op::WriteConfig(_) => "config".into(),

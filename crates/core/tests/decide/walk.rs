@@ -15,12 +15,15 @@ use patroni_core::verdict::Verdict;
 use crate::scene::{BASELINES, JOBS, NOW, Peers, Scene};
 
 /// What may be the case besides the baseline. Each pair of them is walked.
-const SITUATIONS: [&[&str]; 49] = [
+const SITUATIONS: [&[&str]; 52] = [
     &[],
     &["unlocked"],
     &["lock a"],
     &["lock b"],
     &["no-store"],
+    &["failsafe-key a b c", "began 5"],
+    &["failsafe a b c"],
+    &["failsafe-leader b"],
     &["paused"],
     &["was-paused"],
     &["shutdown"],
@@ -81,6 +84,7 @@ pub(crate) fn possible_answers(op: &Op) -> Vec<Answer> {
         Op::RenewLease => outcomes(NOW).into_iter().map(Answer::Renew).collect(),
         Op::AcquireLease => outcomes(NOW).into_iter().map(Answer::Acquire).collect(),
         Op::ReleaseLease(_) => outcomes(()).into_iter().map(Answer::Release).collect(),
+        Op::AskFailsafe(_) => vec![Answer::Failsafe(Ok(NOW)), Answer::Failsafe(Err("c did not agree".into()))],
         Op::Initialize(_) => outcomes(()).into_iter().map(Answer::Initialize).collect(),
         // Of these only the texts of notes depend on how they failed.
         Op::WriteConfig(_) => vec![Answer::Config(Outcome::Done(())), Answer::Config(Outcome::Refused)],
@@ -190,15 +194,19 @@ pub(crate) fn check(memory: &Memory, facts: &Facts, plan: &Plan) {
             assert!(until <= *asked_at + facts.settings.ttl, "a lease that outlasts the one in the store: {}", at());
         }
     }
+    if let (Some(Ok(asked_at)), Some(until)) = (&facts.answers.failsafe, plan.memory.lease_until) {
+        assert!(until <= *asked_at + facts.settings.ttl, "counts on an agreement for longer than it is kept: {}", at());
+    }
     demoted_without_lease(memory, facts, plan, lease_won, &at);
     cancel_writes_nothing_else(facts, plan, &at);
 }
 
-/// Outside pause, a running primary without a lease that was prolonged in this tick is stopped.
+/// Outside pause, a running primary is stopped without a lease that was prolonged in this tick, or the leave of all members.
 fn demoted_without_lease(memory: &Memory, facts: &Facts, plan: &Plan, lease_won: bool, at: &dyn Fn() -> String) {
     let running_primary = matches!(&facts.server.postmaster, Postmaster::Running(r) if !r.wal.is_standby());
     let becoming = matches!(&facts.job, JobFact::Running(view) if matches!(view.job, Job::Promote | Job::Start { role: Role::Primary, .. }));
-    if !(running_primary || becoming) || facts.settings.paused || lease_won {
+    let agreed = plan.verdict == Verdict::Failsafe && matches!(facts.answers.failsafe, Some(Ok(_)));
+    if !(running_primary || becoming) || facts.settings.paused || lease_won || agreed {
         return;
     }
     let stops = |job: &Job| matches!(job, Job::Demote(_) | Job::Shutdown | Job::StopImmediate);

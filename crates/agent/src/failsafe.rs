@@ -1,0 +1,89 @@
+//! What this node agreed to: that a primary which cannot reach the store goes on (`POST /failsafe`).
+//!
+//! The answer is given while the loop may be in the middle of a tick, so two things exclude each other here: to agree,
+//! and to take the lease.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use patroni_core::name::MemberName;
+use patroni_core::time::Moment;
+
+/// The word of this node.
+#[derive(Debug, Default)]
+pub struct Agreement(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// With whom, and when.
+    given: Option<(MemberName, Moment)>,
+    /// This node is about to lead, and that is not published yet.
+    claiming: bool,
+}
+
+impl Agreement {
+    /// Agrees, from now on for a `ttl`. False: this node is about to lead itself.
+    pub fn give(&self, leader: MemberName, now: Moment) -> bool {
+        let mut state = self.state();
+        if !state.claiming {
+            state.given = Some((leader, now));
+        }
+        !state.claiming
+    }
+
+    /// With whom, and until when.
+    pub fn given(&self, ttl: Duration, now: Moment) -> Option<(MemberName, Moment)> {
+        self.state().given(ttl, now)
+    }
+
+    /// Before this node takes the lease, or is promoted by it. False: it agreed not to. After true it agrees to nothing
+    /// until [`Agreement::settle`].
+    #[must_use]
+    pub fn claim(&self, ttl: Duration, now: Moment) -> bool {
+        let mut state = self.state();
+        state.claiming = state.given(ttl, now).is_none();
+        state.claiming
+    }
+
+    /// What became of the claim is published.
+    pub fn settle(&self) {
+        self.state().claiming = false;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn given(&self, ttl: Duration, now: Moment) -> Option<(MemberName, Moment)> {
+        let (leader, at) = self.given.as_ref()?;
+        let until = *at + ttl;
+        (now < until).then(|| (leader.clone(), until))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(30);
+
+    fn at(seconds: u64) -> Moment {
+        Moment(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn who_agreed_does_not_claim_and_who_claims_does_not_agree() {
+        let agreement = Agreement::default();
+        assert!(agreement.claim(TTL, at(1)));
+        assert!(!agreement.give("b".into(), at(2)));
+        agreement.settle();
+        assert!(agreement.give("b".into(), at(3)));
+        assert!(!agreement.claim(TTL, at(4)));
+        assert_eq!(agreement.given(TTL, at(5)), Some(("b".into(), at(33))));
+        assert!(agreement.give("b".into(), at(10)), "a claim that was refused is none");
+        assert!(agreement.claim(TTL, at(40)), "the word is kept for a ttl");
+        assert_eq!(agreement.given(TTL, at(40)), None);
+    }
+}

@@ -1,0 +1,93 @@
+//! Failsafe mode: a primary that cannot reach the store goes on while every member that could take its place agrees.
+//!
+//! The leader writes whom it would ask to `/failsafe`, and nobody who is missing there runs in a race. A member that
+//! agreed does not run for a `ttl`; the leader counts the `ttl` from before it asked.
+
+use super::race::member_at;
+use super::{Needs, Tick, ask};
+use crate::cluster::{Cluster, Member};
+use crate::facts::Op;
+use crate::name::MemberName;
+use crate::peer::Peer;
+use crate::server::Running;
+use crate::verdict::Level;
+
+impl Tick<'_> {
+    /// Whoever is in `/failsafe` now, or will be with the next renewal: it may be unknown whether that took place.
+    pub(super) fn remember_whom_to_ask(&mut self, cluster: &Cluster) {
+        let in_force = self.settings.failsafe_mode && self.has_lock(cluster);
+        let written = cluster.failsafe.as_ref().filter(|names| in_force && names.contains_key(self.me()));
+        let mut names = written.cloned().unwrap_or_default();
+        if written.is_some() {
+            let present = cluster.members.values();
+            names.extend(present.filter_map(|member| Some((member.name.clone(), member.data.api_url.clone()?))));
+        }
+        if *self.memory.failsafe_members != names {
+            self.memory.failsafe_members = names.into();
+        }
+    }
+
+    /// Does everybody agree that this primary goes on without the store?
+    pub(super) fn agreed_failsafe(&mut self) -> Needs<bool> {
+        if !self.settings.failsafe_mode || self.memory.failsafe_members.is_empty() {
+            return Ok(false);
+        }
+        let mut others = (*self.memory.failsafe_members).clone();
+        others.remove(self.me());
+        let agreed = match others.is_empty() {
+            true => Ok(self.facts.now.boot),
+            false => ask(&self.facts.answers.failsafe, || Op::AskFailsafe(others))?.clone(),
+        };
+        match agreed {
+            Ok(asked_at) => {
+                let until = Some(asked_at + self.settings.ttl);
+                (self.memory.lease_until, self.memory.failsafe_until) = (until, until);
+                Ok(true)
+            }
+            Err(why) => {
+                self.note(
+                    Level::Warning,
+                    format!("failsafe mode: this primary may not go on without the store: {why}"),
+                );
+                Ok(false)
+            }
+        }
+    }
+
+    /// Who goes on in failsafe mode by the leave of this node. The word is kept even if the mode was turned off since.
+    pub(super) fn failsafe_leader(&self) -> Option<&MemberName> {
+        let (leader, until) = self.facts.failsafe_leader.as_ref()?;
+        (leader != self.me() && self.facts.now.boot < *until).then_some(leader)
+    }
+
+    /// An agent that has just been started does not know what it agreed to before. For a `ttl` it runs only if none of
+    /// those it may have agreed with can be a primary.
+    pub(super) fn may_have_agreed(&mut self, cluster: &Cluster, running: &Running) -> Needs<bool> {
+        let young = self.memory.began.is_none_or(|began| self.facts.now.boot.since(began) < self.settings.ttl);
+        if !self.settings.failsafe_mode || self.settings.paused || !young || !running.wal.is_standby() {
+            return Ok(false);
+        }
+        let others = cluster.failsafe.iter().flatten().filter(|(name, _)| *name != self.me());
+        let others: Vec<_> = others.map(|(name, api_url)| member_at(name, api_url)).collect();
+        if others.is_empty() {
+            return Ok(false);
+        }
+        let peers = match &self.facts.answers.peers {
+            Some(peers) => peers.clone(),
+            None => self.ask_peers(others.iter())?.clone(),
+        };
+        // In a synchronous mode only those are asked of whom one led last.
+        let unasked = !self.sync_is_active(cluster);
+        let unclear = others.iter().find(|member| match peers.get(&member.name) {
+            Some(Peer::Status(status)) => !status.in_recovery,
+            Some(Peer::Unreachable(_)) => true,
+            None => unasked,
+        });
+        if let Some(Member { name, .. }) = unclear {
+            let text =
+                format!("this agent has just been started: before, it may have agreed that {name} goes on as primary");
+            self.note(Level::Info, text);
+        }
+        Ok(unclear.is_some())
+    }
+}
