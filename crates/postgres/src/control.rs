@@ -171,6 +171,7 @@ impl Control {
             running
         } else {
             let arguments = self.prepare_start(&start).await?;
+            self.wait_for_left_processes(cancel).await;
             progress.commit(cancel, "starting PostgreSQL")?;
             Unfinished::clear(&self.options().data_dir);
             self.spawn_postmaster(&arguments)?

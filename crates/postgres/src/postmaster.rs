@@ -73,6 +73,8 @@ pub enum PidFileStatus {
 struct PidFile {
     pid: i32,
     start_time: Option<i64>,
+    /// The shared memory by which a postmaster knows that processes of its predecessor are left.
+    shared_memory: Option<u64>,
     status: PidFileStatus,
 }
 
@@ -95,6 +97,13 @@ impl Postmaster {
             (true, false) => Found::Foreign { pid: file.pid },
             (true, true) => Found::Alive(process),
         })
+    }
+
+    /// Are processes of a postmaster that was killed still there? They leave when they notice, and until then no other can
+    /// be started. Where the kernel does not tell: no.
+    pub fn left_processes(data_dir: &Path) -> bool {
+        let Ok(Some(PidFile { shared_memory: Some(id), .. })) = PidFile::read(data_dir) else { return false };
+        fs::read_to_string("/proc/sysvipc/shm").is_ok_and(|table| attached(&table, id) > 0)
     }
 
     /// Holds on to a process; `None` if there is no such process.
@@ -203,14 +212,22 @@ impl PidFile {
         let mut lines = text.lines();
         let pid = lines.next()?.trim().parse().ok().filter(|p| *p != 0)?;
         let start_time = lines.nth(1).and_then(|l| l.trim().parse().ok()).filter(|t| *t != 0);
-        let status = match lines.nth(4).map(str::trim) {
+        let shared_memory = lines.nth(3).and_then(|l| l.split_whitespace().nth(1)?.parse().ok());
+        let status = match lines.next().map(str::trim) {
             Some("ready") => PidFileStatus::Ready,
             Some("standby") => PidFileStatus::Standby,
             Some("stopping") => PidFileStatus::Stopping,
             Some(_) | None => PidFileStatus::Starting,
         };
-        Some(PidFile { pid, start_time, status })
+        Some(PidFile { pid, start_time, shared_memory, status })
     }
+}
+
+/// How many processes are attached to a segment, by the table of the kernel: key, id, permissions, size, creator, last, number, ...
+fn attached(table: &str, id: u64) -> u64 {
+    let rows = table.lines().map(|line| line.split_whitespace().map(|field| field.parse::<u64>().ok()).collect());
+    let row = rows.into_iter().find(|row: &Vec<Option<u64>>| row.get(1) == Some(&Some(id)));
+    row.and_then(|row| row.get(6).copied().flatten()).unwrap_or(0)
 }
 
 fn is_postmaster(pid: i32, data_dir: &Path, start_time: Option<i64>) -> bool {
@@ -264,11 +281,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_kernel_tells_who_is_attached() {
+        let table = "key shmid perms size cpid lpid nattch uid\n  10047569 196608 600 56 27627 27627 0 101\n 7 65536 600 56 1 2 5 101\n";
+        assert_eq!([65_536, 196_608, 7].map(|id| attached(table, id)), [5, 0, 0]);
+    }
+
+    #[test]
     fn pid_files_are_read_line_by_line() {
         let full = "123\n/data\n1700000000\n5432\n/tmp\nlocalhost\n  5432001 3\nready   \n";
-        let expected = PidFile { pid: 123, start_time: Some(1_700_000_000), status: PidFileStatus::Ready };
+        let (start_time, shared_memory) = (Some(1_700_000_000), Some(3));
+        let expected = PidFile { pid: 123, start_time, shared_memory, status: PidFileStatus::Ready };
         assert_eq!(PidFile::parse(full), Some(expected));
-        let short = PidFile { pid: 123, start_time: None, status: PidFileStatus::Starting };
+        let short = PidFile { pid: 123, start_time: None, shared_memory: None, status: PidFileStatus::Starting };
         assert_eq!(PidFile::parse("123\n/data\n"), Some(short));
         assert_eq!(PidFile::parse("-7\n").map(|f| f.pid), Some(-7));
         for garbage in ["", "\n", "x\n", "0\n"] {

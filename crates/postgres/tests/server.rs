@@ -100,6 +100,9 @@ fn an_exit_is_noticed_at_once() {
             monitor.exit_of_postmaster().await;
             Instant::now()
         });
+        let child = node.sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'").await;
+        let child: i32 = child[0].as_deref().and_then(|pid| pid.parse().ok()).expect("a process");
+        kill(child, Signal::STOP);
         let before = timeout(Duration::from_millis(300), node.monitor.exit_of_postmaster()).await;
         assert!(before.is_err(), "exit was reported of a postmaster that lives");
         let killed = Instant::now();
@@ -109,8 +112,12 @@ fn an_exit_is_noticed_at_once() {
         let Postmaster::Stopped(Some(control)) = node.inspect().await.postmaster else { panic!("not stopped") };
         assert_eq!(control.state, ControlState::InProduction);
 
-        // Its children need a moment to notice; a start before that is refused by PostgreSQL.
-        until("start after the crash", async || node.start(Role::Primary, None).await.is_ok()).await;
+        // A child that has not noticed yet would make PostgreSQL refuse the start.
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            kill(child, Signal::CONT);
+        });
+        node.start(Role::Primary, None).await.expect("start after the crash");
         assert!(!node.running().await.wal.is_standby());
     });
 }

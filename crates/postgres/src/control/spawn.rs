@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::process::Command;
+use tokio::time::Instant;
 
 use super::{Control, blocking};
 use crate::cancel::Cancel;
@@ -17,6 +18,9 @@ use crate::options::ServerOptions;
 use crate::postmaster::{Found, Postmaster};
 use crate::programs::describe;
 use crate::{Error, Result};
+
+/// How long children of a killed postmaster may take to leave. One that is stuck in the kernel may never.
+const LEFT_PROCESSES_LIMIT: Duration = Duration::from_secs(10);
 
 impl Control {
     /// Starts `postgres` in a process group of its own, so that it outlives the agent and gets none of its signals. Its output
@@ -50,6 +54,19 @@ impl Control {
         tracing::info!("postmaster pid={pid}");
         self.monitor.started(&postmaster);
         Ok(postmaster)
+    }
+
+    /// A start right after the postmaster was killed would fail: its children need a moment to notice.
+    pub(super) async fn wait_for_left_processes(&self, cancel: &Cancel) {
+        let data_dir = self.options().data_dir.clone();
+        let begun = Instant::now();
+        while Postmaster::left_processes(&data_dir) && begun.elapsed() < LEFT_PROCESSES_LIMIT && !cancel.is_cancelled()
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        if begun.elapsed() > Duration::from_millis(500) {
+            tracing::info!("waited {:?} for the processes of a postmaster that is gone", begun.elapsed());
+        }
     }
 
     /// PostgreSQL has written its reason to its log, wherever that is; here the common ones are found out again.
