@@ -89,10 +89,17 @@ fn a_logical_consumer_goes_on_in_a_mixed_cluster() {
     let writer = Writer::start(&cluster, 0);
     let consumer = Consumer::start(&cluster, "cdc");
     cluster.nodes[1].wait_log(SAFE, Limit(60));
-    // 4.1.5 also copies a slot whose WAL it does not have, and calls it safe. One that moves can be used.
+    // 4.1.5 also copies a slot whose WAL it does not have, or whose snapshot, and calls it safe. One that has come to a snapshot of its own
+    // can be used.
     let now = cluster.nodes[0].sql("SELECT pg_current_wal_lsn()");
-    let moved = format!("SELECT confirmed_flush_lsn >= '{now}' FROM pg_replication_slots WHERE slot_name = 'cdc'");
-    cluster.nodes[1].wait_sql(&moved, "t", Limit(60));
+    let moved = format!("SELECT restart_lsn >= '{now}' FROM pg_replication_slots WHERE slot_name = 'cdc'");
+    wait_for("the copy has moved on", Limit(60), || {
+        cluster.nodes[0].sql("CHECKPOINT");
+        match cluster.nodes[1].query(&moved) {
+            Ok(Some(answer)) if answer == "t" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
     // The power cut makes ours come back by pg_rewind, which removes slots, or by a clone: it has to copy.
     cluster.nodes[0].kill_hard();
     cluster.nodes[1].wait_primary(Limit(60));

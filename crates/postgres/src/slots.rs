@@ -2,6 +2,7 @@
 
 pub mod copy;
 pub mod logical;
+mod snapshot;
 mod state_file;
 
 use std::collections::BTreeSet;

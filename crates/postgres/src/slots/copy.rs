@@ -11,6 +11,7 @@ use patroni_core::job::UpstreamMember;
 use patroni_core::lsn::Lsn;
 use patroni_core::server::SlotKind;
 
+use super::snapshot::{self, Snapshot};
 use super::state_file;
 use crate::conf::primary_as_rewind_user;
 use crate::options::ServerOptions;
@@ -20,11 +21,12 @@ use crate::{Error, Result};
 /// How long the primary may take to answer.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// The state file of a slot, and where the WAL begins that it needs.
+/// The state file of a slot, where the WAL begins that it needs, and what decoding from there starts with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Copy {
     content: Vec<u8>,
     restart_lsn: Lsn,
+    snapshot: Option<Snapshot>,
 }
 
 /// Reads the slots from the primary. Those that are not as they should be are left out, and the log says why.
@@ -61,7 +63,14 @@ pub async fn read(
     let mut copies = BTreeMap::new();
     for row in &rows {
         let Some((name, wanted)) = row.get(0).and_then(|name| slots.get_key_value(name)) else { continue };
-        match copy_of(row, name, wanted) {
+        let copy = match copy_of(row, name, wanted) {
+            Ok((content, restart_lsn)) => {
+                let found = snapshot::read(&connection, name, restart_lsn, LIMIT).await?;
+                found.map(|snapshot| Copy { content, restart_lsn, snapshot })
+            }
+            Err(why) => Err(why),
+        };
+        match copy {
             Ok(copy) => drop(copies.insert(name.clone(), copy)),
             Err(why) => tracing::warn!("Will not copy the logical slot \"{name}\" from {}: {why}", primary.name),
         }
@@ -69,7 +78,7 @@ pub async fn read(
     Ok(copies)
 }
 
-fn copy_of(row: &Row, name: &str, wanted: &SlotKind) -> std::result::Result<Copy, String> {
+fn copy_of(row: &Row, name: &str, wanted: &SlotKind) -> std::result::Result<(Vec<u8>, Lsn), String> {
     let text = |column: usize| row.get(column).unwrap_or_default().to_owned();
     let found = SlotKind::Logical { plugin: text(1), database: text(2) };
     if found != *wanted {
@@ -82,10 +91,10 @@ fn copy_of(row: &Row, name: &str, wanted: &SlotKind) -> std::result::Result<Copy
     }
     let content = from_hex(&text(4)).ok_or("its state file cannot be read")?;
     let restart_lsn = state_file::restart_lsn(&content, name).map_err(|why| format!("its state file: {why}"))?;
-    Ok(Copy { content, restart_lsn })
+    Ok((content, restart_lsn))
 }
 
-fn from_hex(text: &str) -> Option<Vec<u8>> {
+pub(super) fn from_hex(text: &str) -> Option<Vec<u8>> {
     let digit = |byte: u8| char::from(byte).to_digit(16);
     let byte = |pair: &[u8]| u8::try_from(digit(pair[0])? * 16 + digit(pair[1])?).ok();
     let pairs = text.as_bytes().chunks_exact(2);
@@ -125,9 +134,11 @@ pub(crate) fn retain_usable(data_dir: &Path, segment_size: u64, copies: &mut BTr
 /// # Errors
 /// A file cannot be written; what was put there before is removed again.
 pub(crate) fn install(data_dir: &Path, copies: &BTreeMap<String, Copy>) -> Result<()> {
+    let mode = fs::metadata(data_dir).map_err(|e| Error::file("read", data_dir, e))?.permissions().mode() & 0o750;
     for (name, copy) in copies {
         let place = place(data_dir, name);
-        if let Err(error) = install_one(data_dir, &place, &copy.content) {
+        let snapshot = copy.snapshot.as_ref().map_or(Ok(()), |snapshot| snapshot.install(data_dir, mode & 0o640));
+        if let Err(error) = snapshot.and_then(|()| install_one(mode, &place, &copy.content)) {
             uninstall(data_dir, copies);
             return Err(Error::file("write", place, error));
         }
@@ -158,7 +169,7 @@ fn temporary(place: &Path) -> PathBuf {
     place.with_extension("tmp")
 }
 
-fn install_one(data_dir: &Path, place: &Path, content: &[u8]) -> io::Result<()> {
+fn install_one(mode: u32, place: &Path, content: &[u8]) -> io::Result<()> {
     let temporary = temporary(place);
     for old in [&temporary, place] {
         match fs::remove_dir_all(old) {
@@ -166,19 +177,23 @@ fn install_one(data_dir: &Path, place: &Path, content: &[u8]) -> io::Result<()> 
             Ok(()) | Err(_) => {}
         }
     }
-    let mode = fs::metadata(data_dir)?.permissions().mode() & 0o750;
     fs::create_dir(&temporary)?;
     fs::set_permissions(&temporary, Permissions::from_mode(mode))?;
-    let mut file = File::create(temporary.join("state"))?;
-    file.set_permissions(Permissions::from_mode(mode & 0o640))?;
-    file.write_all(content)?;
-    file.sync_all()?;
+    write(&temporary.join("state"), content, mode & 0o640)?;
     sync(&temporary)?;
     fs::rename(&temporary, place)?;
     sync(place)
 }
 
-fn sync(directory: &Path) -> io::Result<()> {
+/// Writes a file durably.
+pub(super) fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.set_permissions(Permissions::from_mode(mode))?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+pub(super) fn sync(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
@@ -187,7 +202,7 @@ mod tests {
     use super::*;
 
     fn copies(restart_lsn: u64) -> BTreeMap<String, Copy> {
-        BTreeMap::from([("s".to_owned(), Copy { content: vec![1, 2], restart_lsn: Lsn(restart_lsn) })])
+        BTreeMap::from([("s".to_owned(), Copy { content: vec![1, 2], restart_lsn: Lsn(restart_lsn), snapshot: None })])
     }
 
     #[test]

@@ -44,8 +44,8 @@ pub(super) fn restart_lsn(content: &[u8], name: &str) -> Result<Lsn, &'static st
     }
 }
 
-/// CRC-32C, as PostgreSQL computes it. The files have 200 bytes: a table would not pay.
-fn crc32c(bytes: &[u8]) -> u32 {
+/// CRC-32C, as PostgreSQL computes it. The files are small: a table would not pay.
+pub(super) fn crc32c(bytes: &[u8]) -> u32 {
     const POLYNOMIAL: u32 = 0x82F6_3B78;
     let step = |crc: u32, _| if crc & 1 == 1 { (crc >> 1) ^ POLYNOMIAL } else { crc >> 1 };
     !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
