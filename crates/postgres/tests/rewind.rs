@@ -4,7 +4,7 @@ mod harness;
 
 use std::time::Duration;
 
-use harness::{Node, as_postgres, until};
+use harness::{Node, as_postgres, kill, until};
 use patroni_core::facts::RewindCheck;
 use patroni_core::job::{CloneFrom, CloneSource, RewindSource, Upstream, UpstreamMember};
 use patroni_core::lsn::Timeline;
@@ -14,6 +14,7 @@ use patroni_postgres::cancel::{Cancel, Progress};
 use patroni_postgres::control::{Promoted, StopOptions};
 use patroni_postgres::rewind::{self, RewindContext, RewindError, local_position};
 use patroni_postgres::unfinished::Unfinished;
+use rustix::process::Signal;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -27,6 +28,14 @@ async fn make_replica(primary: &Node, name: &str) -> Node {
     })
     .await;
     replica
+}
+
+/// A primary and a replica that streams from it.
+async fn pair() -> (Node, Node) {
+    let mut primary = Node::new("a");
+    primary.bootstrap().await;
+    let replica = make_replica(&primary, "b").await;
+    (primary, replica)
 }
 
 async fn promote(node: &mut Node) {
@@ -65,10 +74,8 @@ async fn caught_up(primary: &Node, replica: &Node) {
 #[test]
 fn a_diverged_primary_is_rewound_and_follows() {
     as_postgres("a_diverged_primary_is_rewound_and_follows", async {
-        let mut old = Node::new("a");
-        old.bootstrap().await;
+        let (mut old, mut new) = pair().await;
         old.sql("CREATE TABLE t (text text)").await;
-        let mut new = make_replica(&old, "b").await;
         caught_up(&old, &new).await;
         promote(&mut new).await;
         old.sql("INSERT INTO t VALUES ('lost')").await;
@@ -92,9 +99,7 @@ fn a_diverged_primary_is_rewound_and_follows() {
 #[test]
 fn a_primary_that_stopped_before_the_promotion_need_not_be_rewound() {
     as_postgres("a_primary_that_stopped_before_the_promotion_need_not_be_rewound", async {
-        let mut old = Node::new("a");
-        old.bootstrap().await;
-        let mut new = make_replica(&old, "b").await;
+        let (mut old, mut new) = pair().await;
         let mut third = make_replica(&old, "c").await;
         stop(&mut old).await;
         promote(&mut new).await;
@@ -114,9 +119,7 @@ fn a_primary_that_stopped_before_the_promotion_need_not_be_rewound() {
 #[test]
 fn what_cannot_be_known_is_unclear() {
     as_postgres("what_cannot_be_known_is_unclear", async {
-        let mut old = Node::new("a");
-        old.bootstrap().await;
-        let new = make_replica(&old, "b").await;
+        let (mut old, new) = pair().await;
         stop(&mut old).await;
         let unclear = |check: RewindCheck| match check {
             RewindCheck::Unclear(why) => why,
@@ -145,9 +148,7 @@ fn what_cannot_be_known_is_unclear() {
 #[test]
 fn a_standby_ahead_of_its_primary_on_the_same_timeline_is_recognized() {
     as_postgres("a_standby_ahead_of_its_primary_on_the_same_timeline_is_recognized", async {
-        let mut primary = Node::new("a");
-        primary.bootstrap().await;
-        let mut standby = make_replica(&primary, "b").await;
+        let (mut primary, mut standby) = pair().await;
         stop(&mut primary).await;
         let (data, saved) = (primary.data_dir(), primary.dir.path().join("saved"));
         let copy = |from: &std::path::Path, to: &std::path::Path| {
@@ -183,23 +184,15 @@ fn a_standby_ahead_of_its_primary_on_the_same_timeline_is_recognized() {
 #[test]
 fn wal_that_is_gone_from_the_primary_is_named() {
     as_postgres("wal_that_is_gone_from_the_primary_is_named", async {
-        let mut primary = Node::new("a");
-        primary.bootstrap().await;
-        let mut standby = make_replica(&primary, "b").await;
+        let (primary, mut standby) = pair().await;
         stop(&mut standby).await;
-        primary.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots").await;
         for _ in 0..3 {
-            primary.sql("SELECT txid_current(); SELECT pg_switch_wal()").await;
+            write_and_remove_wal(&primary).await;
         }
-        primary.sql("CHECKPOINT").await;
-        assert!(matches!(check(&mut standby, &member(&primary)).await, RewindCheck::NotNeeded), "still there");
-        let kept = "SELECT pg_size_bytes(current_setting('wal_keep_size'))::text";
-        assert_eq!(primary.sql(kept).await, [Some("134217728".to_owned())]);
-        primary.sql("ALTER SYSTEM SET wal_keep_size = 0").await;
-        primary.sql("SELECT pg_reload_conf()").await;
+        assert_eq!(check(&mut standby, &member(&primary)).await, RewindCheck::NotNeeded, "kept by wal_keep_size");
+        keep_no_wal(&primary).await;
         until("the oldest WAL file is gone", async || {
-            primary.sql("SELECT txid_current(); SELECT pg_switch_wal()").await;
-            primary.sql("CHECKPOINT").await;
+            write_and_remove_wal(&primary).await;
             check(&mut standby, &member(&primary)).await
                 == RewindCheck::WalGone { file: "000000010000000000000003".into(), archive: false }
         })
@@ -207,12 +200,56 @@ fn wal_that_is_gone_from_the_primary_is_named() {
     });
 }
 
+/// A standby that replays late needs no WAL that it has received already.
+#[test]
+fn wal_that_is_received_but_not_replayed_is_not_missed() {
+    as_postgres("wal_that_is_received_but_not_replayed_is_not_missed", async {
+        let (primary, mut standby) = pair().await;
+        standby.sql("SELECT pg_wal_replay_pause()").await;
+        keep_no_wal(&primary).await;
+        let file = "SELECT pg_walfile_name(pg_current_wal_lsn())";
+        let first = primary.sql(file).await.remove(0).expect("a name");
+        until("the WAL to be replayed is gone", async || {
+            write_and_remove_wal(&primary).await;
+            !primary.data_dir().join("pg_wal").join(&first).exists()
+        })
+        .await;
+        let end = primary.sql("SELECT pg_current_wal_flush_lsn()::text").await.remove(0).expect("a position");
+        let received = format!("SELECT (pg_last_wal_receive_lsn() >= '{end}')::text");
+        until("the WAL", async || standby.sql(&received).await == [Some("true".to_owned())]).await;
+        assert_eq!(check(&mut standby, &member(&primary)).await, RewindCheck::NotNeeded);
+
+        // Nobody starts it again while the replay is paused.
+        let receiver = standby.sql("SELECT pid FROM pg_stat_wal_receiver").await.remove(0).expect("a pid");
+        kill(receiver.parse().expect("a number"), Signal::TERM);
+        until("the end of the stream", async || standby.sql("SELECT 1 FROM pg_stat_wal_receiver").await.is_empty())
+            .await;
+        let last = primary.sql(file).await.remove(0).expect("a name");
+        until("the WAL to be received is gone", async || {
+            write_and_remove_wal(&primary).await;
+            !primary.data_dir().join("pg_wal").join(&last).exists()
+        })
+        .await;
+        let gone = check(&mut standby, &member(&primary)).await;
+        assert_eq!(gone, RewindCheck::WalGone { file: last, archive: false });
+    });
+}
+
+async fn keep_no_wal(primary: &Node) {
+    primary.sql("ALTER SYSTEM SET wal_keep_size = 0").await;
+    primary.sql("SELECT pg_reload_conf()").await;
+}
+
+/// As far as the settings allow.
+async fn write_and_remove_wal(primary: &Node) {
+    primary.sql("SELECT txid_current(); SELECT pg_switch_wal()").await;
+    primary.sql("CHECKPOINT").await;
+}
+
 #[test]
 fn a_rewind_that_was_interrupted_goes_on_with_the_same_primary_only() {
     as_postgres("a_rewind_that_was_interrupted_goes_on_with_the_same_primary_only", async {
-        let mut old = Node::new("a");
-        old.bootstrap().await;
-        let mut new = make_replica(&old, "b").await;
+        let (mut old, mut new) = pair().await;
         promote(&mut new).await;
         old.sql("CREATE TABLE lost ()").await;
         stop(&mut old).await;

@@ -105,7 +105,7 @@ async fn compare(context: &RewindContext, upstream: &RewindSource, local: &Local
         return Ok(RewindCheck::Needed(Err(why)));
     }
     if local.in_recovery
-        && let Some(file) = same_timeline::missing_on(&source, local).await?
+        && let Some(file) = same_timeline::missing_on(context, &source, local).await?
     {
         let archive = program::restore_command_in_force(context).await.is_some();
         return Ok(RewindCheck::WalGone { file, archive });

@@ -8,8 +8,8 @@ use std::path::Path;
 use patroni_core::history::LocalPosition;
 use patroni_core::lsn::{Lsn, Timeline};
 
-use super::RewindContext;
 use super::source::Source;
+use super::{RewindContext, waldump};
 use crate::Result;
 
 /// How much WAL before the position is compared, in bytes.
@@ -45,14 +45,37 @@ pub(super) async fn differs(context: &RewindContext, source: &Source, local: &Lo
     Ok((!is_same).then(|| format!("it and the primary wrote other WAL on the same timeline {timeline}, before {lsn}")))
 }
 
-/// The WAL file that a standby needs next, if the primary does not have it any more.
-pub(super) async fn missing_on(source: &Source, local: &LocalPosition) -> Result<Option<String>> {
+/// The WAL file that a standby needs next, if the primary does not have it any more. What lies in `pg_wal` here is not needed: a standby that
+/// replays late reads that first.
+pub(super) async fn missing_on(
+    context: &RewindContext,
+    source: &Source,
+    local: &LocalPosition,
+) -> Result<Option<String>> {
     let (end, size) = (source.position().await?, source.segment_size().await?);
-    if local.lsn.0 / size >= end.0 / size {
+    let is_missing = async |number: u64| -> Result<Option<String>> {
+        let name = segment(local.timeline, Lsn(number * size), size);
+        let missing = number < end.0 / size && !source.has_segment(&name).await?;
+        Ok(missing.then_some(name))
+    };
+    let first = local.lsn.0 / size;
+    if is_missing(first).await?.is_none() {
         return Ok(None);
     }
-    let name = segment(local.timeline, local.lsn, size);
-    Ok((!source.has_segment(&name).await?).then_some(name))
+    let pg_wal = context.options.data_dir.join("pg_wal");
+    let here = |number: &u64| begins(&pg_wal.join(segment(local.timeline, Lsn(number * size), size)), number * size);
+    let Some(last) = (first..=end.0 / size).take_while(here).last() else { return is_missing(first).await };
+    let from = Lsn(local.lsn.0.max(last * size));
+    let whole = waldump::is_readable(context, local.timeline, from, Lsn((last + 1) * size)).await?;
+    is_missing(if whole { last + 1 } else { last }).await
+}
+
+/// The file holds the WAL from this position on, by its first page. One that waits to be used again holds older WAL.
+fn begins(path: &Path, at: u64) -> bool {
+    const ADDRESS: u64 = 8;
+    let mut bytes = [0; 8];
+    let read = File::open(path).and_then(|file| file.read_exact_at(&mut bytes, ADDRESS));
+    read.is_ok() && u64::from_ne_bytes(bytes) == at
 }
 
 fn segment(timeline: Timeline, lsn: Lsn, size: u64) -> String {

@@ -1,18 +1,16 @@
-//! Where a checkpoint record ends. Its size depends on version and platform, so pg_waldump is asked.
+//! Where a record ends depends on version and platform, so pg_waldump is asked.
 
 use patroni_core::lsn::{Lsn, Timeline};
 
 use super::RewindContext;
 use crate::Result;
 use crate::cancel::Cancel;
+use crate::programs::Output;
 
 /// Reads the record at `lsn` with pg_waldump, and one more, which has to be missing: the complaint names where it would be. `None` if
 /// something follows the checkpoint, or the output is another.
 pub(super) async fn checkpoint_end(context: &RewindContext, timeline: Timeline, lsn: Lsn) -> Result<Option<Lsn>> {
-    let mut command = context.programs.command("pg_waldump");
-    command.args(["-t", &timeline.to_string(), "-s", &lsn.to_string(), "-n", "2"]);
-    command.env("LANG", "C").env("LC_ALL", "C").env("PGDATA", &context.options.data_dir);
-    let output = context.programs.capture(command, &Cancel::new(), Some(context.limit)).await?;
+    let output = run(context, timeline, lsn, &["-n", "2"]).await?;
     let end = parse(lsn, &output.stdout, &output.stderr);
     if end.is_none() {
         tracing::error!("Failed to parse pg_waldump output");
@@ -20,6 +18,20 @@ pub(super) async fn checkpoint_end(context: &RewindContext, timeline: Timeline, 
         tracing::error!(" stderr={}", output.stderr.trim_end());
     }
     Ok(end)
+}
+
+/// All WAL between two positions is here.
+pub(super) async fn is_readable(context: &RewindContext, timeline: Timeline, from: Lsn, until: Lsn) -> Result<bool> {
+    // A summary, not a line for each record.
+    let output = run(context, timeline, from, &["-z", "-e", &until.to_string()]).await?;
+    Ok(output.status.success())
+}
+
+async fn run(context: &RewindContext, timeline: Timeline, from: Lsn, more: &[&str]) -> Result<Output> {
+    let mut command = context.programs.command("pg_waldump");
+    command.args(["-t", &timeline.to_string(), "-s", &from.to_string()]).args(more);
+    command.env("LANG", "C").env("LC_ALL", "C").env("PGDATA", &context.options.data_dir);
+    context.programs.capture(command, &Cancel::new(), Some(context.limit)).await
 }
 
 fn parse(lsn: Lsn, stdout: &str, stderr: &str) -> Option<Lsn> {
