@@ -157,8 +157,8 @@ pub enum Rewind {
 /// A standby that does not stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stalled {
-    /// Where it stands still.
-    pub at: Lsn,
+    /// Where it stands still; `None` while it starts, which does not tell.
+    pub at: Option<Lsn>,
     /// Since when, or when that was looked into last.
     pub since: Moment,
     /// It has stood there for so long that it was looked into.

@@ -6,10 +6,11 @@ use super::{Needs, Tick, ask};
 use crate::cluster::Cluster;
 use crate::facts::{Op, RewindCheck, UpstreamCheck};
 use crate::job::{DemoteMode, Job, RewindSource, Upstream};
+use crate::lsn::Lsn;
 use crate::memory::{Rewind, Stalled};
-use crate::name::MemberName;
 use crate::plan::Callback;
 use crate::server::{Postmaster, Role, Running, Wal};
+use crate::time::Moment;
 use crate::verdict::{Level, Verdict};
 
 /// How often pg_rewind is tried in a row before only an operator's hand, or the switch that allows a new clone, helps.
@@ -100,13 +101,31 @@ impl Tick<'_> {
     fn look_for_stall(&mut self, cluster: &Cluster, running: &Running) {
         let Wal::Standby { replication_state, paused, .. } = &running.wal else { return };
         let streams = replication_state.as_deref() == Some("streaming");
-        let should = cluster.leader_name().is_some_and(|leader| leader != self.me()) && !self.settings.tags.nostream();
-        if streams || !should || *paused || self.is_standby_cluster() {
+        if streams || *paused || !self.depends_on_rewind_source(cluster) {
             self.memory.stalled = None;
             return;
         }
-        let (now, at) = (self.facts.now.boot, running.wal.position());
-        let new = Stalled { at, since: now, suspect: false, told: false };
+        self.suspect_stall(Some(running.wal.position()), self.facts.now.boot);
+    }
+
+    /// How far a standby that starts has come is not known, only since when it starts.
+    pub(super) fn look_for_stall_while_starting(&mut self, cluster: &Cluster, since: Moment) {
+        if self.depends_on_rewind_source(cluster) {
+            self.suspect_stall(None, since);
+        }
+    }
+
+    /// What this node lacks has to come from the server that it is compared with. The members of a standby cluster follow their leader, which
+    /// may have what the remote primary lacks.
+    fn depends_on_rewind_source(&self, cluster: &Cluster) -> bool {
+        let somebody_leads = || cluster.leader_name().is_some_and(|leader| leader != self.me());
+        let follows = if self.is_standby_cluster() { self.has_lock(cluster) } else { somebody_leads() };
+        follows && !self.settings.tags.nostream() && self.rewind_source(cluster).is_some()
+    }
+
+    fn suspect_stall(&mut self, at: Option<Lsn>, since: Moment) {
+        let now = self.facts.now.boot;
+        let new = Stalled { at, since, suspect: false, told: false };
         let stalled = self.memory.stalled.get_or_insert(new);
         if stalled.at != at {
             *stalled = new;
@@ -119,9 +138,17 @@ impl Tick<'_> {
         }
     }
 
-    /// Only a standby that has stood still for a while needs what the primary lacks: it may have more WAL than it has replayed, and an archive.
-    fn wal_is_gone(&mut self, cluster: &Cluster, primary: &MemberName, file: &str, archive: bool) -> Option<Verdict> {
+    fn is_suspect(&self) -> bool {
+        self.memory.stalled.is_some_and(|stalled| stalled.suspect)
+    }
+
+    /// Only a standby that has stood still for a while needs what the primary lacks: it may have an archive. With one, a standby that starts
+    /// may be getting on.
+    fn wal_is_gone(&mut self, cluster: &Cluster, source: &RewindSource, file: &str, archive: bool) -> Option<Verdict> {
         let stalled = self.memory.stalled.as_mut().filter(|stalled| stalled.suspect)?;
+        if stalled.at.is_none() && archive {
+            return None;
+        }
         let was_told = std::mem::replace(&mut stalled.told, true);
         if self.settings.rewind.remove_data_directory_on_missing_wal
             && let Some(source) = self.clone_from(cluster)
@@ -131,11 +158,11 @@ impl Tick<'_> {
             return Some(Verdict::ReinitializingMissingWal);
         }
         if !was_told {
-            let (scope, name) = (&self.settings.scope, &self.settings.name);
             let archive = if archive { ", and restore_command does not bring it" } else { "" };
+            let remedy = self.clone_anew(cluster);
             let text = format!(
-                "WAL file {file}, which this node needs next, is no longer on {primary}{archive}. Put it into the archive, or run `patronictl \
-                 reinit {scope} {name}` to clone this node anew; remove_data_directory_on_missing_wal allows that in advance"
+                "WAL file {file}, which this node needs next, is no longer on {source}{archive}. Put it into the archive. If nobody has \
+                 it: {remedy}; remove_data_directory_on_missing_wal allows that in advance"
             );
             self.note(Level::Error, text);
         }
@@ -160,7 +187,7 @@ impl Tick<'_> {
         if let Rewind::Failed(at, attempts) = self.memory.rewind {
             return Ok(self.after_failed_rewind(cluster, at, attempts));
         }
-        let wanted = self.rewind_allowed() || self.memory.stalled.is_some_and(|stalled| stalled.suspect);
+        let wanted = self.rewind_allowed() || self.is_suspect();
         if !wanted || !matches!(self.memory.rewind, Rewind::Check | Rewind::Needed) {
             return Ok(None);
         }
@@ -170,44 +197,36 @@ impl Tick<'_> {
         match ask(&self.facts.answers.rewind, || Op::CheckRewind(source.clone()))?.clone() {
             RewindCheck::NotNeeded => {
                 self.memory.rewind = Rewind::NotNeeded;
-                match source {
-                    RewindSource::Leader(_) => {
-                        let theirs = cluster.leader_member().and_then(|leader| leader.data.timeline);
-                        self.memory.timeline = self.memory.timeline.max(theirs);
-                    }
-                    RewindSource::Remote => self.memory.remote_asked_at = Some(self.facts.now.boot),
+                self.remember_asking(&source);
+                if source != RewindSource::Remote {
+                    let theirs = cluster.leader_member().and_then(|leader| leader.data.timeline);
+                    self.memory.timeline = self.memory.timeline.max(theirs);
                 }
                 Ok(None)
             }
             RewindCheck::WalGone { file, archive } => {
                 self.memory.rewind = Rewind::NotNeeded;
-                match source {
-                    RewindSource::Leader(leader) => Ok(self.wal_is_gone(cluster, &leader.name, &file, archive)),
-                    RewindSource::Remote => {
-                        self.memory.remote_asked_at = Some(self.facts.now.boot);
-                        self.note(Level::Error, format!("the remote primary no longer has WAL file {file}"));
-                        Ok(None)
-                    }
-                }
+                self.remember_asking(&source);
+                Ok(self.wal_is_gone(cluster, &source, &file, archive))
             }
             RewindCheck::Unclear(why) => {
                 self.note(Level::Info, format!("cannot compare timelines with {source}: {why}"));
-                if self.memory.stalled.is_some_and(|stalled| stalled.suspect) {
+                self.remember_asking(&source);
+                if self.is_suspect() {
                     // Looked into again after a while.
                     self.memory.rewind = Rewind::Unknown;
                     return Ok(None);
                 }
                 self.memory.rewind = Rewind::Check;
-                match source {
-                    RewindSource::Leader(_) => self.wake_after = self.wake_after.min(Duration::from_secs(1)),
-                    RewindSource::Remote => self.memory.remote_asked_at = Some(self.facts.now.boot),
+                if source != RewindSource::Remote {
+                    self.wake_after = self.wake_after.min(Duration::from_secs(1));
                 }
                 Ok(None)
             }
             RewindCheck::Needed(possible) => {
                 self.memory.rewind = Rewind::Needed;
-                if source == RewindSource::Remote && possible.is_err() {
-                    self.memory.remote_asked_at = Some(self.facts.now.boot);
+                if possible.is_err() {
+                    self.remember_asking(&source);
                 }
                 Ok(self.resolve_divergence(cluster, source, possible))
             }
@@ -270,7 +289,7 @@ impl Tick<'_> {
         Verdict::CrashRecovery
     }
 
-    fn after_failed_rewind(&mut self, cluster: &Cluster, at: crate::time::Moment, attempts: u32) -> Option<Verdict> {
+    fn after_failed_rewind(&mut self, cluster: &Cluster, at: Moment, attempts: u32) -> Option<Verdict> {
         if self.settings.rewind.remove_data_directory_on_rewind_failure
             && let Some(source) = self.clone_from(cluster)
         {

@@ -106,6 +106,12 @@ impl Tick<'_> {
         *source == RewindSource::Remote && self.memory.remote_asked_at.is_some_and(recent)
     }
 
+    pub(super) fn remember_asking(&mut self, source: &RewindSource) {
+        if *source == RewindSource::Remote {
+            self.memory.remote_asked_at = Some(self.facts.now.boot);
+        }
+    }
+
     /// A standby that diverged from the remote primary, or whose leader was rewound, cannot stream. Whoever streams need not
     /// be compared.
     pub(super) fn look_for_remote_divergence(&mut self, running: &Running, upstream: &Upstream) {

@@ -9,16 +9,20 @@ use crate::facts::Outcome;
 use crate::job::DemoteMode;
 use crate::memory::{Rewind, Starting};
 use crate::server::{Role, State};
+use crate::time::Moment;
 use crate::verdict::{Level, Verdict};
 
 impl Tick<'_> {
     pub(super) fn starting(&mut self, cluster: &Cluster) -> Needs<Verdict> {
         let now = self.facts.now.boot;
         self.memory.state = State::Starting;
+        if self.memory.starting.is_none() {
+            self.memory.stalled = None;
+        }
         let starting = *self.memory.starting.get_or_insert(Starting { since: now, timeout: None });
         self.wake_after = self.settings.loop_wait.min(Duration::from_millis(500));
         if !self.has_lock(cluster) {
-            return self.starting_without_lock(cluster);
+            return self.starting_without_lock(cluster, starting.since);
         }
         match self.renew()? {
             Outcome::Done(()) => {}
@@ -31,7 +35,7 @@ impl Tick<'_> {
             Outcome::Failed(why) | Outcome::Unknown(why) => return self.store_failure(&why),
         }
         if self.is_standby_cluster()
-            && let Some(verdict) = self.compare_while_starting(cluster)?
+            && let Some(verdict) = self.compare_while_starting(cluster, starting.since)?
         {
             return Ok(verdict);
         }
@@ -51,26 +55,27 @@ impl Tick<'_> {
         Ok(Verdict::StartTimedOut)
     }
 
-    fn starting_without_lock(&mut self, cluster: &Cluster) -> Needs<Verdict> {
+    fn starting_without_lock(&mut self, cluster: &Cluster, since: Moment) -> Needs<Verdict> {
         if !self.settings.paused && matches!(self.memory.role, Role::Primary | Role::Promoted) {
             self.demote(DemoteMode::ImmediateNolock);
             return Ok(Verdict::DemotedNoLock);
         }
         self.note(Level::Info, "Still starting up as a standby.");
-        if let Some(verdict) = self.compare_while_starting(cluster)? {
+        if let Some(verdict) = self.compare_while_starting(cluster, since)? {
             return Ok(verdict);
         }
         Ok(Verdict::Secondary(self.me().clone(), cluster.leader_name().cloned()))
     }
 
-    /// A standby that diverged may never reach consistency: it is compared while it starts.
-    fn compare_while_starting(&mut self, cluster: &Cluster) -> Needs<Option<Verdict>> {
+    /// A standby that diverged, or that lacks WAL, may never reach consistency: it is compared while it starts.
+    fn compare_while_starting(&mut self, cluster: &Cluster, since: Moment) -> Needs<Option<Verdict>> {
         if self.settings.paused {
             return Ok(None);
         }
         if self.memory.rewind == Rewind::Unknown {
             self.memory.rewind = Rewind::Check;
         }
+        self.look_for_stall_while_starting(cluster, since);
         self.rewind_or_reinitialize(cluster)
     }
 

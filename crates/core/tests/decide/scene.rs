@@ -385,7 +385,7 @@ impl Scene {
             }
             "stalled" => {
                 let since = Moment(NOW.0 - Duration::from_secs(value.parse().expect("seconds")));
-                memory.stalled = Some(Stalled { at: HERE, since, suspect: false, told: false });
+                memory.stalled = Some(Stalled { at: Some(HERE), since, suspect: false, told: false });
             }
             // The agent's first tick was so many seconds ago.
             "began" => memory.began = Some(Moment(NOW.0 - Duration::from_secs(value.parse().expect("seconds")))),
@@ -643,7 +643,9 @@ impl Scene {
                     "diverged" => RewindCheck::Needed(Ok(())),
                     "diverged-no-rewind" => RewindCheck::Needed(Err("wal_log_hints is off".into())),
                     "unclear" => RewindCheck::Unclear("it does not answer".into()),
-                    "wal-gone" => RewindCheck::WalGone { file: "00000001000000000000000A".into(), archive: false },
+                    "wal-gone" | "wal-gone-with-archive" => {
+                        RewindCheck::WalGone { file: "00000001000000000000000A".into(), archive: value != "wal-gone" }
+                    }
                     _ => return false,
                 }
             }
