@@ -76,6 +76,26 @@ fn leave_behind(cluster: &mut Cluster) {
 }
 
 #[test]
+fn a_delayed_replica_shows_nothing_before_its_time_and_loses_nothing_when_it_is_promoted() {
+    let delay = json!({"postgresql": {"recovery_conf": {"recovery_min_apply_delay": "1h"}}});
+    let mut cluster = Cluster::of(2).node(1, delay).start();
+    cluster.nodes[0].sql("CREATE TABLE t AS SELECT 1 AS row");
+    let end = cluster.nodes[0].sql("SELECT pg_current_wal_flush_lsn()");
+    cluster.nodes[1].wait_sql(&format!("SELECT pg_last_wal_receive_lsn() >= '{end}'"), "t", Limit(20));
+    assert_eq!(cluster.nodes[1].sql("SELECT to_regclass('t') IS NULL"), "t");
+    wait_for("/cluster shows what is received and not replayed", Limit(20), || {
+        let member = cluster.nodes[0].request("GET", "/cluster", None).unwrap().json()["members"][1].clone();
+        let shown = member["receive_lag"] == 0 && member["replay_lag"].as_u64() > Some(0);
+        if shown { Ok(()) } else { Err(member) }
+    });
+    cluster.nodes[0].kill_hard();
+    cluster.nodes[1].wait_primary(Limit(60));
+    assert_eq!(cluster.nodes[1].sql("SELECT count(*) FROM t"), "1");
+    cluster.start_node(0);
+    cluster.wait_streaming(1, Limit(60));
+}
+
+#[test]
 fn progress_of_a_clone_is_shown_and_one_that_was_killed_in_the_middle_is_made_again() {
     let slow = json!({"postgresql": {"basebackup": [{"checkpoint": "fast"}, {"max-rate": "1M"}]}});
     let mut cluster = Cluster::of(2).node(1, slow).prepare();

@@ -116,10 +116,12 @@ fn two_clusters_change_sides_through_an_archive_without_pg_rewind() {
         "#!/bin/sh\nfor a; do case $a in --datadir=*) d=${{a#*=}};; esac; done\ncp -a {}/. \"$d\" && chmod 700 \"$d\"\n",
         backup.display()
     );
-    let mut standby = Cluster::of(1)
-        .dcs(archiving)
-        .dcs(json!({"standby_cluster": {"restore_command": get, "create_replica_methods": ["from_backup"]}}))
-        .prepare();
+    let mut standby = Cluster::of(1).dcs(archiving).prepare();
+    let cleaned = standby.sandbox.path().join("cleaned");
+    standby.nodes[0].config["bootstrap"]["dcs"]["standby_cluster"] = json!({
+        "restore_command": get, "archive_cleanup_command": format!("echo %r >{}", cleaned.display()),
+        "create_replica_methods": ["from_backup"],
+    });
     let script = standby.sandbox.file("from_backup", &copy);
     standby.nodes[0].config["postgresql"]["from_backup"] = json!({"command": script, "no_leader": true});
     let port = main.nodes[0].pg_port.to_string();
@@ -143,10 +145,33 @@ fn two_clusters_change_sides_through_an_archive_without_pg_rewind() {
     let end = end.lines().find_map(|line| line.strip_prefix("Latest checkpoint location:")).unwrap().trim().to_owned();
     let replayed = format!("SELECT pg_last_wal_replay_lsn() > '{end}'");
     standby.nodes[0].wait_sql(&replayed, "t", Limit(30));
+    standby.nodes[0].sql("CHECKPOINT");
+    wait_for("the archive is cleaned", Limit(20), || std::fs::read_to_string(&cleaned));
     standby.ctl_ok(&["promote-cluster", "batman", "--force"]);
     standby.nodes[0].wait_primary(Limit(30));
     standby.nodes[0].sql("INSERT INTO t VALUES (2)");
     standby.nodes[0].sql("SELECT pg_switch_wal()");
     main.nodes[0].wait_sql("SELECT count(*) FROM t", "2", Limit(60));
     assert_eq!(main.nodes[0].status()["role"], "standby_leader");
+}
+
+/// By patronictl, or by a section that somebody writes: neither loses what the cluster has.
+#[test]
+fn a_cluster_that_is_no_copy_is_not_followed() {
+    let (main, stranger) = (Cluster::of(1).start(), Cluster::of(1).start());
+    main.nodes[0].sql("CREATE TABLE t AS SELECT 1 AS row");
+    let port = stranger.nodes[0].pg_port;
+    let refused =
+        main.ctl(&["demote-cluster", "batman", "--host", "127.0.0.1", "--port", &port.to_string(), "--force"]);
+    assert!(!refused.status.success(), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("it is no copy of this cluster"), "{refused:?}");
+    assert!(main.nodes[0].is_writable_primary());
+    assert!(!main.etcd.get("config").unwrap().contains("standby_cluster"));
+
+    main.nodes[0].patch_config(&json!({"standby_cluster": {"host": "127.0.0.1", "port": port}}));
+    wait_standby_leader(&main, 0, Limit(30));
+    main.nodes[0].wait_log("it is no member of this cluster", Limit(30));
+    main.nodes[0].patch_config(&json!({"standby_cluster": null}));
+    main.nodes[0].wait_primary(Limit(30));
+    assert_eq!(main.nodes[0].sql("SELECT count(*) FROM t"), "1");
 }
