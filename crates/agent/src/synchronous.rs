@@ -47,6 +47,10 @@ const INSPECT: &str = "SELECT pg_catalog.current_setting('synchronous_standby_na
 const NUDGE: &str = "DO $$ BEGIN IF NOT pg_catalog.pg_is_in_recovery() THEN \
      SET LOCAL synchronous_commit = 'local'; PERFORM pg_catalog.txid_current(); END IF; END; $$";
 
+/// Nothing on a standby, which is asked only before it is promoted: no position that anybody could have reached.
+const FLUSHED: &str =
+    "SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_flush_lsn() END";
+
 const STANDBYS: &str = "SELECT pg_catalog.string_agg(pg_catalog.concat_ws('/', w.pid, a.application_name, w.state, \
      w.sync_state), ',' ORDER BY w.pid) \
      FROM pg_catalog.pg_stat_get_wal_senders() w, pg_catalog.pg_stat_get_activity(w.pid) a";
@@ -66,10 +70,10 @@ impl Synchronous {
         Synchronous { monitor, connection: None, watch: None, nudge: false }
     }
 
-    /// What the primary says.
+    /// What the server says.
     ///
     /// # Errors
-    /// It does not answer within `limit`, or is a standby.
+    /// It does not answer within `limit`.
     pub async fn inspect(&mut self, limit: Duration) -> Result<Inspection, String> {
         let limit = limit.min(QUERY_LIMIT);
         match timeout(limit, self.ask_all(limit)).await {
@@ -82,7 +86,7 @@ impl Synchronous {
         let connection = self.connected().await?;
         let rows = connection.query_within(INSPECT, limit).await?;
         // Asked afterwards: whatever was acknowledged by what the first answer shows lies before it.
-        let flushed = connection.query_within("SELECT pg_catalog.pg_current_wal_flush_lsn()", limit).await?;
+        let flushed = connection.query_within(FLUSHED, limit).await?;
         if std::mem::take(&mut self.nudge) {
             // By now all WAL senders have the setting, which they may not have had the first time.
             connection.query_within(NUDGE, limit).await?;
@@ -98,7 +102,7 @@ impl Synchronous {
             checkpointer_busy: checkpointer_is_busy(&text(3), modern),
             senders: senders(&text(4)),
             turned_down: serde_json::from_str(&text(5)).unwrap_or_default(),
-            flushed: flushed.first().and_then(|row| row.parse(0)).unwrap_or_default(),
+            flushed: flushed.first().and_then(|row| row.parse(0)).unwrap_or(Lsn(u64::MAX)),
         })
     }
 

@@ -253,7 +253,17 @@ impl Tick<'_> {
             }
             electorate = Electorate::default();
         }
+        if electorate.is_electable() && !self.will_wait()? {
+            electorate = Electorate::default();
+        }
         self.write_sync(cluster, Some(electorate))
+    }
+
+    /// Commits wait from the first on. A checkpointer that is busy makes nobody wait until it is done: with the votes of
+    /// those who were to be waited for somebody without the first commits could be elected.
+    fn will_wait(&self) -> Needs<bool> {
+        let inspection = ask(&self.facts.answers.synchronous, || Op::InspectSynchronous)?;
+        Ok(inspection.as_ref().is_ok_and(|server| !server.checkpointer_busy && !server.standby_names.is_empty()))
     }
 
     /// `/sync` is lost and nobody leads: it goes on as it was when it was last seen.

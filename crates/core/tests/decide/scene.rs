@@ -568,6 +568,7 @@ impl Scene {
             "names-write" => self.standby_names = outcome(value, ()),
             "sync-unclear" => self.synchronous = Err("it does not answer".into()),
             "shows" => self.shown().standby_names = value.into(),
+            "checkpointer-busy" => self.shown().checkpointer_busy = true,
             "commits-wait" => self.shown().synchronous_commit = value.into(),
             "turned-down" => self.shown().turned_down.push(value.into()),
             "sender" => {
