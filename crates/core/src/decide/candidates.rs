@@ -66,14 +66,7 @@ impl Tick<'_> {
             self.note(Level::Warning, format!("{}: candidates list is empty", self.action_name(cluster)));
             return Ok(false);
         }
-        let peers = self.ask_peers(candidates.iter().copied())?.clone();
-        let mut votes = 0;
-        for member in candidates {
-            match self.unfit(cluster, peers.get(&member.name), bar) {
-                None => votes += 1,
-                Some(why) => self.note(Level::Info, format!("Member {} {why}", member.name)),
-            }
-        }
+        let votes = self.count_fit(cluster, candidates, bar)?;
         let quorum = if self.quorum_is_active(cluster) && self.requested_candidate(cluster, exclude_candidate).is_none()
         {
             cluster.sync.quorum as usize
@@ -84,6 +77,19 @@ impl Tick<'_> {
             self.note(Level::Info, format!("Quorum requirement {quorum} can not be reached"));
         }
         Ok(votes > quorum)
+    }
+
+    /// How many of these pass the bar. Notes say why others do not.
+    pub(super) fn count_fit(&mut self, cluster: &Cluster, candidates: Vec<&Member>, bar: Bar) -> Needs<usize> {
+        let peers = self.ask_peers(candidates.iter().copied())?.clone();
+        let mut fit = 0;
+        for member in candidates {
+            match self.unfit(cluster, peers.get(&member.name), bar) {
+                None => fit += 1,
+                Some(why) => self.note(Level::Info, format!("Member {} {why}", member.name)),
+            }
+        }
+        Ok(fit)
     }
 
     fn requested_candidate<'c>(&self, cluster: &'c Cluster, exclude_candidate: bool) -> Option<&'c MemberName> {

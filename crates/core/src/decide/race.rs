@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::candidates::limitation;
+use super::candidates::{Bar, limitation};
 use super::{Needs, Tick};
 use crate::cluster::{Cluster, FailoverRequest, Initialize, Member};
 use crate::facts::{Op, Outcome};
@@ -11,7 +11,6 @@ use crate::memory::Rewind;
 use crate::name::MemberName;
 use crate::peer::{Peer, PeerStatus};
 use crate::server::Running;
-use crate::settings::SynchronousMode;
 use crate::verdict::{Level, Verdict};
 
 /// A node's claim to the lease.
@@ -96,6 +95,7 @@ impl Tick<'_> {
         if self.settings.paused
             && !nofailover
             && let Some(request) = request.filter(|request| request.scheduled_at.is_none())
+            && !self.is_left_out(cluster, running, request)
             && let Some(claim) = self.claim_by_request(cluster, running, request)?
         {
             return Ok(claim);
@@ -107,8 +107,7 @@ impl Tick<'_> {
             return Ok(Claim::Defer);
         }
         if let Some(request) = request {
-            let switchover = request.leader.is_some();
-            if switchover && self.sync_is_active(cluster) && !self.sync_names_me(cluster) {
+            if self.is_left_out(cluster, running, request) {
                 return Ok(Claim::Defer);
             }
             return Ok(self.claim_by_request(cluster, running, request)?.unwrap_or(Claim::Defer));
@@ -118,6 +117,12 @@ impl Tick<'_> {
             return Ok(Claim::Defer);
         }
         self.claim_by_position(cluster, running)
+    }
+
+    /// A switchover is for synchronous standbys: this one may lack what was acknowledged.
+    fn is_left_out(&self, cluster: &Cluster, running: &Running, request: &FailoverRequest) -> bool {
+        let switchover = request.leader.is_some() && running.wal.is_standby();
+        switchover && self.sync_is_active(cluster) && !self.sync_names_me(cluster)
     }
 
     /// A primary without a lease goes on, unless somebody was promoted in the meantime.
@@ -171,6 +176,9 @@ impl Tick<'_> {
         request: &FailoverRequest,
     ) -> Needs<Option<Claim>> {
         let action = self.action_name(cluster);
+        let (quorum, switchover) = (self.quorum_is_active(cluster), request.leader.is_some());
+        let led_last = cluster.sync.leader.as_ref() == Some(self.me()) || !quorum;
+        let i_led = request.leader.as_ref() == Some(self.me()) && led_last;
         let mut candidate_unfit = false;
         if let Some(candidate) = &request.candidate {
             if candidate == self.me() {
@@ -178,12 +186,13 @@ impl Tick<'_> {
                     let text = format!("{action}: not a synchronous standby: commits that only those have are lost");
                     self.note(Level::Warning, text);
                 }
-                return Ok(Some(Claim::Best));
+                let lacks = quorum && switchover && !self.has_a_quorum_behind_it(cluster, running)?;
+                return Ok(Some(if lacks { Claim::Defer } else { Claim::Best }));
             }
             if self.settings.paused {
                 return self.drop_request_of_gone_candidate(cluster, running, request);
             }
-            if self.settings.synchronous.mode == SynchronousMode::On && !self.sync_names_me(cluster) {
+            if self.sync_is_active(cluster) && !quorum && !self.sync_names_me(cluster) {
                 return Ok(Some(Claim::Defer));
             }
             if let Some(member) = cluster.members.get(candidate) {
@@ -199,9 +208,19 @@ impl Tick<'_> {
                     Some(Peer::Status(status)) if status.in_recovery && status.wal_position.0 == 0 => {
                         Some("not running")
                     }
+                    // It was not handed the lease: its leader died before that, and what it lacks may be acknowledged.
+                    Some(Peer::Status(status))
+                        if quorum
+                            && switchover
+                            && status.in_recovery
+                            && status.wal_position < running.wal.position() =>
+                    {
+                        Some("behind this node")
+                    }
                     Some(Peer::Status(status)) => limitation(status),
                     Some(Peer::Unreachable(_)) | None => Some("not reachable"),
                 };
+                let why = why.or((i_led && quorum).then_some("perhaps not elected"));
                 let Some(why) = why else {
                     self.note(Level::Info, format!("{action}: to {candidate}, i am {}", self.me()));
                     return Ok(Some(Claim::Defer));
@@ -212,10 +231,9 @@ impl Tick<'_> {
         } else if self.settings.paused {
             return Ok(Some(Claim::Defer));
         }
-        if request.leader.as_ref() == Some(self.me()) {
+        if i_led {
             // I was the leader: back to me only if nobody else can.
-            let bar = super::candidates::Bar::WithinMaximumLag;
-            let possible = self.failover_possible_among_all(cluster, bar, candidate_unfit)?;
+            let possible = self.failover_possible_among_all(cluster, candidate_unfit)?;
             return Ok(Some(if possible { Claim::Defer } else { Claim::Best }));
         }
         let members: Vec<&Member> = cluster
@@ -227,15 +245,37 @@ impl Tick<'_> {
         self.healthiest(cluster, running, members, false, None).map(Some)
     }
 
-    fn failover_possible_among_all(
-        &mut self,
-        cluster: &Cluster,
-        bar: super::candidates::Bar,
-        exclude_candidate: bool,
-    ) -> Needs<bool> {
+    fn failover_possible_among_all(&mut self, cluster: &Cluster, exclude_candidate: bool) -> Needs<bool> {
         // Asked in one round with everybody else, because there is only one round in a tick.
         self.ask_peers(cluster.members.values())?;
-        self.failover_possible(cluster, bar, exclude_candidate)
+        if self.quorum_is_active(cluster) {
+            let voters: Vec<&Member> = self.voters(cluster).collect();
+            return Ok(self.count_fit(cluster, voters, Bar::WithinMaximumLag)? > cluster.sync.quorum as usize);
+        }
+        self.failover_possible(cluster, Bar::WithinMaximumLag, exclude_candidate)
+    }
+
+    /// The other voters of a quorum.
+    fn voters<'c>(&self, cluster: &'c Cluster) -> impl Iterator<Item = &'c Member> {
+        let me = self.me();
+        cluster.members.values().filter(move |m| m.name != *me && cluster.sync.standbys.contains(&m.name))
+    }
+
+    /// The candidate of a switchover whose leader is gone. Where the leader handed over, this node has everything and the
+    /// other voters have no more; where it died before that, any voter may have what this one lacks.
+    fn has_a_quorum_behind_it(&mut self, cluster: &Cluster, running: &Running) -> Needs<bool> {
+        let peers = self.ask_peers(cluster.members.values())?;
+        let mine = running.wal.position();
+        let position = |name: &MemberName| match peers.get(name) {
+            Some(Peer::Status(status)) if status.in_recovery && status.wal_position.0 > 0 => Some(status.wal_position),
+            Some(Peer::Status(_) | Peer::Unreachable(_)) | None => None,
+        };
+        let positions: Vec<_> = self.voters(cluster).filter_map(|voter| position(&voter.name)).collect();
+        let votes = positions.len() + usize::from(cluster.sync.standbys.contains(self.me()));
+        let former = cluster.sync.leader.as_ref();
+        let has_all_of_former = former.and_then(position).is_some_and(|theirs| theirs <= mine);
+        let enough = votes > cluster.sync.quorum as usize || has_all_of_former || former == Some(self.me());
+        Ok(enough && positions.into_iter().all(|theirs| theirs <= mine))
     }
 
     /// In pause, a request whose candidate went away would stay for ever; only the primary may remove it.
