@@ -177,6 +177,8 @@ impl Tick<'_> {
             return refused("there is no member to clone from, can not reinitialize".to_owned());
         };
         let follow = self.upstream(cluster);
+        // What becomes of a new cluster that this node was making is no question any more.
+        self.memory.bootstrapping = false;
         self.start(Job::Reinitialize { source, follow });
         self.wake_after = Duration::ZERO;
         (Answer::Done("reinitialize started".to_owned()), Some(Verdict::Reinitializing))

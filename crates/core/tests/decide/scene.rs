@@ -510,6 +510,10 @@ impl Scene {
     }
 
     fn apply_request(&mut self, name: &str, value: &str) -> bool {
+        if name == "not-asked" {
+            self.facts.requests.clear();
+            return true;
+        }
         if name != "asked" {
             return false;
         }

@@ -34,6 +34,17 @@ pub(crate) fn a_lost_sync_key_is_remembered_while_somebody_still_holds_the_lease
     assert_eq!(last_verdict("replica", &[&named, &removed, &["mode on", "unlocked"]]), promoted);
 }
 
+/// Found by the simulation: a node whose new cluster came to nothing because another made one first was cloned on request,
+/// and went on waiting for the end of its own bootstrap.
+#[test]
+fn a_node_that_is_made_anew_is_no_longer_making_a_cluster() {
+    let asked = ["bootstrapping", "running primary", "asked reinitialize"];
+    assert_eq!(last_verdict("replica", &[&asked]), "reinitialize initiated");
+    let cloned = ["ended reinitialize done", "running standby", "not-asked"];
+    let follows = "no action. I am (a), a secondary, and following a leader (b)";
+    assert_eq!(last_verdict("replica", &[&asked, &cloned]), follows);
+}
+
 /// The setting is shown, and the WAL sender of the standby does not go by it yet: commits do not wait for it.
 #[test]
 pub(crate) fn a_standby_is_not_published_before_its_wal_sender_goes_by_the_setting() {
