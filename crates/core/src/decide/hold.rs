@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::candidates::Bar;
 use super::synchronous::electorate_of;
 use super::{Needs, Tick};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Member};
 use crate::job::DemoteMode;
 use crate::lsn::Lsn;
 use crate::memory::Holding;
@@ -76,15 +76,32 @@ impl Tick<'_> {
             );
             self.note(Level::Warning, text);
         }
+        let held = now.since(since);
+        if held >= self.settings.loop_wait * 2 && self.nobody_can_confirm(cluster, running) {
+            let text = "Other members run, and none can stream from this former primary: it becomes primary without their \
+                        confirmation, and nobody is elected instead of it before having all its WAL";
+            self.note(Level::Warning, text);
+            self.memory.holding = None;
+            return Ok(None);
+        }
         // A standby that has everything acknowledged and does not stream from here may be the better leader.
         let limit = self.settings.primary_start_timeout.max(self.settings.loop_wait);
-        if now.since(since) >= limit && self.failover_possible(cluster, Bar::WithinMaximumLag, false)? {
+        if held >= limit && self.failover_possible(cluster, Bar::WithinMaximumLag, false)? {
             self.note(Level::Info, "Demoting self because the confirmations of standbys are taking too long");
             self.demote(DemoteMode::Immediate);
             return Ok(Some(Verdict::StartTimedOut));
         }
         self.wake_after = self.wake_after.min(LOOK);
         Ok(Some(Verdict::HoldingClients { confirmed, needed }))
+    }
+
+    /// Members run, do not stream from here, and are no voters, which always could: they have diverged, and wait for a
+    /// primary to be rewound from.
+    fn nobody_can_confirm(&self, cluster: &Cluster, running: &Running) -> bool {
+        let runs = |member: &Member| member.name != *self.me() && member.data.is_running();
+        cluster.sync.standbys.is_empty()
+            && self.standbys(cluster, running).all.is_empty()
+            && cluster.members.values().any(runs)
     }
 
     /// Whoever can be elected instead of this node, now that it is promoted, has all that it will show.
