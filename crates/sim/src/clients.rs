@@ -54,12 +54,12 @@ impl Universe {
         let sync = &self.store.cluster().sync;
         let this = &self.nodes[node];
         let named = sync.leader.as_ref() == Some(&this.name);
-        let leads = self.store.cluster().leader_name() == Some(&this.name)
-            && this.synchronous.mode != SynchronousMode::Off
-            && !this.was_paused;
+        let holds = self.store.cluster().leader_name() == Some(&this.name);
+        let leads = holds && this.synchronous.mode != SynchronousMode::Off && !this.was_paused;
         // A vote is worth nothing where the voter goes on confirming to a primary that nobody stops.
-        let stray = this.unattended && !self.guarded && this.postgres.sync.shown.method == Method::Quorum;
-        let kept = named || sync.leader.is_some() && (leads || waited && !stray);
+        let quorum = this.postgres.sync.shown.method == Method::Quorum;
+        let stray = quorum && !holds && this.unattended && !self.guarded;
+        let kept = !stray && (named || sync.leader.is_some() && (leads || waited));
         self.acknowledged_at = self.now;
         self.waited += u64::from(waited);
         self.writes.push(Write { kept, ..write });

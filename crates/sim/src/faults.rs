@@ -8,6 +8,7 @@ use patroni_core::cluster::Version;
 use patroni_core::request::{Request, RequestId, RestartConditions};
 use serde_json::json;
 
+use crate::ambush::Worst;
 use crate::postgres::{Disk, Process};
 use crate::random::Random;
 use crate::simulation::{Mode, Simulation};
@@ -52,6 +53,10 @@ pub(crate) enum Fault {
     Mode,
     /// The key `/sync` is deleted by hand.
     SyncLost,
+    /// It falls behind, and then all others die.
+    Cornered(usize),
+    /// All but this one die, which can write again.
+    OthersDie(usize),
     Joins(usize),
     Leaves(usize),
 }
@@ -90,6 +95,8 @@ impl Fault {
             Fault::Tune => "synchronous settings changed",
             Fault::Mode => "synchronous mode changed",
             Fault::SyncLost => "/sync deleted",
+            Fault::Cornered(_) => "node cornered",
+            Fault::OthersDie(_) => "all others died",
             Fault::Joins(_) => "member joined",
             Fault::Leaves(_) => "member left",
         }
@@ -158,7 +165,7 @@ fn stormy(random: &mut Random, node: usize, nodes: usize, lasts: Duration) -> (F
         index => index,
     };
     let (from, to) = if random.percent(50) { (node, other) } else { (other, node) };
-    match random.within(0..26) {
+    match random.within(0..27) {
         0 | 1 => (Fault::AgentDies(node), Some(Fault::AgentStarts(node))),
         2..=4 => (Fault::Freezes(node, lasts), Some(Fault::Thaws(node))),
         5 | 6 => (Fault::HostDies(node), Some(Fault::AgentStarts(node))),
@@ -178,6 +185,7 @@ fn stormy(random: &mut Random, node: usize, nodes: usize, lasts: Duration) -> (F
         21 => (Fault::Pause, Some(Fault::Resume)),
         22 => (Fault::Restart(node), None),
         23 => (Fault::Reinitialize(node), None),
+        26 => (Fault::Cornered(node), None),
         24 => (Fault::AgentTold(node), Some(Fault::AgentStarts(node))),
         _ => match random.within(0..3) {
             0 => (Fault::Joins(nodes), None),
@@ -202,6 +210,15 @@ pub(crate) fn apply(simulation: &mut Simulation, fault: Fault) {
             let mut universe = simulation.shared.borrow_mut();
             universe.nodes[node].guard = None;
             universe.crash_postgres(node, "dies with its host");
+        }
+        Fault::OthersDie(survivor) => {
+            recovers(&mut simulation.shared.borrow_mut(), survivor);
+            let count = simulation.shared.borrow().nodes.len();
+            for node in (0..count).filter(|node| *node != survivor) {
+                let back = simulation.shared.borrow_mut().random.millis(5_000..50_000);
+                apply(simulation, Fault::HostDies(node));
+                simulation.shared.borrow_mut().after(back, Event::Fault(Fault::AgentStarts(node)));
+            }
         }
         Fault::Joins(node) if node < simulation.shared.borrow().nodes.len() => {
             simulation.shared.borrow_mut().nodes[node].absent = false;
@@ -236,6 +253,7 @@ pub(crate) fn apply(simulation: &mut Simulation, fault: Fault) {
         | Fault::Tune
         | Fault::Mode
         | Fault::SyncLost
+        | Fault::Cornered(_)
         | Fault::Leaves(_) => strike(&mut simulation.shared.borrow_mut(), fault),
     }
 }
@@ -268,9 +286,9 @@ fn strike(universe: &mut Universe, fault: Fault) {
                 universe.nodes[node].postgres.hung = true;
             }
         }
-        Fault::Answers(node) => universe.nodes[node].postgres.hung = false,
+        Fault::Answers(node) => recovers(universe, node),
         Fault::DiskFills(node) => universe.nodes[node].postgres.disk_full = true,
-        Fault::DiskFrees(node) => universe.nodes[node].postgres.disk_full = false,
+        Fault::DiskFrees(node) => recovers(universe, node),
         Fault::Cut(from, to) => {
             if from != to {
                 universe.cuts.insert((from, to));
@@ -301,17 +319,32 @@ fn strike(universe: &mut Universe, fault: Fault) {
             configure(universe, "synchronous_mode", json!(mode));
             let strict = universe.random.percent(40);
             configure(universe, "synchronous_mode_strict", json!(strict));
+            universe.worst_for_leader(Worst::ModeChanged);
         }
         Fault::SyncLost => {
             if !universe.store.down && universe.store.cluster().sync.leader.is_some() {
                 universe.store.lose_sync();
                 universe.sync_lost = true;
                 universe.notify_watchers();
+                universe.worst_for_leader(Worst::SyncLost);
             }
+        }
+        Fault::Cornered(node) => {
+            universe.nodes[node].postgres.disk_full = true;
+            let after = universe.random.millis(300..2500);
+            universe.after(after, Event::Fault(Fault::OthersDie(node)));
         }
         Fault::Restart(node) => ask(universe, node, Request::Restart(RestartConditions::default())),
         Fault::Reinitialize(node) => ask(universe, node, Request::Reinitialize { force: false, from_leader: false }),
-        Fault::AgentDies(_) | Fault::AgentStarts(_) | Fault::HostDies(_) | Fault::Joins(_) => {}
+        Fault::AgentDies(_) | Fault::AgentStarts(_) | Fault::HostDies(_) | Fault::OthersDie(_) | Fault::Joins(_) => {}
+    }
+}
+
+/// It answers and writes again, and gets what it missed in the meantime.
+fn recovers(universe: &mut Universe, node: usize) {
+    let server = &mut universe.nodes[node].postgres;
+    if std::mem::take(&mut server.hung) | std::mem::take(&mut server.disk_full) {
+        universe.break_streams(|_, standby| standby == node);
     }
 }
 
@@ -358,7 +391,10 @@ fn request_leader_change(universe: &mut Universe, switchover: bool) {
 
 /// How many standbys, and how far behind they may be.
 fn tune(universe: &mut Universe) {
-    if universe.random.percent(60) {
+    if universe.random.percent(15) {
+        let hold = universe.random.percent(50);
+        configure(universe, "synchronous_mode_hold", json!(hold));
+    } else if universe.random.percent(60) {
         let count = universe.random.within(1..4);
         configure(universe, "synchronous_node_count", json!(count));
     } else {
@@ -391,14 +427,14 @@ pub(crate) fn heal(simulation: &mut Simulation) {
     {
         let mut universe = simulation.shared.borrow_mut();
         universe.log(STORE, || "--- all faults are over".into());
+        universe.forget_faults();
         universe.cuts.clear();
         universe.store.down = false;
         universe.slow = 1;
         configure(&mut universe, "pause", json!(false));
         bring_back(&mut universe);
         for node in 0..universe.nodes.len() {
-            universe.nodes[node].postgres.hung = false;
-            universe.nodes[node].postgres.disk_full = false;
+            recovers(&mut universe, node);
             universe.nodes[node].frozen_until = None;
             universe.nodes[node].stopping &= universe.nodes[node].absent;
             universe.runnable.insert(node);
@@ -437,6 +473,21 @@ pub(crate) fn operator_looks(simulation: &mut Simulation) {
     }
 }
 
+/// `/sync` was deleted by hand, and those who remember it and those who do not cannot agree: the operator chooses.
+pub(crate) fn operator_chooses(universe: &mut Universe) {
+    let cluster = universe.store.cluster();
+    if !(universe.amnesia && universe.sync_lost) || cluster.leader.is_some() {
+        return;
+    }
+    let expected = cluster.failover.as_ref().map(|request| request.version);
+    let with_data = universe.nodes.iter().filter(|node| !node.absent && !node.settings.tags.nofailover());
+    let best = with_data.filter_map(|node| Some((node.postgres.data()?.wal.end, node.name.clone()))).max();
+    let Some((_, candidate)) = best else { return };
+    universe.log(STORE, || format!("an operator orders a manual failover to {candidate}"));
+    let request = FailoverRequest { version: Version(0), leader: None, candidate: Some(candidate), scheduled_at: None };
+    universe.operator_writes(StoreRequest::WriteFailover { expected, request: Some(request) });
+}
+
 fn help(universe: &mut Universe, node: usize) {
     let idle = universe.nodes[node].job.is_none() && universe.nodes[node].order.is_none();
     if matches!(universe.nodes[node].postgres.disk, Disk::Torn) && idle {
@@ -447,13 +498,13 @@ fn help(universe: &mut Universe, node: usize) {
     }
     let settings = universe.nodes[node].settings.rewind;
     let by_hand = !settings.use_pg_rewind && !settings.remove_data_directory_on_diverged_timelines;
-    let gave_up = universe.nodes[node].verdict == "postgres is not running";
+    let gave_up = universe.nodes[node].verdict == "not starting postgres, because pg_rewind did not succeed";
     let leader = universe.store.cluster().leader_name().and_then(|name| universe.node_named(name));
     let diverged = leader.filter(|leader| *leader != node).is_some_and(|leader| {
         let (mine, theirs) = (universe.nodes[node].postgres.data(), universe.nodes[leader].postgres.data());
         matches!((mine, theirs), (Some(mine), Some(theirs)) if !mine.wal.is_prefix_of(&theirs.wal) && mine.wal.end < theirs.wal.end)
     });
-    if idle && diverged && (by_hand || gave_up) {
+    if idle && (gave_up || diverged && by_hand) {
         ask(universe, node, Request::Reinitialize { force: false, from_leader: false });
     }
 }

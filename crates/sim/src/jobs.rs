@@ -123,6 +123,7 @@ impl Hand {
             if role != Role::Primary || !this.knows_server {
                 this.postgres.sync.file = StandbyNames::default();
             }
+            universe.nodes[node].knows_server = true;
             if let Some(data) = universe.nodes[node].postgres.data_mut() {
                 data.standby = role != Role::Primary;
                 data.follows = name_of(follow);
@@ -238,13 +239,18 @@ impl Hand {
         let RewindSource::Leader(source) = source else { return failed("there is no remote primary") };
         self.stop_fast().await;
         self.stage(Stage::Committed("rewinding".into()));
-        let clean = self.with(|universe, node| {
-            universe.nodes[node]
-                .postgres
-                .data()
-                .is_some_and(|data| matches!(data.control, ControlState::ShutDown | ControlState::ShutDownInRecovery))
+        // It recovers a former primary itself, and refuses a standby that died.
+        let able = self.with(|universe, node| {
+            let server = &universe.nodes[node].postgres;
+            server.data().is_some_and(|data| match data.control {
+                ControlState::ShutDown | ControlState::ShutDownInRecovery => true,
+                ControlState::InProduction | ControlState::ShuttingDown | ControlState::InCrashRecovery => {
+                    !server.disk_full
+                }
+                ControlState::InArchiveRecovery | ControlState::StartingUp | ControlState::Unrecognized => false,
+            })
         });
-        if !clean || self.copyable(&source.name, true).is_none() {
+        if !able || self.copyable(&source.name, true).is_none() {
             return failed("pg_rewind could not begin");
         }
         self.with(|universe, node| {

@@ -5,6 +5,7 @@
 
 // The loop itself, from the source that the agent is built from: taking the whole agent along would make each build of
 // the simulation a build of TLS and HTTP, of which the loop needs nothing.
+mod ambush;
 mod clients;
 #[allow(unreachable_pub)]
 #[path = "../../agent/src/driver.rs"]

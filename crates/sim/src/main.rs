@@ -155,6 +155,7 @@ impl Total {
             *self.faults.entry(name).or_default() += count;
         }
         if !report.violations.is_empty() {
+            println!("seed {} FAILED: {}", report.seed, report.violations.join("; "));
             self.failed.push(report);
         }
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use patroni_core::facts::{Facts, Outcome};
+use patroni_core::lsn::Lsn;
 use patroni_core::parameters::SynchronousStandbyNames;
 use patroni_core::settings::SynchronousMode;
 use patroni_core::sync::{Inspection, StandbyNames};
@@ -16,18 +17,15 @@ use crate::world::{SimWorld, pause, until};
 const RELOAD_LIMIT: Duration = Duration::from_secs(2);
 
 impl SimWorld {
-    /// As production does: the flushed position is asked for after the rest.
+    /// As production does: the flushed position, which a standby does not have, is asked for after the rest.
     pub(crate) async fn inspect_synchronous(&self, limit: Limit) -> Result<Inspection, String> {
         let budget = limit.within(Duration::from_secs(3), self.moment());
         if self.shared.borrow().nodes[self.node].postgres.hung {
             pause(&self.shared, self.node, budget).await;
         }
-        let answers = |universe: &Universe| {
-            let server = &universe.nodes[self.node].postgres;
-            server.is_primary() && !server.hung
-        };
+        let answers = |universe: &Universe| universe.nodes[self.node].postgres.serves();
         if !answers(&self.shared.borrow()) {
-            return Err("it does not answer, or is a standby".into());
+            return Err("it does not answer".into());
         }
         let mut inspection = self.shared.borrow().look_at_synchronous(self.node);
         let between = self.shared.borrow_mut().random.mostly(1..4);
@@ -36,7 +34,7 @@ impl SimWorld {
         let Some(data) = universe.nodes[self.node].postgres.data().filter(|_| answers(&universe)) else {
             return Err("it died".into());
         };
-        inspection.flushed = data.wal.end;
+        inspection.flushed = if data.standby { Lsn(u64::MAX) } else { data.wal.end };
         Ok(inspection)
     }
 

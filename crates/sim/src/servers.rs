@@ -8,6 +8,7 @@ use std::time::Duration;
 use patroni_core::lsn::Lsn;
 use patroni_core::server::{ControlState, Replication};
 
+use crate::ambush::Worst;
 use crate::clients::Write;
 use crate::postgres::{CHECKPOINT, Process};
 use crate::synchronous::WalSender;
@@ -172,6 +173,8 @@ impl Universe {
         server.epoch += 1;
         let epoch = server.epoch;
         let Some(data) = server.data_mut() else { return };
+        // What is shown after clients were held back is there to stay.
+        let shown = Write { branch: data.wal.last().id, end: data.wal.end, kept: true };
         data.wal.fork(id);
         data.standby = false;
         data.control = ControlState::InProduction;
@@ -179,6 +182,10 @@ impl Universe {
         server.process = Process::Up { primary: true, stream: None };
         server.sync.senders.clear();
         self.check_promises(node);
+        if std::mem::take(&mut self.nodes[node].shows_all) {
+            self.writes.push(shown);
+        }
+        self.worst(Worst::Promoted, node);
         self.append(node, CHECKPOINT);
         self.break_streams(|source, _| source == node);
         self.after(first_checkpoint, Event::Checkpoint { node, epoch });

@@ -17,6 +17,7 @@ use patroni_core::tags::Tags;
 use patroni_core::time::Moment;
 use serde_json::json;
 
+use crate::ambush::Ambush;
 use crate::driver;
 use crate::faults::{self, Fault, Weather};
 use crate::invariants;
@@ -107,9 +108,14 @@ pub fn run(seed: u64, mode: Mode, traced: bool) -> Report {
     let plan = faults::plan(&mut random, weather, mode, nodes, length);
     let mut base = settings(&mut random);
     base.synchronous = synchronous(&mut random, mode);
-    let members: Vec<Settings> = (0..=nodes).map(|index| member(&mut random, &base, mode, index)).collect();
+    let mut members: Vec<Settings> = (0..=nodes).map(|index| member(&mut random, &base, mode, index)).collect();
+    if nodes > 2 && random.percent(15) {
+        // One of them follows, whatever happens.
+        members[random.index(nodes)].tags.0.insert("nofailover".into(), json!(true));
+    }
     let mut universe = Universe::new(random, guarded, mode != Mode::Async, traced);
     universe.nodes = members.into_iter().map(new_node).collect();
+    universe.ambush = (weather == Weather::Stormy).then(|| Ambush::lay(&mut universe.random)).flatten();
     let mut simulation = Simulation {
         shared: Rc::new(RefCell::new(universe)),
         agents: (0..=nodes).map(|_| None).collect(),
@@ -170,7 +176,9 @@ fn synchronous(random: &mut Random, mode: Mode) -> Synchronous {
     };
     let node_count = [1, 1, 1, 2, 2, 3][random.index(6)];
     let maximum_lag = random.percent(20).then_some(500);
-    Synchronous { mode, strict, node_count, maximum_lag, hold: false }
+    // As in production: on in the strict mode, unless somebody says otherwise.
+    let hold = mode != SynchronousMode::Off && strict != random.percent(10);
+    Synchronous { mode, strict, node_count, maximum_lag, hold }
 }
 
 /// The configuration file of one node.
@@ -210,18 +218,19 @@ impl Simulation {
         let loop_wait = Duration::from_secs(10);
         let bound = invariants::leader_bound(base.ttl, loop_wait) + self.creation_time(base);
         let mut led_at = None;
-        let end = healed + bound + Duration::from_secs(180);
+        let mut end = healed + bound;
         let mut next = healed;
         while next < end && self.shared.borrow().violations.is_empty() {
             next += Duration::from_secs(5);
             self.run_until(next);
             faults::operator_looks(self);
-            let universe = self.shared.borrow();
+            let mut universe = self.shared.borrow_mut();
+            if led_at.is_none() && universe.now > healed + bound / 2 {
+                faults::operator_chooses(&mut universe);
+            }
             if led_at.is_none() && invariants::leader(&universe).is_some() {
                 led_at = Some(universe.now);
-            }
-            if led_at.is_none() && universe.now > healed + bound {
-                break;
+                end = healed + bound.max(universe.now - healed) + Duration::from_secs(180);
             }
         }
         let mut universe = self.shared.borrow_mut();

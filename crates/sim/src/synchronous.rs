@@ -8,6 +8,7 @@ use patroni_core::lsn::Lsn;
 use patroni_core::parameters::SynchronousStandbyNames;
 use patroni_core::sync::{Inspection, Method, Sender, StandbyNames};
 
+use crate::ambush::Worst;
 use crate::clients::Write;
 use crate::postgres::Process;
 use crate::universe::{Event, Universe};
@@ -74,6 +75,7 @@ impl Universe {
         }
         let before = std::mem::replace(&mut server.sync.shown, server.sync.file.clone());
         let senders: Vec<usize> = server.sync.senders.keys().copied().collect();
+        let server_is_primary = server.is_primary();
         let text = server.sync.shown.to_string();
         self.log(node, || format!("synchronous_standby_names = '{text}'"));
         for standby in senders {
@@ -83,7 +85,10 @@ impl Universe {
             let after = if seen { self.random.mostly(1..60) } else { self.random.millis(1..90) };
             self.after(after, Event::SenderReloads { node, birth, standby });
         }
-        let busy = self.random.percent(6);
+        if server_is_primary {
+            self.worst(Worst::NamesShown, node);
+        }
+        let busy = self.random.percent(12);
         let after = if busy { self.random.millis(100..6000) } else { self.random.millis(0..40) };
         if busy {
             self.nodes[node].postgres.sync.busy_until = self.now + after;

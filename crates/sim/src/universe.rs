@@ -14,6 +14,7 @@ use patroni_core::request::{Answer, Request, RequestId};
 use patroni_core::server::Role;
 use patroni_core::settings::{Settings, Synchronous};
 
+use crate::ambush::{Ambush, Worst};
 use crate::clients::Write;
 use crate::faults::Fault;
 use crate::postgres::{Disk, Postgres, Process};
@@ -127,6 +128,10 @@ pub(crate) struct Node {
     pub lease_until: Option<Duration>,
     /// The guard's deadline.
     pub guard: Option<Duration>,
+    /// Its clients were held back in the last tick.
+    pub held: bool,
+    /// What it will show once it is promoted has been confirmed: its clients were held back for that.
+    pub shows_all: bool,
     /// Its last tick was paused.
     pub paused: bool,
     /// The same, until it has a lease again or accepts no writes: a paused server may be a primary without one.
@@ -197,6 +202,8 @@ pub(crate) struct Universe {
     pub trace: Option<Vec<String>>,
     /// Two servers called their timelines the same, and PostgreSQL could not tell.
     pub ambiguous: bool,
+    /// Where hosts die at the worst moment.
+    pub ambush: Option<Ambush>,
     expiry_at: Option<Duration>,
     queue: BTreeMap<(Duration, u64), Event>,
     serial: u64,
@@ -226,6 +233,7 @@ impl Universe {
             unanswered: BTreeMap::new(),
             trace: traced.then(Vec::new),
             ambiguous: false,
+            ambush: None,
             expiry_at: None,
             queue: BTreeMap::new(),
             serial: 0,
@@ -247,6 +255,12 @@ impl Universe {
     /// The same, after a while.
     pub(crate) fn after(&mut self, wait: Duration, event: Event) {
         self.at(self.now + wait, event);
+    }
+
+    /// What was still to go wrong does not.
+    pub(crate) fn forget_faults(&mut self) {
+        self.ambush = None;
+        self.queue.retain(|_, event| !matches!(event, Event::Fault(_)));
     }
 
     /// The next thing that happens, if it happens before `end`; time moves there.
@@ -358,7 +372,9 @@ impl Universe {
         if matches!(reply, StoreReply::Done) {
             if writes_sync {
                 self.sync_written(from.node, removes);
+                self.worst(Worst::SyncWritten, from.node);
             } else if acquires {
+                self.worst(Worst::Acquired, from.node);
                 self.nodes[from.node].by_hand = self
                     .store
                     .cluster()
@@ -459,6 +475,8 @@ pub(crate) fn new_node(settings: Settings) -> Node {
         role: Role::Uninitialized,
         lease_until: None,
         guard: None,
+        held: false,
+        shows_all: false,
         paused: false,
         was_paused: false,
         unattended: false,

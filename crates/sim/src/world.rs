@@ -285,15 +285,21 @@ pub(crate) fn with_config(mut settings: Settings, version: Version, data: Option
 
 fn synchronous(file: Synchronous, data: &JsonMap) -> Synchronous {
     let number = |key: &str| data.get(key).and_then(serde_json::Value::as_u64);
+    let flag = |key: &str| data.get(key).and_then(serde_json::Value::as_bool);
+    let mode = match data.get("synchronous_mode").and_then(serde_json::Value::as_str) {
+        Some("quorum") => SynchronousMode::Quorum,
+        Some("on") => SynchronousMode::On,
+        Some("off") => SynchronousMode::Off,
+        Some(_) | None => file.mode,
+    };
+    let strict = flag("synchronous_mode_strict").unwrap_or(file.strict);
+    // Where the file says nothing of its own it is as strict.
+    let said = (file.hold != (file.strict && file.mode != SynchronousMode::Off)).then_some(file.hold);
+    let hold = flag("synchronous_mode_hold").or(said).unwrap_or(strict);
     Synchronous {
-        hold: false,
-        mode: match data.get("synchronous_mode").and_then(serde_json::Value::as_str) {
-            Some("quorum") => SynchronousMode::Quorum,
-            Some("on") => SynchronousMode::On,
-            Some("off") => SynchronousMode::Off,
-            Some(_) | None => file.mode,
-        },
-        strict: data.get("synchronous_mode_strict").and_then(serde_json::Value::as_bool).unwrap_or(file.strict),
+        hold: hold && mode != SynchronousMode::Off,
+        mode,
+        strict,
         node_count: number("synchronous_node_count").map_or(file.node_count, |count| count as u32),
         maximum_lag: number("maximum_lag_on_syncnode").or(file.maximum_lag),
     }
@@ -414,6 +420,9 @@ impl World for SimWorld {
         node.bootstrapping = plan.memory.bootstrapping;
         node.lease_until = plan.memory.lease_until.map(|until| until.0);
         node.was_paused |= node.paused;
+        node.shows_all = plan.job == JobOrder::Start(Job::Promote) && node.held
+            || node.job.as_ref().is_some_and(|view| view.job == Job::Promote) && node.shows_all;
+        node.held = plan.memory.holding.is_some();
         if node.lease_until.is_some_and(|until| until > now) {
             node.unattended = false;
             node.was_paused = node.paused;
