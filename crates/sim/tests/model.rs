@@ -4,7 +4,7 @@
 //! it had its effect. The agent of a node may die; its guard stops PostgreSQL when the lease ends. In the synchronous
 //! modes writes are acknowledged by the standbys that PostgreSQL was told to wait for, and must survive every failover.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,13 +29,17 @@ use patroni_core::sync::{Electorate, Inspection, Sender, StandbyNames};
 use patroni_core::tags::Tags;
 use patroni_core::time::{Moment, Now, WallTime};
 use serde_json::json;
-use stateright::{Checker, HasDiscoveries, Model, Property};
+use stateright::{Checker, HasDiscoveries, Model, Property, UniformChooser};
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
 /// A step of time, and `loop_wait`.
 const STEP: u64 = 10;
 /// `ttl`, in steps.
 const TTL: u8 = 3;
+/// What has to happen somewhere in a model, lest it prove nothing.
+const FAILOVER: &str = "failover";
+const SWITCHOVER: &str = "switchover";
+const VOTE: &str = "a vote of the quorum was won";
 const SYSTEM: SystemId = SystemId(7);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,6 +72,8 @@ struct State {
     leader: Option<(u8, u8)>,
     request: Option<u8>,
     handed_over: bool,
+    /// The present lease was won with the votes of others.
+    voted: bool,
     history: u8,
     nodes: Vec<Node>,
     faults: u8,
@@ -95,6 +101,7 @@ enum Event {
     Ask(u8),
 }
 
+#[derive(Clone, Copy)]
 struct Few {
     nodes: u8,
     horizon: u8,
@@ -117,6 +124,7 @@ impl Model for Few {
             leader: Some((0, TTL)),
             request: requests,
             handed_over: false,
+            voted: false,
             history: 1,
             nodes,
             faults: self.faults,
@@ -222,17 +230,15 @@ impl Model for Few {
             }),
             Property::always("nothing went wrong", |_, state: &State| state.wrong.is_none()),
         ];
-        // That the model is not vacuous is shown where the search gets to all depths in its time.
-        if self.nodes == 2 {
-            properties.push(Property::sometimes("failover", |_, state: &State| {
-                !state.handed_over
-                    && state.nodes[1..].iter().any(|n| n.process == Process::Primary && n.memory.lease_until.is_some())
+        properties
+            .push(Property::sometimes(FAILOVER, |_, state: &State| !state.handed_over && state.is_led_by_another()));
+        if self.requests {
+            properties.push(Property::sometimes(SWITCHOVER, |_, state: &State| {
+                state.handed_over && state.is_led_by_another()
             }));
         }
-        if self.requests {
-            properties.push(Property::sometimes("switchover", |_, state: &State| {
-                state.handed_over && state.nodes[1..].iter().any(|node| node.process == Process::Primary)
-            }));
+        if self.mode == SynchronousMode::Quorum {
+            properties.push(Property::sometimes(VOTE, |_, state: &State| state.voted && state.is_led_by_another()));
         }
         properties
     }
@@ -251,6 +257,10 @@ fn may_wait(node: &Node, now: u8) -> bool {
 }
 
 impl State {
+    fn is_led_by_another(&self) -> bool {
+        self.nodes[1..].iter().any(|node| node.process == Process::Primary && node.memory.lease_until.is_some())
+    }
+
     fn begin_tick(&mut self, index: u8, sees_store: bool) {
         let facts = self.facts(index, sees_store);
         self.nodes[usize::from(index)].job = match &facts.job {
@@ -320,7 +330,10 @@ impl State {
         let until = self.now + TTL;
         match op {
             Op::RenewLease if mine => self.leader = Some((index, until)),
-            Op::AcquireLease if self.leader.is_none() => self.leader = Some((index, until)),
+            Op::AcquireLease if self.leader.is_none() => {
+                self.leader = Some((index, until));
+                self.voted = self.sync.quorum > 0 && self.sync.leader != Some(NAMES[usize::from(index)].into());
+            }
             Op::ReleaseLease(_) if mine => {
                 self.leader = None;
                 self.handed_over = true;
@@ -649,7 +662,7 @@ fn node(index: u8, nodes: u8) -> Node {
 
 /// What a synchronous cluster looks like in which all is well: the leader's setting, and `/sync`.
 fn begin_synchronous(mode: SynchronousMode, nodes: u8) -> (StandbyNames, SyncState) {
-    let others: std::collections::BTreeSet<MemberName> =
+    let others: BTreeSet<MemberName> =
         NAMES[1..usize::from(nodes)].iter().map(|name| MemberName::from(*name)).collect();
     let (names, quorum) = match mode {
         SynchronousMode::Off => return Default::default(),
@@ -704,19 +717,32 @@ fn settings(name: &str, mode: SynchronousMode) -> Settings {
 }
 
 /// Where the states are too many, as many as can be looked at in this time.
-const TIME: Duration = Duration::from_secs(20);
+const TIME: Duration = Duration::from_secs(15);
 
+/// Looks at all states in their order, and then walks about at random, which comes to the end of the model sooner.
 fn explore(model: Few) {
     let builder = model.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).timeout(TIME);
     let checker = builder.spawn_dfs().join();
     println!("{} states, {} unique", checker.state_count(), checker.unique_state_count());
+    nothing_wrong(&checker);
+    let happens: BTreeSet<&str> = model.properties().iter().map(|property| property.name).collect();
+    let happens: BTreeSet<&str> = happens.intersection(&[FAILOVER, SWITCHOVER, VOTE].into()).copied().collect();
+    let walks = model.checker().finish_when(HasDiscoveries::AllOf(happens.clone())).timeout(TIME * 4);
+    let walks = walks.spawn_simulation(7, UniformChooser).join();
+    println!("{} states on random walks", walks.state_count());
+    nothing_wrong(&walks);
+    for name in happens {
+        assert!(walks.discovery(name).is_some(), "{name} never happens");
+    }
+}
+
+fn nothing_wrong(checker: &impl Checker<Few>) {
     for (name, path) in checker.discoveries() {
         let last = path.last_state().clone();
         let steps = path.into_actions();
-        let found = name == "failover" || name == "switchover";
+        let found = [FAILOVER, SWITCHOVER, VOTE].contains(&name);
         assert!(found, "{name:?} is not so ({:?}) after {steps:?}", last.wrong);
     }
-    checker.assert_properties();
 }
 
 #[test]
@@ -747,4 +773,10 @@ fn three_synchronous_nodes_and_a_fault() {
 #[test]
 fn a_quorum_of_three_nodes_and_a_fault() {
     explore(Few { nodes: 3, horizon: 4, faults: 1, requests: false, mode: SynchronousMode::Quorum });
+}
+
+/// The leader may die at any point of what was asked for, and the candidate is only one of the voters.
+#[test]
+fn a_switchover_of_a_quorum_of_three_nodes_and_a_fault() {
+    explore(Few { nodes: 3, horizon: 4, faults: 1, requests: true, mode: SynchronousMode::Quorum });
 }
