@@ -39,6 +39,19 @@ pub(crate) async fn respond(state: &ApiState, live: &Live, client: Client, reque
         let reading = Reading { state, view: state.view.borrow().clone(), query, old };
         return reading.answer(purpose, &method, &path).await;
     };
+    // Boxed, or every check would be as large as a change.
+    Box::pin(checked_change(state, live, client, request, operation, old)).await
+}
+
+/// A request that changes something: who asks, and what, is looked at first.
+async fn checked_change(
+    state: &ApiState,
+    live: &Live,
+    client: Client,
+    request: Request<Incoming>,
+    operation: Operation,
+    old: bool,
+) -> Reply {
     let authorization = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes().to_vec());
     let view = state.view.borrow().clone();
     let members = view.cluster.as_deref();

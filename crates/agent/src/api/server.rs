@@ -324,6 +324,8 @@ async fn bind(listen: &str) -> Result<TcpListener, ApiError> {
 fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
+    // Connections inherit it: a system call less for each.
+    socket.set_nodelay(true)?;
     if address.is_ipv6() {
         rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
     }
@@ -382,16 +384,20 @@ async fn connection(shared: &Shared, stream: TcpStream, peer: SocketAddr) {
     let Ok(_permit) = shared.connections.try_acquire() else {
         return refuse(&stream);
     };
-    let _ = stream.set_nodelay(true);
     let address = peer.ip().to_canonical();
     let tls = shared.live.borrow().tls.clone();
-    let Some(config) = tls else {
-        return exchange(shared, stream, Client { address, certified: false }).await;
-    };
+    match tls {
+        None => exchange(shared, stream, Client { address, certified: false }).await,
+        // Boxed, or every connection would be as large as one with TLS.
+        Some(config) => Box::pin(encrypted(shared, stream, peer, config)).await,
+    }
+}
+
+async fn encrypted(shared: &Shared, stream: TcpStream, peer: SocketAddr, config: Arc<rustls::ServerConfig>) {
     match tokio::time::timeout(HANDSHAKE_LIMIT, TlsAcceptor::from(config).accept(stream)).await {
         Ok(Ok(stream)) => {
             let certified = stream.get_ref().1.peer_certificates().is_some_and(|chain| !chain.is_empty());
-            exchange(shared, stream, Client { address, certified }).await;
+            exchange(shared, stream, Client { address: peer.ip().to_canonical(), certified }).await;
         }
         Ok(Err(e)) => tracing::debug!(target: "patroni::api", "TLS handshake with {peer} failed: {e}"),
         Err(_) => tracing::debug!(target: "patroni::api", "TLS handshake with {peer} took too long"),
