@@ -1,5 +1,7 @@
 //! A connection to PostgreSQL of a member, as the operator's own tools would make it.
 
+use std::error::Error;
+use std::io;
 use std::time::Duration;
 
 use rustls::ClientConfig;
@@ -64,15 +66,27 @@ async fn open(config: Config, verify: bool) -> Result<Client, String> {
         }
         // A server may refuse this user with TLS and take them without.
         Err(_) if config.get_ssl_mode() == SslMode::Prefer => open_plain(config).await,
-        Err(error) => Err(describe(&error)),
+        Err(error) => Err(describe_no_connection(&error)),
     }
 }
 
 async fn open_plain(mut config: Config) -> Result<Client, String> {
     config.ssl_mode(SslMode::Disable);
-    let (client, connection) = config.connect(NoTls).await.map_err(|error| describe(&error))?;
+    let (client, connection) = config.connect(NoTls).await.map_err(|error| describe_no_connection(&error))?;
     tokio::spawn(connection);
     Ok(client)
+}
+
+/// Why there is no connection: what libpq says where the system refuses it, else as [`describe`].
+fn describe_no_connection(error: &tokio_postgres::Error) -> String {
+    match error.source().and_then(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error()) {
+        Some(code) => {
+            let reason = io::Error::from_raw_os_error(code).to_string();
+            let reason = reason.split(" (os error").next().unwrap_or_default();
+            format!("{reason}\n\tIs the server running on that host and accepting TCP/IP connections?")
+        }
+        None => describe(error),
+    }
 }
 
 /// What PostgreSQL says, or else the whole chain of causes.
@@ -82,7 +96,7 @@ pub(crate) fn describe(error: &tokio_postgres::Error) -> String {
         return format!("{}:  {}", said.severity(), said.message());
     }
     let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
+    let mut cause = error.source();
     while let Some(inner) = cause {
         text.push_str(&format!(": {inner}"));
         cause = inner.source();
@@ -136,6 +150,18 @@ fn password_of_line(line: &str, wanted: [&str; 4]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_told_in_the_words_of_libpq() {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let login = Login { user: Some("postgres".to_owned()), ..Login::default() };
+        let refused = connect(&Address { host: "127.0.0.1".to_owned(), port }, &login).await.unwrap_err();
+        let expected = format!(
+            "connection failed: connection to server at \"127.0.0.1\", port {port} failed: Connection refused\n\tIs the \
+             server running on that host and accepting TCP/IP connections?"
+        );
+        assert_eq!(refused, expected);
+    }
 
     #[test]
     fn lines_of_password_files() {
