@@ -64,8 +64,10 @@ fn inode(cluster: &Cluster, node: usize) -> u64 {
 
 /// Node 1 is down until the primary has removed WAL that it needs.
 fn leave_behind(cluster: &mut Cluster) {
-    let position = cluster.nodes[1].sql("SELECT pg_last_wal_replay_lsn()");
-    let file = cluster.nodes[0].sql(&format!("SELECT pg_walfile_name('{position}')"));
+    // What comes next for a node that has everything. (At the end of a file PostgreSQL names that file.)
+    let end = cluster.nodes[0].sql("SELECT pg_current_wal_flush_lsn()");
+    cluster.nodes[1].wait_sql(&format!("SELECT pg_last_wal_replay_lsn() >= '{end}'"), "t", Limit(20));
+    let file = cluster.nodes[0].sql("SELECT pg_walfile_name(pg_current_wal_insert_lsn() + 1)");
     let needed = cluster.nodes[0].data.join("pg_wal").join(file);
     cluster.nodes[1].kill_hard();
     wait_for("the primary has removed the WAL", Limit(60), || {
