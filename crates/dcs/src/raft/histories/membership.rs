@@ -158,7 +158,8 @@ async fn live(seed: u64, duration: Duration) -> usize {
         life.round(rounds).await;
     }
     for index in 0..MEMBERS {
-        let bytes = life.client.status_of(&address(index)).await.expect("a status").log_bytes;
+        let (node, _) = life.members.members[index].running.as_ref().expect("all run");
+        let bytes = node.status().log_bytes;
         assert!(bytes < 1 << 20, "the log of {} has {bytes} bytes", address(index));
         life.members.kill(index).await;
     }
