@@ -155,6 +155,8 @@ fn a_former_primary_shows_nothing_before_a_standby_has_it() {
         }
         let written = cluster.nodes[0].query("INSERT INTO t VALUES (0)");
         assert!(written.is_err(), "it takes writes");
+        // What it waited for as a primary is not kept for the next time that it is one.
+        assert_eq!(cluster.nodes[0].sql("SHOW synchronous_standby_names"), "");
     };
 
     cluster.nodes[1].kill_hard();
