@@ -2,6 +2,8 @@
 //!
 //! Faults that come at any time hardly ever meet the few milliseconds in which a change is half made.
 
+use std::time::Duration;
+
 use crate::faults::Fault;
 use crate::random::Random;
 use crate::universe::{Event, STORE, Universe};
@@ -9,6 +11,8 @@ use crate::universe::{Event, STORE, Universe};
 /// A moment after which a host may die.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Worst {
+    /// It leads, and has read the store: its next request rests on what it has read.
+    Looked,
     /// It took the lease.
     Acquired,
     /// It wrote `/sync`.
@@ -35,6 +39,7 @@ impl Ambush {
     /// In two of five clusters.
     pub(crate) fn lay(random: &mut Random) -> Option<Ambush> {
         let moments = [
+            Worst::Looked,
             Worst::Acquired,
             Worst::SyncWritten,
             Worst::NamesShown,
@@ -51,29 +56,35 @@ impl Universe {
     /// One of these moments has come for a node.
     pub(crate) fn worst(&mut self, moment: Worst, node: usize) {
         let lies_in_wait = self.ambush.as_ref().is_some_and(|ambush| ambush.moment == moment && ambush.left > 0);
-        if !lies_in_wait || self.random.percent(50) {
+        let chance = if moment == Worst::Looked { 3 } else { 50 };
+        if !lies_in_wait || !self.random.percent(chance) {
             return;
         }
         if let Some(ambush) = &mut self.ambush {
             ambush.left -= 1;
         }
-        let (after, blow) = (self.random.mostly(0..100), self.blow(moment, node));
-        self.after(after, Event::Fault(blow));
-        let back = self.random.mostly(1_000..12_000);
-        self.after(after + back, Event::Fault(Fault::AgentStarts(node)));
-        self.after(after + back, Event::Fault(Fault::Rejoins(node)));
-    }
-
-    /// Who took the lease may also not hear of it.
-    fn blow(&mut self, moment: Worst, node: usize) -> Fault {
         match moment {
-            Worst::Acquired if self.random.percent(50) => Fault::Cut(STORE, node),
+            Worst::Looked => {
+                let lasts = self.random.millis(5_000..60_000);
+                self.after(Duration::ZERO, Event::Fault(Fault::Freezes(node, lasts)));
+                self.after(lasts, Event::Fault(Fault::Thaws(node)));
+            }
+            // The answer that is on its way is lost too.
+            Worst::Acquired if self.random.percent(50) => {
+                self.cuts.insert((STORE, node));
+                let lasts = self.random.millis(500..15_000);
+                self.after(lasts, Event::Fault(Fault::Mended(STORE, node)));
+            }
             Worst::Acquired
             | Worst::SyncWritten
             | Worst::NamesShown
             | Worst::Promoted
             | Worst::SyncLost
-            | Worst::ModeChanged => Fault::HostDies(node),
+            | Worst::ModeChanged => {
+                let (after, back) = (self.random.mostly(0..100), self.random.mostly(1_000..12_000));
+                self.after(after, Event::Fault(Fault::HostDies(node)));
+                self.after(after + back, Event::Fault(Fault::AgentStarts(node)));
+            }
         }
     }
 

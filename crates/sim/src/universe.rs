@@ -368,6 +368,9 @@ impl Universe {
         let writes_sync = matches!(&request, StoreRequest::WriteSync { .. });
         let removes = matches!(&request, StoreRequest::WriteSync { electorate: None, .. });
         let acquires = matches!(&request, StoreRequest::Acquire);
+        if matches!(&request, StoreRequest::Load) && before.as_ref() == Some(&name) {
+            self.worst(Worst::Looked, from.node);
+        }
         let (reply, heard) = self.store.handle(&name, ttl, request, self.now);
         if matches!(reply, StoreReply::Done) {
             if writes_sync {
