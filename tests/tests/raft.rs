@@ -168,6 +168,11 @@ fn a_full_disk_of_the_store_costs_a_vote_and_no_primary() {
         "its disk is that of the store's leader"
     );
 
+    // It has begun without partners: the others have come later.
+    for address in &cluster.members.as_ref().unwrap().0[1..] {
+        cluster.nodes[0].wait_log(&format!("the member {address} is known as well"), Limit(20));
+    }
+
     let filler = small.0.join("filler");
     assert!(std::fs::write(&filler, vec![1; 2 << 20]).is_err(), "there is room left");
     cluster.nodes[0].wait_log("No space left on device", Limit(60));

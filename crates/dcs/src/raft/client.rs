@@ -249,6 +249,7 @@ impl RaftClient {
         let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         for member in status.members {
             if !addresses.contains(&member.address) && Some(&member.address) != own.as_ref() && addresses.len() < 32 {
+                tracing::info!("embedded store: the member {} is known as well", member.address);
                 addresses.push(member.address);
             }
         }

@@ -140,7 +140,7 @@ impl Dcs for Raft {
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
-        self.watcher.get_or_init(|| tokio::spawn(watch_changes(self.shared.clone(), self.changes.clone())));
+        self.watcher.get_or_init(|| tokio::spawn(keep_up(self.shared.clone(), self.changes.clone())));
         self.changes.subscribe()
     }
 }
@@ -395,8 +395,23 @@ fn raw_key(content: Content) -> RawKey {
     }
 }
 
-/// Counts the changes that matter. Runs until it is dropped.
-async fn watch_changes(shared: Arc<Shared>, changes: watch::Sender<u64>) {
+/// Keeps up with the store. Runs until it is dropped.
+async fn keep_up(shared: Arc<Shared>, changes: watch::Sender<u64>) {
+    tokio::join!(watch_changes(&shared, changes), learn_members(&shared));
+}
+
+/// Members come and go. Those that are known are the ways to the store when the one in this process, or the configured
+/// ones, are in trouble.
+async fn learn_members(shared: &Shared) {
+    const PAUSE: Duration = Duration::from_secs(2);
+    loop {
+        shared.client.learn().await;
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Counts the changes that matter.
+async fn watch_changes(shared: &Shared, changes: watch::Sender<u64>) {
     const PAUSE: Duration = Duration::from_secs(1);
     let mut filter = Filter::new(&shared.member_key);
     loop {
@@ -405,7 +420,6 @@ async fn watch_changes(shared: Arc<Shared>, changes: watch::Sender<u64>) {
                 // What happened in between was missed.
                 filter.forget();
                 changes.send_modify(|count| *count += 1);
-                shared.client.learn().await;
                 loop {
                     match watch.next().await {
                         Ok(Some(events)) => {
