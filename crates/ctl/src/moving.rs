@@ -260,7 +260,11 @@ mod tests {
             (with(&[("members/b", "{}")]), empty.clone(), "b has not noticed the pause yet"),
             (with(&[("failover", r#"{"member":"b"}"#)]), empty.clone(), "a switchover or failover is requested"),
             (with(&[]), cluster(&[("members/b", "{}")]), "agents use new already: b"),
-            (with(&[]), cluster(&[("initialize", "1")]), "another cluster of this name, with the system identifier 1"),
+            (
+                with(&[]),
+                cluster(&[("initialize", "7000000000000000001")]),
+                "with the system identifier 7000000000000000001",
+            ),
             (with(&[]), cluster(&[("initialize", "")]), "the beginning of another cluster"),
         ];
         for (from, to, part) in rows {
@@ -278,7 +282,11 @@ mod tests {
             (cluster(&[("config", CONFIG), ("members/b", MEMBER)]), with(&[]), "the agent of b uses old"),
             (cluster(&[("config", CONFIG), ("leader", "a")]), with(&[]), "a holds the leader key in old"),
             (cluster(&[("config", "{}"), ("initialize", ID)]), with(&[]), "in old the cluster is not paused"),
-            (cluster(&[("config", CONFIG), ("initialize", "1")]), with(&[]), "the stores hold different clusters"),
+            (
+                cluster(&[("config", CONFIG), ("initialize", "7000000000000000001")]),
+                with(&[]),
+                "the stores hold different clusters",
+            ),
             (old.clone(), cluster(&[("initialize", ID), ("members/a", MEMBER)]), "nobody leads in new"),
             (
                 old,

@@ -116,11 +116,11 @@ impl Tick<'_> {
     }
 
     /// What this node lacks has to come from the server that it is compared with. The members of a standby cluster follow their leader, which
-    /// may have what the remote primary lacks.
+    /// may have what the remote primary lacks. In pause nothing is removed, whatever is missing.
     fn depends_on_rewind_source(&self, cluster: &Cluster) -> bool {
         let somebody_leads = || cluster.leader_name().is_some_and(|leader| leader != self.me());
         let follows = if self.is_standby_cluster() { self.has_lock(cluster) } else { somebody_leads() };
-        follows && !self.settings.tags.nostream() && self.rewind_source(cluster).is_some()
+        follows && !self.settings.paused && !self.settings.tags.nostream() && self.rewind_source(cluster).is_some()
     }
 
     fn suspect_stall(&mut self, at: Option<Lsn>, since: Moment) {

@@ -138,12 +138,12 @@ mod tests {
                 "members/b".to_owned(),
                 raw(Value::Object(merged(Value::Object(replica), key)).to_string(), lease.clone()),
             ),
-            ("initialize".to_owned(), raw("77".to_owned(), None)),
+            ("initialize".to_owned(), raw("7000000000000000077".to_owned(), None)),
             ("leader".to_owned(), raw("a".to_owned(), lease)),
             ("status".to_owned(), raw(r#"{"optime": 90000000}"#.to_owned(), None)),
         ]);
         let ahead = answer.get("ahead").and_then(Value::as_i64);
-        let document = merged(json!({"database_system_identifier": "77"}), answer);
+        let document = merged(json!({"database_system_identifier": "7000000000000000077"}), answer);
         let of_b = match answer.get("silent") {
             Some(_) => Err("no connection".to_owned()),
             None => Ok(Status { document, clock_ahead_s: ahead }),
@@ -171,8 +171,8 @@ mod tests {
             (json!({}), json!({"watchdog_failed": true}), "the watchdog of b is required and does not work", true),
             (
                 json!({}),
-                json!({"database_system_identifier": "78"}),
-                "b has system identifier 78, the cluster has 77",
+                json!({"database_system_identifier": "7000000000000000078"}),
+                "b has system identifier 7000000000000000078, the cluster has 7000000000000000077",
                 false,
             ),
             (json!({"replication_state": null}), json!({}), "b does not stream (not connected)", false),
