@@ -21,6 +21,8 @@ pub(crate) enum Worst {
     NamesShown,
     /// Its PostgreSQL became primary.
     Promoted,
+    /// It goes on without the store, by the leave of all others.
+    WentOn,
     /// `/sync` was deleted by hand while it leads.
     SyncLost,
     /// The synchronous mode was changed while it leads.
@@ -44,6 +46,7 @@ impl Ambush {
             Worst::SyncWritten,
             Worst::NamesShown,
             Worst::Promoted,
+            Worst::WentOn,
             Worst::SyncLost,
             Worst::ModeChanged,
         ];
@@ -56,7 +59,16 @@ impl Universe {
     /// One of these moments has come for a node.
     pub(crate) fn worst(&mut self, moment: Worst, node: usize) {
         let lies_in_wait = self.ambush.as_ref().is_some_and(|ambush| ambush.moment == moment && ambush.left > 0);
-        let chance = if moment == Worst::Looked { 3 } else { 50 };
+        let chance = match moment {
+            Worst::Looked => 3,
+            Worst::WentOn => 90,
+            Worst::Acquired
+            | Worst::SyncWritten
+            | Worst::NamesShown
+            | Worst::Promoted
+            | Worst::SyncLost
+            | Worst::ModeChanged => 50,
+        };
         if !lies_in_wait || !self.random.percent(chance) {
             return;
         }
@@ -68,6 +80,21 @@ impl Universe {
                 let lasts = self.random.millis(5_000..60_000);
                 self.after(Duration::ZERO, Event::Fault(Fault::Freezes(node, lasts)));
                 self.after(lasts, Event::Fault(Fault::Thaws(node)));
+            }
+            // Somebody forgets what it agreed to, and the store comes back.
+            Worst::WentOn => {
+                let other = self.random.index(self.nodes.len());
+                let (after, back) = (self.random.mostly(0..100), self.random.mostly(50..3000));
+                if other != node {
+                    self.after(after, Event::Fault(Fault::AgentDies(other)));
+                    self.after(after + back, Event::Fault(Fault::AgentStarts(other)));
+                }
+                if self.random.percent(50) {
+                    self.after(after, Event::Fault(Fault::Isolated(node)));
+                    self.after(after + back * 8, Event::Fault(Fault::Rejoins(node)));
+                }
+                let up = self.random.mostly(0..5000);
+                self.after(up, Event::Fault(Fault::StoreUp));
             }
             // The answer that is on its way is lost too.
             Worst::Acquired if self.random.percent(50) => {

@@ -5,15 +5,20 @@
 
 // The loop itself, from the source that the agent is built from: taking the whole agent along would make each build of
 // the simulation a build of TLS and HTTP, of which the loop needs nothing.
+#[allow(dead_code, unreachable_pub)]
+#[path = "../../agent/src/failsafe.rs"]
+mod agreement;
 mod ambush;
 mod clients;
 #[allow(unreachable_pub)]
 #[path = "../../agent/src/driver.rs"]
 mod driver;
+mod failsafe;
 mod faults;
 mod invariants;
 mod jobs;
 mod managing;
+mod operators;
 mod postgres;
 mod random;
 mod servers;

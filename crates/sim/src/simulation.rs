@@ -17,11 +17,13 @@ use patroni_core::tags::Tags;
 use patroni_core::time::Moment;
 use serde_json::json;
 
+use crate::agreement::Agreement;
 use crate::ambush::Ambush;
 use crate::driver;
 use crate::faults::{self, Fault, Weather};
 use crate::invariants;
 use crate::jobs;
+use crate::operators;
 use crate::postgres::{Disk, Process};
 use crate::random::Random;
 use crate::universe::{Event, STORE, Shared, Universe, new_node};
@@ -151,7 +153,7 @@ fn settings(random: &mut Random) -> Settings {
         primary_start_timeout: Duration::from_secs(if random.percent(25) { 0 } else { 300 }),
         primary_stop_timeout: Duration::ZERO,
         paused: false,
-        failsafe_mode: false,
+        failsafe_mode: random.percent(35),
         synchronous: Synchronous::default(),
         standby_cluster: None,
         slots: SlotSettings { use_slots: true, ..SlotSettings::default() },
@@ -223,10 +225,10 @@ impl Simulation {
         while next < end && self.shared.borrow().violations.is_empty() {
             next += Duration::from_secs(5);
             self.run_until(next);
-            faults::operator_looks(self);
+            operators::operator_looks(self);
             let mut universe = self.shared.borrow_mut();
             if led_at.is_none() && universe.now > healed + bound / 2 {
-                faults::operator_chooses(&mut universe);
+                operators::operator_chooses(&mut universe);
             }
             if led_at.is_none() && invariants::leader(&universe).is_some() {
                 led_at = Some(universe.now);
@@ -428,6 +430,8 @@ impl Simulation {
             this.ended = None;
             this.verdict.clear();
             this.synchronous = this.settings.synchronous.clone();
+            this.failsafe_mode = this.settings.failsafe_mode;
+            this.agreement = Agreement::default();
             universe.amnesia |= universe.sync_lost;
             Arc::new(this.settings.clone())
         };

@@ -21,7 +21,7 @@ use patroni_core::sync::Electorate;
 pub(crate) enum StoreRequest {
     Load,
     Acquire,
-    Renew { last_lsn: Option<Lsn> },
+    Renew { last_lsn: Option<Lsn>, failsafe: Option<BTreeMap<MemberName, String>> },
     Release(Option<Lsn>),
     Touch(Box<MemberData>),
     Initialize(InitializeWrite),
@@ -72,7 +72,15 @@ impl Store {
         let (reply, changed) = match request {
             StoreRequest::Load => (StoreReply::Cluster(Arc::clone(&self.cluster)), false),
             StoreRequest::Acquire => self.acquire(me, now + ttl),
-            StoreRequest::Renew { last_lsn } => self.renew(me, now + ttl, last_lsn),
+            StoreRequest::Renew { last_lsn, failsafe } => {
+                let reply = self.renew(me, now + ttl, last_lsn);
+                if let (StoreReply::Done, Some(members)) = (&reply.0, failsafe)
+                    && self.cluster.failsafe.as_ref() != Some(&members)
+                {
+                    self.edit().failsafe = Some(members);
+                }
+                reply
+            }
             StoreRequest::Release(last_lsn) => self.release(me, last_lsn),
             StoreRequest::Touch(data) => self.touch(me, *data, now + ttl),
             StoreRequest::Initialize(write) => self.initialize(write),

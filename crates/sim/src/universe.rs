@@ -14,6 +14,7 @@ use patroni_core::request::{Answer, Request, RequestId};
 use patroni_core::server::Role;
 use patroni_core::settings::{Settings, Synchronous};
 
+use crate::agreement::Agreement;
 use crate::ambush::{Ambush, Worst};
 use crate::clients::Write;
 use crate::faults::Fault;
@@ -43,6 +44,10 @@ pub(crate) enum Event {
     ToPeer { from: Sender, peer: usize },
     /// Its answer arrives.
     FromPeer { to: Sender, name: MemberName, status: PeerStatus },
+    /// A primary without a store asks a peer whether it may go on.
+    Failsafe { from: Sender, peer: usize },
+    /// The answer arrives.
+    Agreed { to: Sender, name: MemberName, agreed: bool },
     /// WAL arrives at a standby.
     Wal { to: (usize, u64), from: (usize, u64), wal: Rc<Wal> },
     /// A standby without a stream tries to get one.
@@ -91,6 +96,8 @@ pub(crate) enum Arrived {
     Store(StoreReply),
     /// Of a peer.
     Peer(MemberName, PeerStatus),
+    /// Of a peer that was asked for its leave.
+    Agreed(MemberName, bool),
 }
 
 /// A machine with an agent and a server.
@@ -102,6 +109,12 @@ pub(crate) struct Node {
     pub settings: Settings,
     /// How commits are made safe, as its agent last read it.
     pub synchronous: Synchronous,
+    /// Failsafe mode is on, as its agent last read it.
+    pub failsafe_mode: bool,
+    /// What its agent agreed to in failsafe mode.
+    pub agreement: Agreement,
+    /// Until when it goes on without the store.
+    pub failsafe_until: Option<Duration>,
     /// The server's files are its agent's to write: it has taken the server over.
     pub knows_server: bool,
     /// It took the lease because an operator named it, whatever it has.
@@ -334,6 +347,8 @@ impl Universe {
             }
             Event::ToPeer { from, peer } => self.peer_answers(from, peer),
             Event::FromPeer { to, name, status } => self.arrive(to, Arrived::Peer(name, status)),
+            Event::Failsafe { from, peer } => self.peer_agrees(from, peer),
+            Event::Agreed { to, name, agreed } => self.arrive(to, Arrived::Agreed(name, agreed)),
             Event::Wal { to, from, wal } => self.wal_arrives(to, from, &wal),
             Event::Connect { node, epoch } => self.connect(node, epoch),
             Event::Started { node, epoch } => self.started(node, epoch),
@@ -464,6 +479,9 @@ pub(crate) fn new_node(settings: Settings) -> Node {
     Node {
         name: settings.name.clone(),
         synchronous: settings.synchronous.clone(),
+        failsafe_mode: settings.failsafe_mode,
+        agreement: Agreement::default(),
+        failsafe_until: None,
         settings,
         knows_server: false,
         by_hand: false,

@@ -13,12 +13,14 @@ use patroni_core::job::{Job, RewindSource, Upstream};
 use patroni_core::name::MemberName;
 use patroni_core::peer::Peer;
 use patroni_core::plan::{JobOrder, Plan};
-use patroni_core::server::{Role, Wal as ServerWal};
+use patroni_core::server::{Postmaster, Role, Server, Wal as ServerWal};
 use patroni_core::settings::{Settings, Synchronous, SynchronousMode};
 use patroni_core::slots::News;
 use patroni_core::time::{Moment, Now, WallTime};
+use patroni_core::verdict::Verdict;
 use serde_json::json;
 
+use crate::ambush::Worst;
 use crate::driver::{Limit, Observation, World};
 use crate::postgres::Process;
 use crate::store::{StoreReply, StoreRequest};
@@ -82,7 +84,7 @@ impl SimWorld {
         Moment(self.time())
     }
 
-    fn sender(&self) -> Sender {
+    pub(crate) fn sender(&self) -> Sender {
         let ticket = self.shared.borrow_mut().unique();
         Sender { node: self.node, life: self.life, ticket }
     }
@@ -105,7 +107,7 @@ impl SimWorld {
                 let arrived = universe.nodes[self.node].arrived.remove(&from.ticket);
                 match arrived.into_iter().flatten().next() {
                     Some(Arrived::Store(reply)) => Some(Some(reply)),
-                    Some(Arrived::Peer(..)) | None => (universe.now >= attempt).then_some(None),
+                    Some(Arrived::Peer(..) | Arrived::Agreed(..)) | None => (universe.now >= attempt).then_some(None),
                 }
             })
             .await;
@@ -144,6 +146,7 @@ impl SimWorld {
         let mut universe = self.shared.borrow_mut();
         universe.nodes[self.node].settings.ttl = settings.ttl;
         universe.nodes[self.node].synchronous = settings.synchronous.clone();
+        universe.nodes[self.node].failsafe_mode = settings.failsafe_mode;
         drop(universe);
         self.settings = Arc::new(settings);
     }
@@ -279,6 +282,8 @@ pub(crate) fn with_config(mut settings: Settings, version: Version, data: Option
     settings.retry_timeout = seconds("retry_timeout").unwrap_or(settings.retry_timeout);
     settings.primary_start_timeout = seconds("primary_start_timeout").unwrap_or(settings.primary_start_timeout);
     settings.synchronous = synchronous(settings.synchronous, data);
+    let failsafe = data.get("failsafe_mode").and_then(serde_json::Value::as_bool);
+    settings.failsafe_mode = failsafe.unwrap_or(settings.failsafe_mode);
     settings.paused = data.get("pause").is_some_and(|value| value == true);
     settings
 }
@@ -328,6 +333,7 @@ impl World for SimWorld {
         }
         let mut universe = self.shared.borrow_mut();
         let replication = universe.replication(self.node);
+        let now = universe.now;
         let node = &mut universe.nodes[self.node];
         let job = match (node.ended.take(), &node.job) {
             (Some((job, outcome)), _) => JobFact::Ended(job, outcome),
@@ -342,7 +348,7 @@ impl World for SimWorld {
             requests: node.requests.clone(),
             shutdown: node.stopping,
             watchdog: Watchdog { required: false, healthy: true },
-            failsafe_leader: None,
+            failsafe_leader: node.agreement.given(self.settings.ttl, Moment(now)),
             api_url: format!("http://{}:8008/patroni", node.name),
             slots: News::default(),
         }
@@ -350,6 +356,9 @@ impl World for SimWorld {
 
     async fn execute(&mut self, op: Op, facts: &Facts, limit: Limit) -> Answer {
         match op {
+            // Somebody else goes on by the leave of this node.
+            Op::RenewLease if is_standby(&facts.server) && !self.claim(facts) => Answer::Renew(Outcome::Refused),
+            Op::AcquireLease if !self.claim(facts) => Answer::Acquire(Outcome::Refused),
             Op::RenewLease => {
                 let last_lsn = match &facts.server.postmaster {
                     patroni_core::server::Postmaster::Running(running) => match running.wal {
@@ -361,7 +370,10 @@ impl World for SimWorld {
                     | patroni_core::server::Postmaster::Stopping
                     | patroni_core::server::Postmaster::Unreachable(_) => None,
                 };
-                let outcome = self.write(StoreRequest::Renew { last_lsn }, limit, true, |at| at).await;
+                let outcome = {
+                    let failsafe = self.failsafe_members(facts);
+                    self.write(StoreRequest::Renew { last_lsn, failsafe }, limit, true, |at| at).await
+                };
                 self.lease(&outcome);
                 Answer::Renew(outcome)
             }
@@ -375,7 +387,7 @@ impl World for SimWorld {
                 Answer::Release(self.write(StoreRequest::Release(lsn), limit, false, |_| ()).await)
             }
             Op::PollPeers(names) => Answer::Peers(self.poll_peers(&names).await),
-            Op::AskFailsafe(_) => Answer::Failsafe(Err("nobody is reached".into())),
+            Op::AskFailsafe(members) => Answer::Failsafe(self.ask_failsafe(&members, limit).await),
             Op::Initialize(write) => {
                 Answer::Initialize(self.write(StoreRequest::Initialize(write), limit, false, |_| ()).await)
             }
@@ -419,6 +431,8 @@ impl World for SimWorld {
         node.paused = facts.settings.paused;
         node.bootstrapping = plan.memory.bootstrapping;
         node.lease_until = plan.memory.lease_until.map(|until| until.0);
+        node.failsafe_until = plan.memory.failsafe_until.map(|until| until.0);
+        node.agreement.settle();
         node.was_paused |= node.paused;
         node.shows_all = plan.job == JobOrder::Start(Job::Promote) && node.held
             || node.job.as_ref().is_some_and(|view| view.job == Job::Promote) && node.shows_all;
@@ -431,6 +445,10 @@ impl World for SimWorld {
             node.requests.remove(id);
         }
         node.order = Some(plan.job.clone());
+        if news && plan.verdict == Verdict::Failsafe {
+            *universe.faults.entry("went on without the store").or_default() += 1;
+            universe.worst(Worst::WentOn, self.node);
+        }
         if news {
             let job = if plan.job == JobOrder::Keep { String::new() } else { format!(" [{:?}]", plan.job) };
             universe.log(self.node, || format!("{}{job}", plan.verdict));
@@ -460,4 +478,8 @@ impl World for SimWorld {
         })
         .await;
     }
+}
+
+fn is_standby(server: &Server) -> bool {
+    matches!(&server.postmaster, Postmaster::Running(running) if running.wal.is_standby())
 }

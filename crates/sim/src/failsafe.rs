@@ -1,0 +1,80 @@
+//! Failsafe mode: a primary that cannot reach the store asks everybody whether it may go on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use patroni_core::cluster::Cluster;
+use patroni_core::facts::Facts;
+use patroni_core::name::MemberName;
+use patroni_core::server::Role;
+use patroni_core::time::Moment;
+
+use crate::driver::Limit;
+use crate::universe::{Arrived, Event, Sender, Universe};
+use crate::world::{SimWorld, until};
+
+/// How long the answers are waited for.
+const ANSWERS: Duration = Duration::from_secs(4);
+
+impl Universe {
+    /// As the REST API of a peer has it.
+    pub(crate) fn peer_agrees(&mut self, from: Sender, peer: usize) {
+        let (leader, now) = (self.nodes[from.node].name.clone(), self.now);
+        let node = &self.nodes[peer];
+        if !node.alive || node.frozen_until.is_some() || node.absent {
+            return;
+        }
+        let leads = node.role == Role::Primary || node.lease_until.is_some_and(|until| now < until);
+        let agreed = node.failsafe_mode && !leads && node.agreement.give(leader, Moment(now));
+        let name = node.name.clone();
+        self.send(peer, from.node, Event::Agreed { to: from, name, agreed });
+    }
+}
+
+impl SimWorld {
+    /// Everybody has to agree.
+    pub(crate) async fn ask_failsafe(
+        &self,
+        members: &BTreeMap<MemberName, String>,
+        limit: Limit,
+    ) -> Result<Moment, String> {
+        let (from, asked_at) = (self.sender(), self.moment());
+        let end = asked_at.0 + limit.within(ANSWERS, asked_at);
+        {
+            let mut universe = self.shared.borrow_mut();
+            universe.at(end, Event::Wake(self.node));
+            for name in members.keys() {
+                if let Some(peer) = universe.node_named(name) {
+                    universe.send(self.node, peer, Event::Failsafe { from, peer });
+                }
+            }
+        }
+        let mut missing: BTreeSet<&MemberName> = members.keys().collect();
+        let mut refused = false;
+        until(&self.shared, |universe| {
+            for arrived in universe.nodes[self.node].arrived.remove(&from.ticket).into_iter().flatten() {
+                if let Arrived::Agreed(name, agreed) = arrived {
+                    refused |= !agreed;
+                    missing.remove(&name);
+                }
+            }
+            (missing.is_empty() || universe.now >= end).then_some(())
+        })
+        .await;
+        if missing.is_empty() && !refused { Ok(asked_at) } else { Err("somebody did not agree".into()) }
+    }
+
+    /// May this node lead, by what it agreed to?
+    pub(crate) fn claim(&self, facts: &Facts) -> bool {
+        let universe = self.shared.borrow();
+        universe.nodes[self.node].agreement.claim(facts.settings.ttl, Moment(universe.now))
+    }
+
+    /// Whom the leader writes to `/failsafe`.
+    pub(crate) fn failsafe_members(&self, facts: &Facts) -> Option<BTreeMap<MemberName, String>> {
+        let cluster: &Cluster = facts.cluster.as_ref().ok().filter(|_| facts.settings.failsafe_mode)?;
+        let others = cluster.members.values().filter_map(|m| Some((m.name.clone(), m.data.api_url.clone()?)));
+        let own = (facts.settings.name.clone(), facts.api_url.clone());
+        Some(std::iter::once(own).chain(others).collect())
+    }
+}
