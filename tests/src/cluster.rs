@@ -146,6 +146,15 @@ impl Cluster {
         }
     }
 
+    /// Waits until a node leads its standby cluster.
+    #[track_caller]
+    pub fn wait_standby_leader(&self, index: usize, limit: Limit) {
+        self.nodes[index].wait_state("leads the standby cluster", limit, |state| {
+            state["role"] == "standby_leader" && state["state"] == "running"
+        });
+        self.nodes[index].wait_status_of("/standby-leader", 200, limit);
+    }
+
     /// Waits until one of these is primary and holds the leader key; its index.
     #[track_caller]
     pub fn wait_leader_among(&self, candidates: &[usize], limit: Limit) -> usize {

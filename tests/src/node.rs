@@ -136,6 +136,15 @@ impl Node {
         process_exists(pid).then_some(pid)
     }
 
+    /// PID of a process of PostgreSQL by a word of its title, such as `startup` or `checkpointer`.
+    pub fn server_process(&self, title: &str) -> Option<u32> {
+        let titled = |pid: &u32| {
+            let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split([' ', '\0']).any(|word| word == title)
+        };
+        children(self.postmaster()?).into_iter().find(titled)
+    }
+
     /// Sends a request to the REST API.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! One cluster of our nodes and of Patroni 4.1.5's: either can lead the other, either patronictl shows both.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
 
-use patroni_tests::{Cluster, Kind, Limit, Programs, json};
+use patroni_tests::{Cluster, Kind, Limit, Node, Programs, json};
 
 /// Bootstraps, switches over in all directions, and survives kill -9 of the leader.
 fn lives(kinds: [Kind; 3]) {
@@ -84,4 +84,30 @@ fn both_kinds_of_patronictl_act_on_both_kinds_of_nodes() {
         cluster.nodes[0].wait_primary(Limit(30));
         cluster.nodes[1].wait_streaming(Limit(30));
     }
+}
+
+/// Names, explanations, types and labels of the metrics that a node of 4.1.5 has, in their order; no values.
+fn metrics(node: &Node) -> Vec<String> {
+    let answer = node.request("GET", "/metrics", None).unwrap();
+    let page = answer.body.lines().filter(|line| !line.contains("patroni_rs_"));
+    page.map(|line| match line.split_once('{') {
+        Some((name, rest)) if !line.starts_with('#') => {
+            let labels = rest.split('}').next().unwrap().split(',').map(|label| label.split('=').next().unwrap());
+            format!("{name} {}", labels.collect::<Vec<_>>().join(" "))
+        }
+        _ => line.to_owned(),
+    })
+    .collect()
+}
+
+#[test]
+fn metrics_are_those_of_the_reference() {
+    if Programs::find().reference.is_none() {
+        eprintln!("SKIPPED: Patroni 4.1.5 is not installed (target/reference); ./test installs it from PyPI");
+        return;
+    }
+    let cluster = Cluster::mixed(&[Kind::Ours, Kind::Reference]).start();
+    let [ours, theirs] = [0, 1].map(|index| metrics(&cluster.nodes[index]));
+    assert!(theirs.len() > 60, "{theirs:#?}");
+    assert_eq!(ours, theirs);
 }

@@ -3,13 +3,11 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
 
 use std::collections::BTreeSet;
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use patroni_tests::{Answer, Cluster, Kind, Limit, Node, Programs, Value, json, request, wait_for};
+use patroni_tests::{
+    Answer, Builder, Cluster, Kind, Limit, Node, Programs, Signal, Value, json, request, signal, wait_for,
+};
 
 const ROWS: &str = include_str!("rest.rows");
 
@@ -72,19 +70,19 @@ impl Row {
         let mut wrong = Vec::new();
         let (status, pattern) = expectation(self.expected(form));
         let methods = self.methods.iter().map(String::as_str);
-        for (node, path) in self.nodes.iter().flat_map(|node| self.paths.iter().map(move |path| (*node, path))) {
+        for (node, path) in self.nodes.iter().flat_map(|node| self.paths.iter().map(|path| (&nodes[*node], path))) {
             for method in methods.clone() {
                 let fits = |found: &Answer| {
                     found.status == status && pattern.as_ref().is_none_or(|pattern| matches(pattern, &body(found)))
                 };
-                if let Err(found) = self.ask_for(form, &nodes[node], method, path, fits) {
+                if let Err(found) = self.ask_for(form, node, method, path, fits) {
                     wrong.push(self.complaint(form, node, method, path, &found));
                 }
             }
             if method_is_get(&self.methods) && is_check(path) {
                 for method in ["HEAD", "OPTIONS"] {
                     let fits = |found: &Answer| (found.status, found.body.as_str()) == (status, "");
-                    if let Err(found) = self.ask_for(form, &nodes[node], method, path, fits) {
+                    if let Err(found) = self.ask_for(form, node, method, path, fits) {
                         wrong.push(self.complaint(form, node, method, path, &found));
                     }
                 }
@@ -123,13 +121,15 @@ impl Row {
             .unwrap_or_else(|error| panic!("line {}: {method} {path}: {error}", self.line))
     }
 
-    fn complaint(&self, form: Form, node: usize, method: &str, path: &str, found: &Answer) -> String {
+    fn complaint(&self, form: Form, node: &Node, method: &str, path: &str, found: &Answer) -> String {
         let (line, expected) = (self.line, self.expected(form));
         format!(
-            "line {line}, {form:?}: n{node} {method} {path} {}\n  expected {expected}\n  found    {} {}",
+            "line {line}, {form:?}: {} {method} {path} {}\n  expected {expected}\n  found    {} {}\n  it is    {}",
+            node.name,
             self.body.as_deref().unwrap_or_default(),
             found.status,
-            found.body
+            found.body,
+            node.status()
         )
     }
 }
@@ -291,7 +291,10 @@ fn enter(state: &str, cluster: &mut Cluster) {
                 if history.as_array().is_some_and(|lines| lines.len() == 2) { Ok(()) } else { Err(history) }
             });
         }
-        "configuration replaced" => {}
+        "configuration replaced" => {
+            go_on(&cluster.nodes[1]);
+            cluster.wait_streaming(0, Limit(60));
+        }
         "configuration known" => {
             // Nodes answer with what they last read; a change wakes them at once.
             for node in nodes {
@@ -300,6 +303,15 @@ fn enter(state: &str, cluster: &mut Cluster) {
                     if config["maximum_lag_on_failover"] == 1_048_577 { Ok(()) } else { Err(config) }
                 });
             }
+        }
+        "leader in crash recovery" => {
+            cluster.wait_streaming(0, Limit(60));
+            hold_in_crash_recovery(cluster, 0);
+        }
+        "replica in crash recovery" => {
+            go_on(&cluster.nodes[0]);
+            cluster.wait_streaming(0, Limit(60));
+            hold_in_crash_recovery(cluster, 1);
         }
         "failsafe" => {
             cluster.wait_streaming(0, Limit(60));
@@ -349,6 +361,44 @@ fn enter(state: &str, cluster: &mut Cluster) {
     }
 }
 
+/// Kills PostgreSQL, and stops the process that recovers as soon as its agent has started it again.
+fn hold_in_crash_recovery(cluster: &Cluster, index: usize) {
+    let node = &cluster.nodes[index];
+    cluster.nodes[0].sql("CHECKPOINT");
+    node.sql("CHECKPOINT");
+    // What takes some time to be recovered.
+    cluster.nodes[0].sql("CREATE TABLE IF NOT EXISTS recovered (x text)");
+    cluster.nodes[0].sql("INSERT INTO recovered SELECT repeat('x', 500) FROM generate_series(1, 80000)");
+    let position = cluster.nodes[0].sql("SELECT pg_current_wal_lsn()");
+    if index != 0 {
+        node.wait_sql(&format!("SELECT pg_last_wal_replay_lsn() >= '{position}'"), "t", Limit(30));
+    }
+    wait_for("PostgreSQL is held in crash recovery", Limit(90), || {
+        node.kill_postmaster();
+        let end = Instant::now() + Duration::from_secs(20);
+        let recovers = loop {
+            match node.server_process("startup") {
+                Some(pid) => break pid,
+                None if Instant::now() > end => return Err("PostgreSQL was not started"),
+                None => std::thread::sleep(Duration::from_millis(1)),
+            }
+        };
+        signal(recovers, Signal::STOP);
+        // Too late if it was through with it.
+        if node.connect().is_err() { Ok(()) } else { Err("it takes connections") }
+    });
+    node.wait_state("starts", Limit(30), |state| state["state"] == "starting");
+    wait_for("the others know", Limit(30), || {
+        let members = cluster.nodes[2].request("GET", "/cluster", None).unwrap().json()["members"].clone();
+        if members[index]["state"] == "starting" { Ok(()) } else { Err(members) }
+    });
+}
+
+/// What [`hold_in_crash_recovery`] stopped goes on.
+fn go_on(node: &Node) {
+    signal(node.server_process("startup").expect("it is stopped"), Signal::CONT);
+}
+
 fn settled(leader: &Node) -> Result<(), Value> {
     let document = leader.request("GET", "/cluster", None).map(|answer| answer.json()).unwrap_or_default();
     let members = document["members"].as_array().cloned().unwrap_or_default();
@@ -366,15 +416,17 @@ fn pending_restart(node: &Node, expected: &Value) -> Result<(), Value> {
     if &status["pending_restart"] == expected { Ok(()) } else { Err(status) }
 }
 
-fn run(form: Form) {
+fn builder(form: Form, nodes: usize) -> Builder {
     let kind = if form == Form::Reference { Kind::Reference } else { Kind::Ours };
-    let mut builder = Cluster::mixed(&[kind; 3])
+    let builder = Cluster::mixed(&vec![kind; nodes]);
+    if form == Form::Two { builder.config(json!({"restapi": {"compatibility": 2}})) } else { builder }
+}
+
+fn run(form: Form) {
+    let mut cluster = builder(form, 3)
         .node(1, json!({"tags": {"clonefrom": true, "rack": 7, "datacenter": "eu 1"}}))
-        .node(2, json!({"tags": {"noloadbalance": true, "nofailover": true, "nosync": true}}));
-    if form == Form::Two {
-        builder = builder.config(json!({"restapi": {"compatibility": 2}}));
-    }
-    let mut cluster = builder.prepare();
+        .node(2, json!({"tags": {"noloadbalance": true, "nofailover": true, "nosync": true}}))
+        .prepare();
     cluster.start_node(0);
     let leads = |node: &Node| if node.status_of("/primary") == 200 { Ok(()) } else { Err("") };
     wait_for("n0 leads", Limit(60), || leads(&cluster.nodes[0]));
@@ -413,92 +465,6 @@ fn answers_of_the_reference_are_the_same() {
         return;
     }
     run(Form::Reference);
-}
-
-/// A certificate authority, and a certificate of 127.0.0.1 by it: `ca.crt`, `node.crt`, `node.key`.
-fn certificates(directory: &Path) {
-    let openssl = |arguments: &str| {
-        let output = Command::new("openssl").args(arguments.split(' ')).current_dir(directory).output().unwrap();
-        assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    };
-    openssl("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=ca -keyout ca.key -out ca.crt");
-    openssl("req -newkey rsa:2048 -nodes -subj /CN=node -keyout node.key -out node.csr");
-    std::fs::write(directory.join("extensions"), "subjectAltName=IP:127.0.0.1").unwrap();
-    openssl(
-        "x509 -req -in node.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out node.crt",
-    );
-    for name in ["", "ca.crt", "node.crt", "node.key"] {
-        let mode = if name.is_empty() { 0o755 } else { 0o644 };
-        std::fs::set_permissions(directory.join(name), Permissions::from_mode(mode)).unwrap();
-    }
-}
-
-/// Status and body of a request over TLS.
-fn curl(directory: &Path, node: &Node, path: &str, arguments: &[&str]) -> (u16, String) {
-    let url = format!("https://127.0.0.1:{}{path}", node.rest_port);
-    let output = Command::new("curl")
-        .args(["-s", "--max-time", "60", "--cacert", "ca.crt", "-w", "\n%{http_code}"])
-        .args(arguments)
-        .arg(url)
-        .current_dir(directory)
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let (body, status) = text.rsplit_once('\n').unwrap();
-    (status.parse().unwrap(), body.to_owned())
-}
-
-#[test]
-fn nodes_with_tls_client_certificates_and_passwords() {
-    let directory = tempfile::tempdir().unwrap();
-    let files = directory.path();
-    certificates(files);
-    let path = |name: &str| files.join(name).display().to_string();
-    let (ca, certificate, key) = (path("ca.crt"), path("node.crt"), path("node.key"));
-    let mut cluster = Cluster::of(2)
-        .config(json!({
-            "restapi": {
-                "certfile": certificate, "keyfile": key, "cafile": ca, "verify_client": "optional",
-                "authentication": {"username": "admin", "password": "pa:ss"},
-            },
-            "ctl": {"cacert": ca, "certfile": certificate, "keyfile": key},
-        }))
-        .prepare();
-    let is_primary = "SELECT NOT pg_is_in_recovery()";
-    let streams = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
-    cluster.start_node(0);
-    cluster.nodes[0].wait_sql(is_primary, "t", Limit(60));
-    cluster.start_node(1);
-    cluster.nodes[0].wait_sql(streams, "1", Limit(60));
-    let [n0, n1] = &cluster.nodes[..] else { unreachable!() };
-
-    let certified = ["--cert", "node.crt", "--key", "node.key"];
-    let with = |more: &[&'static str]| [&certified[..], more].concat();
-    let order = r#"{"leader": "n0", "candidate": "n1"}"#;
-    wait_for("both are in the store", Limit(30), || match curl(files, n0, "/cluster", &[]) {
-        (200, body) if body.contains("streaming") => Ok(()),
-        other => Err(other),
-    });
-    let rows: [(&str, Vec<&str>, u16, &str); 6] = [
-        ("/primary", vec![], 200, ""),
-        ("/primary", with(&[]), 200, ""),
-        ("/switchover", vec!["-u", "admin:pa:ss", "-d", order], 403, "client certificate required"),
-        ("/switchover", with(&["-d", order]), 401, "no auth header received"),
-        ("/switchover", with(&["-u", "admin:wrong", "-d", order]), 401, "not authenticated"),
-        ("/switchover", with(&["-u", "admin:pa:ss", "-d", order]), 200, "Successfully switched over to \"n1\""),
-    ];
-    for (path, arguments, status, words) in rows {
-        let (found, body) = curl(files, n0, path, &arguments);
-        assert!(found == status && (words.is_empty() || body == words), "{path} {arguments:?}: {found} {body}");
-    }
-    n1.wait_sql(is_primary, "t", Limit(30));
-    n1.wait_sql(streams, "1", Limit(60));
-    let (status, _) = curl(files, n1, "/replica", &["--http1.0"]);
-    assert_eq!((status, curl(files, n1, "/leader", &["-I"]).0), (503, 200));
-    let plain = request(n1.rest_port, "GET", "/", None, Duration::from_secs(5));
-    assert!(plain.is_err(), "{plain:?}");
-    let text = cluster.ctl_ok(&["restart", "batman", "n0", "--force"]);
-    assert!(text.contains("Success: restart on member n0"), "{text}");
 }
 
 #[test]

@@ -12,13 +12,6 @@ fn wait_upstream(cluster: &Cluster, index: usize, port: u16, limit: Limit) {
     cluster.nodes[index].wait_sql("SELECT sender_port FROM pg_stat_wal_receiver", &port.to_string(), limit);
 }
 
-fn wait_standby_leader(cluster: &Cluster, index: usize, limit: Limit) {
-    cluster.nodes[index].wait_state("leads the standby cluster", limit, |state| {
-        state["role"] == "standby_leader" && state["state"] == "running"
-    });
-    cluster.nodes[index].wait_status_of("/standby-leader", 200, limit);
-}
-
 #[test]
 fn a_standby_cluster_outlives_what_happens_on_the_other_side_and_changes_sides() {
     let mut main = Cluster::of(2).dcs(json!({"slots": {"standby": {"type": "physical"}}})).start();
@@ -30,7 +23,7 @@ fn a_standby_cluster_outlives_what_happens_on_the_other_side_and_changes_sides()
     // Born as a copy of the remote primary, with a replica of its own.
     let mut standby = Cluster::of(2).dcs(json!({"standby_cluster": section, "synchronous_mode": true})).prepare();
     standby.start_node(0);
-    wait_standby_leader(&standby, 0, Limit(60));
+    standby.wait_standby_leader(0, Limit(60));
     wait_upstream(&standby, 0, main.nodes[0].pg_port, Limit(20));
     assert_eq!(standby.etcd.get("initialize"), main.etcd.get("initialize"));
     main.nodes[0].wait_sql("SELECT active FROM pg_replication_slots WHERE slot_name = 'standby'", "t", Limit(20));
@@ -46,7 +39,7 @@ fn a_standby_cluster_outlives_what_happens_on_the_other_side_and_changes_sides()
     // A switchover inside: nothing is stopped.
     let postmaster = standby.nodes[0].postmaster();
     standby.ctl_ok(&["switchover", "batman", "--candidate", "n1", "--force"]);
-    wait_standby_leader(&standby, 1, Limit(30));
+    standby.wait_standby_leader(1, Limit(30));
     wait_upstream(&standby, 1, main.nodes[0].pg_port, Limit(30));
     wait_upstream(&standby, 0, standby.nodes[1].pg_port, Limit(30));
     assert_eq!(standby.nodes[0].postmaster(), postmaster);
@@ -132,12 +125,12 @@ fn two_clusters_change_sides_through_an_archive_without_pg_rewind() {
         &["-D", backup.to_str().unwrap(), "-d", &address, "-c", "fast", "-X", "none"],
     );
     standby.start_node(0);
-    wait_standby_leader(&standby, 0, Limit(60));
+    standby.wait_standby_leader(0, Limit(60));
     assert_eq!(standby.nodes[0].sql("SELECT count(*) FROM pg_stat_wal_receiver"), "0");
 
     main.nodes[0].sql("CREATE TABLE t AS SELECT 1 AS row");
     main.ctl_ok(&["demote-cluster", "batman", "--restore-command", &get, "--force"]);
-    wait_standby_leader(&main, 0, Limit(30));
+    main.wait_standby_leader(0, Limit(30));
     main.nodes[0].wait_log("Archiving the WAL file with the shutdown checkpoint", Limit(1));
     // All is in the archive, with the end of the former primary: nothing is lost, and nobody has to be rewound.
     standby.nodes[0].wait_sql("SELECT count(*) FROM t", "1", Limit(30));
@@ -169,7 +162,7 @@ fn a_cluster_that_is_no_copy_is_not_followed() {
     assert!(!main.etcd.get("config").unwrap().contains("standby_cluster"));
 
     main.nodes[0].patch_config(&json!({"standby_cluster": {"host": "127.0.0.1", "port": port}}));
-    wait_standby_leader(&main, 0, Limit(30));
+    main.wait_standby_leader(0, Limit(30));
     main.nodes[0].wait_log("it is no member of this cluster", Limit(30));
     main.nodes[0].patch_config(&json!({"standby_cluster": null}));
     main.nodes[0].wait_primary(Limit(30));
