@@ -5,7 +5,7 @@ use std::process::Output;
 
 use serde_json::{Value, json};
 
-use crate::embedded::Members;
+use crate::embedded::{Controller, Members};
 use crate::etcd::Etcd;
 use crate::node::{Node, merge};
 use crate::programs::{Kind, Programs};
@@ -52,7 +52,11 @@ impl Builder {
     }
 
     /// Makes etcd and the configurations, and starts no agent.
-    pub fn prepare(self) -> Cluster {
+    pub fn prepare(mut self) -> Cluster {
+        if self.embedded && self.dcs["retry_timeout"] == 3 {
+            // The embedded store may need five seconds for another leader.
+            self.dcs["retry_timeout"] = json!(8);
+        }
         let sandbox = Sandbox::new();
         let etcd = if self.embedded { Etcd::absent(&sandbox) } else { Etcd::new(&sandbox) };
         let members = self.embedded.then(|| Members::of(self.kinds.len()));
@@ -71,7 +75,7 @@ impl Builder {
             node.write_config(&sandbox);
             nodes.push(node);
         }
-        Cluster { nodes, etcd, members, programs, sandbox }
+        Cluster { nodes, witness: None, etcd, members, programs, sandbox }
     }
 
     /// Starts all, node 0 first as leader, and waits until all others stream.
@@ -86,8 +90,12 @@ impl Builder {
         cluster.wait_streaming(0, Limit(90));
         if cluster.members.is_some() {
             // Node 0 has founded the store alone, so that it leads. From now on each finds the others without it.
+            if cluster.nodes.len() == 2 {
+                let configuration = cluster.add_witness();
+                cluster.witness = Some(Controller::start(&cluster, "witness", &[configuration]));
+            }
             cluster.let_all_know_all_members();
-            cluster.wait_voters(cluster.nodes.len(), Limit(60));
+            cluster.wait_voters(cluster.members.as_ref().unwrap().0.len(), Limit(60));
         }
         cluster
     }
@@ -98,6 +106,8 @@ impl Builder {
 pub struct Cluster {
     /// The nodes, named `n0`, `n1`, ...
     pub nodes: Vec<Node>,
+    /// The third vote beside two agents that keep the store themselves.
+    pub(crate) witness: Option<Controller>,
     /// The store.
     pub etcd: Etcd,
     /// Where the agents keep the store, if they do.

@@ -58,6 +58,15 @@ impl Cluster {
         leader
     }
 
+    /// One more member of the store, without an agent: what the file of its controller says.
+    pub fn add_witness(&mut self) -> Value {
+        let members = self.members.as_mut().expect("a cluster with an embedded store");
+        members.0.extend(Members::of(1).0);
+        let mut raft = members.change(members.0.len() - 1)["raft"].take();
+        raft["data_dir"] = json!(self.sandbox.directory("witness"));
+        json!({"raft": raft})
+    }
+
     /// Writes all addresses of the store into all configurations.
     pub(crate) fn let_all_know_all_members(&mut self) {
         let members = self.members.clone().expect("a cluster with an embedded store");

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use patroni_tests::{Cluster, Controller, Limit, Members, Sandbox, Value, json, wait_for};
+use patroni_tests::{Cluster, Controller, Limit, Sandbox, Value, json, wait_for};
 
 const TTL: u64 = 20;
 
@@ -89,22 +89,11 @@ fn a_node_that_lost_its_disk_comes_back_under_its_name() {
     cluster.ctl_ok(&["edit-config", "-s", "ttl=21", "--force"]);
 }
 
-/// Two servers of a cluster, the address of its witness, and what the witness's file says.
-fn two_servers() -> (Cluster, Value) {
-    let mut cluster = Cluster::of(2).embedded().prepare();
-    let mut members = cluster.members.clone().unwrap();
-    members.0.extend(Members::of(1).0);
-    let mut raft = members.change(2)["raft"].take();
-    raft["data_dir"] = json!(cluster.sandbox.directory("witness"));
-    cluster.members = Some(members);
-    (cluster, json!({"raft": raft}))
-}
-
 #[test]
 fn one_witness_bears_two_clusters_of_two() {
-    let (mut one, first) = two_servers();
-    let (mut two, second) = two_servers();
-    let witness = Controller::start(&one, "witness", &[first, second]);
+    let [mut one, mut two] = [0, 1].map(|_| Cluster::of(2).embedded().prepare());
+    let configurations = [one.add_witness(), two.add_witness()];
+    let witness = Controller::start(&one, "witness", &configurations);
     let leaders = [one.start_together(), two.start_together()];
     one.wait_voters(3, Limit(60));
     two.wait_voters(3, Limit(60));
@@ -159,8 +148,7 @@ fn a_full_disk_of_the_store_costs_a_vote_and_no_primary() {
     let store = Sandbox::new();
     let small = Small::mount(store.directory("small"));
     let raft = json!({"raft": {"data_dir": small.0.join("raft")}});
-    // The store needs some seconds for another leader, which the primary bears.
-    let cluster = Cluster::of(3).embedded().dcs(json!({"retry_timeout": 8})).node(0, raft).start();
+    let cluster = Cluster::of(3).embedded().node(0, raft).start();
     let rows = cluster.wait_voters(3, Limit(10));
     assert_eq!(
         leads_store(&rows),
