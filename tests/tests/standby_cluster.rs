@@ -1,7 +1,10 @@
 //! Standby clusters: two clusters, each with a store of its own, of which one follows the other.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
 
-use patroni_tests::{Cluster, Limit, json, wait_for};
+use std::io::Write;
+use std::process::{Output, Stdio};
+
+use patroni_tests::{Cluster, Kind, Limit, json, wait_for};
 
 fn ports(cluster: &Cluster) -> String {
     cluster.nodes.iter().map(|node| node.pg_port.to_string()).collect::<Vec<_>>().join(",")
@@ -167,4 +170,42 @@ fn a_cluster_that_is_no_copy_is_not_followed() {
     main.nodes[0].patch_config(&json!({"standby_cluster": null}));
     main.nodes[0].wait_primary(Limit(30));
     assert_eq!(main.nodes[0].sql("SELECT count(*) FROM t"), "1");
+}
+
+/// Each asks the other before, and neither is a primary then.
+#[test]
+fn two_clusters_promoted_at_once_do_not_go_unnoticed() {
+    let main = Cluster::of(1).start();
+    let mut standby =
+        Cluster::of(1).dcs(json!({"standby_cluster": {"host": "127.0.0.1", "port": main.nodes[0].pg_port}})).prepare();
+    standby.start_node(0);
+    wait_standby_leader(&standby, 0, Limit(60));
+    wait_upstream(&standby, 0, main.nodes[0].pg_port, Limit(30));
+    let port = standby.nodes[0].pg_port.to_string();
+    main.ctl_ok(&["demote-cluster", "batman", "--host", "127.0.0.1", "--port", &port, "--force"]);
+    wait_standby_leader(&main, 0, Limit(30));
+    let outputs = std::thread::scope(|scope| {
+        let promotions = [&main, &standby].map(|cluster| scope.spawn(|| promote_with_a_question(cluster)));
+        promotions.map(|promotion| promotion.join().unwrap())
+    });
+    // The slower one was refused before it began, or has seen the other one afterwards.
+    let told = outputs.iter().any(|output| {
+        let text = String::from_utf8_lossy(&output.stderr);
+        !output.status.success() && ["both would take writes", "at the same time"].iter().any(|why| text.contains(why))
+    });
+    assert!(told, "{outputs:?}");
+    wait_for("one of them takes writes", Limit(30), || {
+        let primaries = [&main, &standby].map(|cluster| cluster.nodes[0].is_writable_primary());
+        if primaries == [false, false] { Err(()) } else { Ok(()) }
+    });
+}
+
+/// Without `--force`.
+fn promote_with_a_question(cluster: &Cluster) -> Output {
+    let mut ctl = cluster.sandbox.command(&cluster.programs.ctl(Kind::Ours));
+    ctl.arg("-c").arg(cluster.nodes[0].directory().join("patroni.yml")).args(["promote-cluster", "batman"]);
+    let mut child = ctl.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It may be refused before it is asked.
+    let _ = child.stdin.take().unwrap().write_all(b"y\n");
+    child.wait_with_output().unwrap()
 }

@@ -47,13 +47,18 @@ pub(crate) async fn check_before_demotion(
 }
 
 /// A standby cluster is to become independent: refused where the server it follows is a running primary, because both would take
-/// writes. `force` does it all the same.
+/// writes. `force` does it all the same. Gives the servers that are no primaries.
 ///
 /// # Errors
 /// The remote primary runs.
-pub(crate) async fn check_before_promotion(context: &Context, cluster: &Cluster, force: bool) -> Result<(), CtlError> {
+pub(crate) async fn check_before_promotion(
+    context: &Context,
+    cluster: &Cluster,
+    force: bool,
+) -> Result<Vec<Address>, CtlError> {
+    let mut others = Vec::new();
     let config = cluster.config.as_ref().and_then(|config| config.data.as_ref());
-    let Some(section) = config.and_then(|data| data.get("standby_cluster")?.as_object()) else { return Ok(()) };
+    let Some(section) = config.and_then(|data| data.get("standby_cluster")?.as_object()) else { return Ok(others) };
     for address in addresses(section) {
         let at = format!("{}:{}", address.host, address.port);
         match ask(context, &address).await {
@@ -64,8 +69,28 @@ pub(crate) async fn check_before_promotion(context: &Context, cluster: &Cluster,
                 }
                 output::warn(&text);
             }
-            Ok(Remote { is_primary: false, .. }) => {}
-            Err(why) => output::warn(&format!("{at} could not be asked whether it is still a primary: {why}")),
+            Ok(Remote { is_primary: false, .. }) => others.push(address),
+            Err(why) => {
+                output::warn(&format!("{at} could not be asked whether it is still a primary: {why}"));
+                others.push(address);
+            }
+        }
+    }
+    Ok(others)
+}
+
+/// Both sides may have been promoted at once, each while the other was no primary. Whoever is done last sees it.
+///
+/// # Errors
+/// One of these servers, which were no primaries before, is one now.
+pub(crate) async fn check_after_promotion(context: &Context, others: &[Address]) -> Result<(), CtlError> {
+    for address in others {
+        if let Ok(Remote { is_primary: true, .. }) = ask(context, address).await {
+            return failed(format!(
+                "{}:{} was promoted at the same time: both clusters take writes, which cannot be merged. Demote one of them now \
+                 (patronictl demote-cluster)",
+                address.host, address.port
+            ));
         }
     }
     Ok(())

@@ -75,10 +75,13 @@ pub(crate) async fn change_role(
     }
     output::echo("Current cluster topology");
     store.show(&cluster);
-    match &standby_cluster {
-        Some(section) => remote::check_before_demotion(context, &cluster, section).await?,
+    let others = match &standby_cluster {
+        Some(section) => {
+            remote::check_before_demotion(context, &cluster, section).await?;
+            Vec::new()
+        }
         None => remote::check_before_promotion(context, &cluster, matches.flag("force")).await?,
-    }
+    };
     let question = format!("Are you sure you want to {stem}e {scope} cluster?");
     if !matches.flag("force") && !prompt::confirm(&question).await? {
         return failed(format!("Aborted cluster {stem}ion"));
@@ -95,7 +98,8 @@ pub(crate) async fn change_role(
         }
         Err(error) => return failed(format!("Failed to {stem}e {scope} cluster: {error}")),
     }
-    wait(&store, leader.as_str(), stem, target).await
+    wait(&store, leader.as_str(), stem, target).await?;
+    remote::check_after_promotion(context, &others).await
 }
 
 async fn wait(store: &Store, old_leader: &str, stem: &str, target: &str) -> Result<(), CtlError> {
