@@ -264,7 +264,10 @@ impl Tick<'_> {
     /// The candidate of a switchover whose leader is gone. Where the leader handed over, this node has everything and the
     /// other voters have no more; where it died before that, any voter may have what this one lacks.
     fn has_a_quorum_behind_it(&mut self, cluster: &Cluster, running: &Running) -> Needs<bool> {
-        let peers = self.ask_peers(cluster.members.values())?;
+        let former = cluster.sync.leader.as_ref();
+        // Nobody else: a member that does not answer would only be waited for.
+        let asked = self.voters(cluster).chain(former.and_then(|name| cluster.members.get(name)));
+        let peers = self.ask_peers(asked)?;
         let mine = running.wal.position();
         let position = |name: &MemberName| match peers.get(name) {
             Some(Peer::Status(status)) if status.in_recovery && status.wal_position.0 > 0 => Some(status.wal_position),
@@ -272,7 +275,6 @@ impl Tick<'_> {
         };
         let positions: Vec<_> = self.voters(cluster).filter_map(|voter| position(&voter.name)).collect();
         let votes = positions.len() + usize::from(cluster.sync.standbys.contains(self.me()));
-        let former = cluster.sync.leader.as_ref();
         let has_all_of_former = former.and_then(position).is_some_and(|theirs| theirs <= mine);
         let enough = votes > cluster.sync.quorum as usize || has_all_of_former || former == Some(self.me());
         Ok(enough && positions.into_iter().all(|theirs| theirs <= mine))
