@@ -99,29 +99,38 @@ fn contender_line(one: &Contender, cluster: &Cluster) -> String {
     format!("{} is a candidate: it has WAL up to {} ({behind}){priority}.", one.name, one.position)
 }
 
-/// What would happen if the leader died this second.
+/// What would happen if the leader died this second; what will, if there is none.
 fn forecast(cluster: &Cluster, flags: Flags, contenders: &[Contender]) -> Vec<String> {
+    let unlocked = cluster.is_unlocked();
+    let takes = if unlocked { "will take over" } else { "would take over" };
     if flags.paused {
-        let text = "If the leader died now, nobody would take over: the cluster is paused (patronictl resume).";
+        let text = match unlocked {
+            true => "Nobody takes over: the cluster is paused (patronictl resume).",
+            false => "If the leader died now, nobody would take over: the cluster is paused (patronictl resume).",
+        };
         return vec![text.to_owned()];
     }
     let able: Vec<&Contender> = contenders.iter().filter(|one| one.obstacles.is_empty()).collect();
     let best = |one: &&Contender| (one.position, one.priority);
     let who = match able.as_slice() {
+        [] if unlocked => return vec!["Nobody can take over.".to_owned()],
         [] => return vec!["If the leader died now, nobody could take over.".to_owned()],
-        [only] => format!("{} would take over: it is the only candidate.", only.name),
+        [only] => format!("{} {takes}: it is the only candidate.", only.name),
         [first, second, ..] if first.position > second.position => {
-            format!("{} would take over: it has the most WAL.", first.name)
+            format!("{} {takes}: it has the most WAL.", first.name)
         }
         [first, second, ..] if first.priority > second.priority => {
-            format!("{} would take over: nobody has more WAL, and it has the highest failover_priority.", first.name)
+            format!("{} {takes}: nobody has more WAL, and it has the highest failover_priority.", first.name)
         }
         [first, ..] => {
             let names: Vec<&str> =
                 able.iter().filter(|other| best(other) == best(first)).map(|one| &*one.name).collect();
-            format!("the first of {} to take the leader key would take over: they are equal.", names.join(", "))
+            format!("the first of {} to take the leader key {takes}: they are equal.", names.join(", "))
         }
     };
+    if unlocked {
+        return vec![format!("As nobody leads, {who}")];
+    }
     let lost = match flags.synchronous {
         SynchronousMode::Off => "Transactions that it has not received by then would be lost.",
         SynchronousMode::On | SynchronousMode::Quorum => "No transaction that was confirmed to a client would be lost.",
@@ -199,5 +208,27 @@ mod tests {
         }
         let text = explain(&cluster(&json!({"pause": true}), None), "batman", &statuses, 0);
         assert!(text.contains("the cluster is paused (patronictl resume)"), "{text}");
+    }
+
+    #[test]
+    fn what_will_happen_where_nobody_leads() {
+        let forecast = |config: Value, statuses: &Statuses| {
+            let mut cluster = cluster(&config, None);
+            cluster.leader = None;
+            let text = explain(&cluster, "batman", statuses, 0);
+            text.trim_end().rsplit('\n').next().unwrap().to_owned()
+        };
+        let silent: Statuses = statuses().into_keys().map(|name| (name, Err("no connection".to_owned()))).collect();
+        for (config, statuses, expected) in [
+            (
+                json!({"ttl": 30}),
+                &statuses(),
+                "As nobody leads, the first of a, c to take the leader key will take over: they are equal.",
+            ),
+            (json!({"ttl": 30}), &silent, "Nobody can take over."),
+            (json!({"pause": true}), &silent, "Nobody takes over: the cluster is paused (patronictl resume)."),
+        ] {
+            assert_eq!(forecast(config, statuses), expected);
+        }
     }
 }
