@@ -71,9 +71,10 @@ impl RaftNode {
         let transport = Arc::new(Tcp::new(&options)?);
         let node = Node::new(options.clone(), address.clone(), transport);
         let events = node.events.clone();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build()?;
         let bind = options.bind_addr.clone().unwrap_or_else(|| address.clone());
         let bound = Bound::new(&options, &bind)?;
+        // After all that can fail: it must not be dropped where the agent calls this, on a runtime of its own.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build()?;
         let (requests, incoming) = mpsc::channel(QUEUE);
         let stop = watch::Sender::new(false);
         let mut stopping = stop.subscribe();
