@@ -357,6 +357,10 @@ fn enter(state: &str, cluster: &mut Cluster) {
                 if members[2]["state"] == "creating replica" { Ok(()) } else { Err(members) }
             });
         }
+        "standby cluster moved" => {
+            cluster.wait_standby_leader(1, Limit(60));
+            cluster.nodes[0].wait_streaming(Limit(60));
+        }
         other => panic!("unknown state {other}"),
     }
 }
@@ -399,6 +403,22 @@ fn go_on(node: &Node) {
     signal(node.server_process("startup").expect("it is stopped"), Signal::CONT);
 }
 
+/// A cluster that follows the leader of another one.
+fn standby_cluster(form: Form, remote: &Cluster) -> Cluster {
+    let section = json!({"host": "127.0.0.1", "port": remote.nodes[0].pg_port});
+    let mut cluster = builder(form, 2).dcs(json!({"standby_cluster": section})).prepare();
+    cluster.start_node(0);
+    cluster.wait_standby_leader(0, Limit(90));
+    cluster.start_node(1);
+    cluster.nodes[1].wait_streaming(Limit(90));
+    wait_for("both are in the store", Limit(30), || {
+        let members = cluster.nodes[0].request("GET", "/cluster", None).unwrap().json()["members"].clone();
+        let known = members[0]["role"] == "standby_leader" && members[0]["state"] != "starting";
+        if known && members[1]["lag"].is_u64() { Ok(()) } else { Err(members) }
+    });
+    cluster
+}
+
 fn settled(leader: &Node) -> Result<(), Value> {
     let document = leader.request("GET", "/cluster", None).map(|answer| answer.json()).unwrap_or_default();
     let members = document["members"].as_array().cloned().unwrap_or_default();
@@ -427,6 +447,8 @@ fn run(form: Form) {
         .node(1, json!({"tags": {"clonefrom": true, "rack": 7, "datacenter": "eu 1"}}))
         .node(2, json!({"tags": {"noloadbalance": true, "nofailover": true, "nosync": true}}))
         .prepare();
+    // What a standby cluster follows.
+    let mut remotes = Vec::new();
     cluster.start_node(0);
     let leads = |node: &Node| if node.status_of("/primary") == 200 { Ok(()) } else { Err("") };
     wait_for("n0 leads", Limit(60), || leads(&cluster.nodes[0]));
@@ -435,6 +457,10 @@ fn run(form: Form) {
     let mut wrong = Vec::new();
     for line in table() {
         match line {
+            Line::State(state) if state == "standby cluster" => {
+                let follower = standby_cluster(form, &cluster);
+                remotes.push(std::mem::replace(&mut cluster, follower));
+            }
             Line::State(state) => enter(&state, &mut cluster),
             Line::Row(row) => {
                 let found = row.run(form, &cluster.nodes);
