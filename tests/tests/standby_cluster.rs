@@ -179,11 +179,11 @@ fn two_clusters_promoted_at_once_do_not_go_unnoticed() {
     let mut standby =
         Cluster::of(1).dcs(json!({"standby_cluster": {"host": "127.0.0.1", "port": main.nodes[0].pg_port}})).prepare();
     standby.start_node(0);
-    wait_standby_leader(&standby, 0, Limit(60));
+    standby.wait_standby_leader(0, Limit(60));
     wait_upstream(&standby, 0, main.nodes[0].pg_port, Limit(30));
     let port = standby.nodes[0].pg_port.to_string();
     main.ctl_ok(&["demote-cluster", "batman", "--host", "127.0.0.1", "--port", &port, "--force"]);
-    wait_standby_leader(&main, 0, Limit(30));
+    main.wait_standby_leader(0, Limit(30));
     let outputs = std::thread::scope(|scope| {
         let promotions = [&main, &standby].map(|cluster| scope.spawn(|| promote_with_a_question(cluster)));
         promotions.map(|promotion| promotion.join().unwrap())
