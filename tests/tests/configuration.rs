@@ -67,6 +67,21 @@ fn max_connections_is_raised_on_standbys_first_and_lowered_on_them_last() {
     });
 }
 
+/// The standby pauses at the record of its primary's larger value, and would stand still for ever.
+#[test]
+fn a_standby_left_behind_by_a_larger_max_connections_is_started_with_it() {
+    let cluster = Cluster::of(2).start();
+    cluster.nodes[0].patch_config(&patch(&json!({"max_connections": 60})));
+    for node in &cluster.nodes {
+        node.wait_state("a restart is pending", Limit(20), |state| state["pending_restart"] == true);
+    }
+    let answer = cluster.nodes[0].post("/restart", &json!({}));
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    cluster.nodes[0].sql("CREATE TABLE t AS SELECT 1 AS row");
+    cluster.nodes[1].wait_sql("SELECT row FROM t", "1", Limit(60));
+    assert_eq!(cluster.nodes[1].sql("SHOW max_connections"), "60");
+}
+
 #[test]
 fn sighup_reloads_the_file_and_a_broken_one_keeps_the_old() {
     let mut cluster = Cluster::of(1).start();

@@ -217,13 +217,13 @@ fn enter(state: &str, cluster: &mut Cluster) {
         }
         "behind" => {
             wait_for("all are in the store and stream", Limit(60), || settled(&nodes[0]));
-            nodes[1].sql("SELECT pg_wal_replay_pause()");
-            nodes[1].wait_sql("SELECT pg_get_wal_replay_pause_state()", "paused", Limit(10));
+            // A replay that was paused is resumed within a loop.
+            signal(nodes[1].server_process("startup").expect("a standby replays"), Signal::STOP);
             nodes[0].sql("CREATE TABLE filler AS SELECT repeat('x', 500) AS x FROM generate_series(1, 6000)");
             nodes[1].wait_sql("SELECT pg_last_wal_receive_lsn() - pg_last_wal_replay_lsn() > 2097152", "t", Limit(20));
         }
         "restart pending" => {
-            nodes[1].sql("SELECT pg_wal_replay_resume()");
+            go_on(&nodes[1]);
             nodes[0].patch_config(&json!({"postgresql": {"parameters": {"max_connections": 60}}}));
             for node in nodes {
                 wait_for("a restart is pending", Limit(30), || pending_restart(node, &json!(true)));

@@ -179,6 +179,11 @@ impl World for Node {
             if running(&facts.server).is_some() {
                 control.seen_running().await;
             }
+            if plan.resume_replay
+                && let Err(error) = control.resume_replay().await
+            {
+                tracing::warn!("the replay of WAL could not be resumed: {error}");
+            }
             if self.configuration.apply(control, &mut self.maintenance, facts).await {
                 // What PostgreSQL made of it is for others to know.
                 self.woken.notify_one();

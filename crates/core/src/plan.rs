@@ -35,6 +35,8 @@ pub struct Plan {
     pub callbacks: Vec<Callback>,
     /// Bring the replication slots in order.
     pub sync_slots: bool,
+    /// Go on with a replay that was paused.
+    pub resume_replay: bool,
     /// Close the watchdog device: nothing is left for it to guard.
     pub disable_watchdog: bool,
     /// The longest time until the next tick.

@@ -47,6 +47,7 @@ impl Tick<'_> {
         if let Some(verdict) = self.rewind_or_reinitialize(cluster)? {
             return Ok(verdict);
         }
+        self.resume_replay = !self.settings.paused && pauses_replay(running);
         self.follow_upstream(cluster, upstream, following)
     }
 
@@ -312,4 +313,10 @@ impl Tick<'_> {
         let source = self.rewind_source(cluster)?;
         Some(Verdict::RewindWaiting(source.to_string()))
     }
+}
+
+/// A standby whose settings are smaller than those of its primary pauses at the record that says so (14 and later; earlier
+/// ones shut down). When it is told to go on it shuts down, and is started with larger ones.
+fn pauses_replay(running: &Running) -> bool {
+    running.server_version >= 140_000 && matches!(running.wal, Wal::Standby { paused: true, .. })
 }

@@ -309,6 +309,11 @@ impl Scene {
                     running.control_timeline = Some(timeline);
                 }
             }
+            ("replay-paused", "") => {
+                if let Postmaster::Running(Running { wal: Wal::Standby { paused, .. }, .. }) = &mut server.postmaster {
+                    *paused = true;
+                }
+            }
             ("cut-off", "") => {
                 if let Postmaster::Running(Running { wal: Wal::Standby { replication_state, .. }, .. }) =
                     &mut server.postmaster

@@ -78,3 +78,16 @@ pub(crate) fn a_standby_is_not_published_before_its_wal_sender_goes_by_the_setti
         scene.facts.now.boot = Moment(scene.facts.now.boot.0 + Duration::from_secs(1));
     }
 }
+
+/// A standby pauses where its settings are smaller than those of its primary; nobody else would make it go on.
+#[test]
+fn a_paused_replay_goes_on_unless_the_cluster_is_paused() {
+    let resumes = |words: &[&str]| {
+        let mut scene = Scene::baseline("replica").expect("a baseline");
+        words.iter().for_each(|word| scene.apply(word));
+        scene.play().1.resume_replay
+    };
+    assert!(resumes(&["replay-paused"]));
+    assert!(!resumes(&[]));
+    assert!(!resumes(&["replay-paused", "paused"]));
+}
