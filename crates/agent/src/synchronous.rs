@@ -51,8 +51,9 @@ const NUDGE: &str = "DO $$ BEGIN IF NOT pg_catalog.pg_is_in_recovery() THEN \
 const FLUSHED: &str =
     "SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_flush_lsn() END";
 
+/// What is news. A standby that has just begun to stream has no position yet, and cannot be picked before it has.
 const STANDBYS: &str = "SELECT pg_catalog.string_agg(pg_catalog.concat_ws('/', w.pid, a.application_name, w.state, \
-     w.sync_state), ',' ORDER BY w.pid) \
+     w.sync_state, w.flush_lsn IS NULL), ',' ORDER BY w.pid) \
      FROM pg_catalog.pg_stat_get_wal_senders() w, pg_catalog.pg_stat_get_activity(w.pid) a";
 
 /// The local server, in questions of synchronous replication.
