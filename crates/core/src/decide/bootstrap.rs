@@ -151,6 +151,9 @@ impl Tick<'_> {
             }
             other => {
                 self.note_failure("take the leader key", &other);
+                // With the lease others may copy this node, and one of them is elected when it ends: from here on the
+                // ordinary rules go for this primary.
+                self.memory.bootstrapping = !matches!(other, Outcome::Unknown(_));
                 return Ok(Verdict::JobInProgress("bootstrap".to_owned()));
             }
         }

@@ -1,7 +1,8 @@
 //! Failsafe mode: a primary that cannot reach the store goes on while every member that could take its place agrees.
 //!
-//! The leader writes whom it would ask to `/failsafe`, and nobody who is missing there runs in a race. A member that
-//! agreed does not run for a `ttl`; the leader counts the `ttl` from before it asked.
+//! The leader writes whom it would ask to `/failsafe`. A member that agreed does not run for a `ttl`; the leader counts the
+//! `ttl` from before it asked. Whoever is missing there, or does not know what it agreed to, runs only if none of the
+//! others can be such a leader.
 
 use super::race::member_at;
 use super::{Needs, Tick, ask};
@@ -60,11 +61,13 @@ impl Tick<'_> {
         (leader != self.me() && self.facts.now.boot < *until).then_some(leader)
     }
 
-    /// An agent that has just been started does not know what it agreed to before. For a `ttl` it runs only if none of
-    /// those it may have agreed with can be a primary.
-    pub(super) fn may_have_agreed(&mut self, cluster: &Cluster, running: &Running) -> Needs<bool> {
+    /// May somebody in `/failsafe` be going on as primary? Of one that this node was asked by it knows. An agent that has just
+    /// been started does not for a `ttl`, and a node that is not in the list never: those ask everybody.
+    pub(super) fn somebody_may_go_on(&mut self, cluster: &Cluster, running: &Running) -> Needs<bool> {
         let young = self.memory.began.is_none_or(|began| self.facts.now.boot.since(began) < self.settings.ttl);
-        if !self.settings.failsafe_mode || self.settings.paused || !young || !running.wal.is_standby() {
+        let listed = cluster.failsafe.as_ref().is_none_or(|names| names.contains_key(self.me()));
+        let knows = listed && !young;
+        if !self.settings.failsafe_mode || self.settings.paused || knows || !running.wal.is_standby() {
             return Ok(false);
         }
         let others = cluster.failsafe.iter().flatten().filter(|(name, _)| *name != self.me());
@@ -84,9 +87,8 @@ impl Tick<'_> {
             None => unasked,
         });
         if let Some(Member { name, .. }) = unclear {
-            let text =
-                format!("this agent has just been started: before, it may have agreed that {name} goes on as primary");
-            self.note(Level::Info, text);
+            let why = if listed { "this agent has just been started" } else { "this node is not in /failsafe" };
+            self.note(Level::Info, format!("{why}: {name} may be going on as primary in failsafe mode"));
         }
         Ok(unclear.is_some())
     }

@@ -25,7 +25,7 @@ enum Claim {
 impl Tick<'_> {
     /// The leader race.
     pub(super) fn race(&mut self, cluster: &Cluster, running: &Running) -> Needs<Verdict> {
-        if self.claim(cluster, running)? == Claim::Defer || self.may_have_agreed(cluster, running)? {
+        if self.claim(cluster, running)? == Claim::Defer || self.somebody_may_go_on(cluster, running)? {
             return self.defer(cluster, running);
         }
         match self.acquire()? {
@@ -149,9 +149,6 @@ impl Tick<'_> {
         if self.settings.failsafe_mode
             && let Some(failsafe) = &cluster.failsafe
         {
-            if !failsafe.is_empty() && !failsafe.contains_key(self.me()) {
-                return Ok(Claim::Defer);
-            }
             for (name, api_url) in failsafe {
                 members.entry(name.clone()).or_insert_with(|| member_at(name, api_url));
             }

@@ -91,3 +91,15 @@ fn a_paused_replay_goes_on_unless_the_cluster_is_paused() {
     assert!(!resumes(&[]));
     assert!(!resumes(&["replay-paused", "paused"]));
 }
+
+/// Found by the simulation: the answer to the first acquisition was lost. A standby was copied from the new primary, which
+/// went on without the store, and the standby was promoted when the lease had ended.
+#[test]
+fn a_new_cluster_that_may_hold_the_lease_does_not_outlive_the_store() {
+    let stopped = "demoted self because DCS is not accessible and I was a leader";
+    let waits = "DCS is not accessible";
+    for (answer, then) in [("acquire unknown", stopped), ("acquire failed", waits)] {
+        let first = ["running primary", "role primary", "bootstrapping", "initialize in-progress", answer];
+        assert_eq!(last_verdict("candidate", &[&first, &["no-store"]]), then, "{answer}");
+    }
+}
