@@ -1,9 +1,43 @@
-//! Which changes of keys wake an agent.
+//! Which changes of keys wake an agent, and how.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::OnceLock;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::wire;
+
+/// The count of changes that a handle tells of, and the task that counts them, which ends with the handle.
+pub(crate) struct Changes {
+    count: watch::Sender<u64>,
+    watcher: OnceLock<JoinHandle<()>>,
+}
+
+impl Changes {
+    /// Nobody watches yet.
+    pub(crate) fn new() -> Self {
+        Changes { count: watch::Sender::new(0), watcher: OnceLock::new() }
+    }
+
+    /// What [`crate::Dcs::changes`] gives. The first call starts the task.
+    pub(crate) fn subscribe<W>(&self, watch: impl FnOnce(watch::Sender<u64>) -> W) -> watch::Receiver<u64>
+    where
+        W: Future<Output = ()> + Send + 'static,
+    {
+        self.watcher.get_or_init(|| tokio::spawn(watch(self.count.clone())));
+        self.count.subscribe()
+    }
+}
+
+impl Drop for Changes {
+    fn drop(&mut self) {
+        if let Some(watcher) = self.watcher.get() {
+            watcher.abort();
+        }
+    }
+}
 
 /// Knows which changes are none, by remembering what the keys said.
 pub(crate) struct Filter {

@@ -63,10 +63,7 @@ pub fn open(
     name: MemberName,
     timing: Timing,
 ) -> Result<Arc<dyn Dcs>, OpenError> {
-    match choose(configuration)? {
-        Chosen::Etcd3(section) => Ok(Etcd3::connect(Etcd3Options::from_json(section)?, path, name, timing)),
-        Chosen::Raft(options) => Ok(Raft::open(RaftClient::new(&options, None)?, path, name, timing)),
-    }
+    open_with(configuration, path, name, timing, |_| Ok(None))
 }
 
 /// The same for an agent: if it is to be a member of the embedded store, it is one as long as the handle lives.
@@ -79,12 +76,25 @@ pub fn open_for_agent(
     name: MemberName,
     timing: Timing,
 ) -> Result<Arc<dyn Dcs>, OpenError> {
+    open_with(configuration, path, name, timing, |options| {
+        options.self_addr.is_some().then(|| RaftNode::start(options.clone())).transpose()
+    })
+}
+
+/// `join`: makes this process a member of the embedded store, or not.
+fn open_with(
+    configuration: &JsonMap,
+    path: &ClusterPath,
+    name: MemberName,
+    timing: Timing,
+    join: impl FnOnce(&RaftOptions) -> Result<Option<Arc<RaftNode>>, StartError>,
+) -> Result<Arc<dyn Dcs>, OpenError> {
     match choose(configuration)? {
-        Chosen::Raft(options) if options.self_addr.is_some() => {
-            let node = RaftNode::start((*options).clone())?;
-            Ok(Raft::open(RaftClient::new(&options, Some(node))?, path, name, timing))
+        Chosen::Etcd3(section) => Ok(Etcd3::connect(Etcd3Options::from_json(section)?, path, name, timing)),
+        Chosen::Raft(options) => {
+            let node = join(&options)?;
+            Ok(Raft::open(RaftClient::new(&options, node)?, path, name, timing))
         }
-        Chosen::Raft(_) | Chosen::Etcd3(_) => open(configuration, path, name, timing),
     }
 }
 

@@ -11,7 +11,7 @@ mod srv;
 mod watcher;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use etcd_client::{
@@ -23,13 +23,13 @@ use patroni_core::lsn::Lsn;
 use patroni_core::name::MemberName;
 use patroni_core::time::Moment;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use self::attempts::Failure;
 use self::endpoints::Endpoints;
 use self::lease::Lease;
 pub use self::options::{Etcd3Options, OptionsError};
+use crate::noticed::Changes;
 use crate::wire::{self, ClusterPath, RawKey};
 use crate::{Dcs, Expected, Key, LeaderUpdate, Timing};
 
@@ -37,8 +37,7 @@ use crate::{Dcs, Expected, Key, LeaderUpdate, Timing};
 /// operations that need one, so a handle that only reads (`patronictl`) leaves no trace.
 pub struct Etcd3 {
     shared: Arc<Shared>,
-    changes: watch::Sender<u64>,
-    watcher: OnceLock<JoinHandle<()>>,
+    changes: Changes,
 }
 
 /// What operations and the watching task share.
@@ -83,15 +82,7 @@ impl Etcd3 {
             prefix,
             state: Mutex::new(state),
         };
-        Arc::new(Etcd3 { shared: Arc::new(shared), changes: watch::Sender::new(0), watcher: OnceLock::new() })
-    }
-}
-
-impl Drop for Etcd3 {
-    fn drop(&mut self) {
-        if let Some(watcher) = self.watcher.get() {
-            watcher.abort();
-        }
+        Arc::new(Etcd3 { shared: Arc::new(shared), changes: Changes::new() })
     }
 }
 
@@ -146,8 +137,7 @@ impl Dcs for Etcd3 {
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
-        self.watcher.get_or_init(|| tokio::spawn(watcher::watch_changes(self.shared.clone(), self.changes.clone())));
-        self.changes.subscribe()
+        self.changes.subscribe(|changes| watcher::watch_changes(self.shared.clone(), changes))
     }
 }
 

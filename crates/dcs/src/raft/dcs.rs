@@ -1,7 +1,7 @@
 //! The store of an agent on the embedded store. Keys and their meaning are those of the other stores.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,22 +11,20 @@ use patroni_core::lsn::Lsn;
 use patroni_core::name::MemberName;
 use patroni_core::time::Moment;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::client::{Failure, RaftClient};
 use super::protocol::{Answer, Request};
 use super::state::{Change, Condition, Content, Event, Keep, LeaseId, Reply, Revision, Transaction};
 use crate::boot_time::boot_time;
-use crate::noticed::Filter;
+use crate::noticed::{Changes, Filter};
 use crate::wire::{self, ClusterPath, RawKey};
 use crate::{Dcs, Expected, Key, LeaderUpdate, Timing};
 
 /// The handle of one member of the cluster.
 pub struct Raft {
     shared: Arc<Shared>,
-    changes: watch::Sender<u64>,
-    watcher: OnceLock<JoinHandle<()>>,
+    changes: Changes,
 }
 
 struct Shared {
@@ -75,15 +73,7 @@ impl Raft {
             prefix,
             state: Mutex::new(state),
         };
-        Arc::new(Raft { shared: Arc::new(shared), changes: watch::Sender::new(0), watcher: OnceLock::new() })
-    }
-}
-
-impl Drop for Raft {
-    fn drop(&mut self) {
-        if let Some(watcher) = self.watcher.get() {
-            watcher.abort();
-        }
+        Arc::new(Raft { shared: Arc::new(shared), changes: Changes::new() })
     }
 }
 
@@ -140,8 +130,7 @@ impl Dcs for Raft {
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
-        self.watcher.get_or_init(|| tokio::spawn(keep_up(self.shared.clone(), self.changes.clone())));
-        self.changes.subscribe()
+        self.changes.subscribe(|changes| keep_up(self.shared.clone(), changes))
     }
 }
 
