@@ -40,7 +40,6 @@ impl Guard {
 
     /// Arms, prolongs, or lets go, as the outcome of a tick demands.
     pub async fn update(&mut self, plan: &Plan, facts: &Facts) {
-        let memory = &plan.memory;
         let settings = &facts.settings;
         if settings.paused {
             self.end_others();
@@ -48,8 +47,7 @@ impl Guard {
             return;
         }
         let postmaster = self.monitor.alive().ok().flatten().map(|postmaster| postmaster.pid());
-        let failsafe = memory.failsafe_until.max(memory.lease_until);
-        match (failsafe, postmaster) {
+        match (plan.memory.lease_until, postmaster) {
             (Some(until), Some(pid)) => {
                 let reserve = (settings.ttl / 24).max(Duration::from_millis(500));
                 let deadline = Moment(until.0.saturating_sub(reserve));

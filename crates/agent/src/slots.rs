@@ -1,13 +1,12 @@
 //! Replication slots of the local server: what the leader publishes, what is changed, what is found out about the primary's. Copying slots
 //! is a job; all else runs in the background, each under a limit, one of a kind at a time, and tells the next tick what it found.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use patroni_core::cluster::Cluster;
 use patroni_core::facts::Facts;
 use patroni_core::job::UpstreamMember;
-use patroni_core::name::MemberName;
 use patroni_core::plan::Plan;
 use patroni_core::server::{Role, Running, Wal};
 use patroni_core::settings::Settings;
@@ -79,7 +78,7 @@ impl Slots {
             last_lsn: Some(position),
             slots,
             retain_slots: retained.names(),
-            failsafe: settings.failsafe_mode.then(|| failsafe_members(cluster, facts)),
+            failsafe: facts.failsafe_members(),
         }
     }
 
@@ -199,10 +198,4 @@ pub async fn enforce_feedback(control: &mut Control, facts: &Facts) {
 async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> Option<T> {
     let ended = task.take_if(|task| task.is_finished())?;
     ended.await.ok()
-}
-
-fn failsafe_members(cluster: &Cluster, facts: &Facts) -> BTreeMap<MemberName, String> {
-    let others = cluster.members.values().filter_map(|m| Some((m.name.clone(), m.data.api_url.clone()?)));
-    let own = (facts.settings.name.clone(), facts.api_url.clone());
-    std::iter::once(own).chain(others).collect()
 }

@@ -112,6 +112,13 @@ pub struct Member {
     pub data: MemberData,
 }
 
+impl Member {
+    /// Its name and the address of its REST API, if it has one.
+    pub fn address(&self) -> Option<(MemberName, String)> {
+        Some((self.name.clone(), self.data.api_url.clone()?))
+    }
+}
+
 /// What a member tells about itself. Everything is optional: the key is written by other versions, and by anybody
 /// who can write to the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]

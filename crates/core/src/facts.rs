@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::cluster::{Cluster, FailoverRequest, Version};
+use crate::cluster::{Cluster, FailoverRequest, Member, Version};
 use crate::job::{Job, JobOutcome, JobView, RewindSource, Upstream};
 use crate::lsn::Lsn;
 use crate::name::{MemberName, SystemId};
@@ -73,6 +73,16 @@ pub struct Facts {
     pub slots: News,
     /// Answers of this tick's operations.
     pub answers: Answers,
+}
+
+impl Facts {
+    /// What the leader writes to `/failsafe`: itself, and all members that can be asked. `None`: the mode is off, or the
+    /// members are not known.
+    pub fn failsafe_members(&self) -> Option<BTreeMap<MemberName, String>> {
+        let cluster = self.cluster.as_ref().ok().filter(|_| self.settings.failsafe_mode)?;
+        let own = (self.settings.name.clone(), self.api_url.clone());
+        Some(std::iter::once(own).chain(cluster.members.values().filter_map(Member::address)).collect())
+    }
 }
 
 /// The job of this node.

@@ -24,8 +24,8 @@ pub struct Memory {
     pub began: Option<Moment>,
     /// Until when this node may lead: the end of the lease that it holds, or of what all members agreed to in failsafe mode.
     pub lease_until: Option<Moment>,
-    /// The same, while it leads without the store.
-    pub failsafe_until: Option<Moment>,
+    /// Which of the two.
+    pub leads_by_agreement: bool,
     /// Whom the leader has to ask before it goes on without the store: all who could take the lease meanwhile. Empty
     /// where that is not an option.
     pub failsafe_members: Arc<BTreeMap<MemberName, String>>,
@@ -88,6 +88,11 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// End of failsafe mode, while this node leads by it.
+    pub fn failsafe_until(&self) -> Option<Moment> {
+        self.lease_until.filter(|_| self.leads_by_agreement)
+    }
+
     /// The memory of an agent that has just been started.
     pub fn new() -> Self {
         Memory {
@@ -95,7 +100,7 @@ impl Memory {
             state: State::Stopped,
             lease_until: None,
             began: None,
-            failsafe_until: None,
+            leads_by_agreement: false,
             failsafe_members: Arc::default(),
             known_members: Arc::default(),
             last_leader: None,

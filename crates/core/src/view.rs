@@ -110,7 +110,7 @@ impl View {
             role: memory.role,
             state: memory.state,
             lease_until: memory.lease_until,
-            failsafe_until: memory.failsafe_until.max(facts.failsafe_leader.as_ref().map(|(_, until)| *until)),
+            failsafe_until: memory.failsafe_until().max(facts.failsafe_leader.as_ref().map(|(_, until)| *until)),
             job: job.or_else(|| match &facts.job {
                 JobFact::Running(view) => Some(view.clone()),
                 JobFact::Idle | JobFact::Ended(..) => None,

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use patroni_core::cluster::Cluster;
 use patroni_core::facts::Facts;
 use patroni_core::name::MemberName;
 use patroni_core::server::Role;
@@ -68,13 +67,5 @@ impl SimWorld {
     pub(crate) fn claim(&self, facts: &Facts) -> bool {
         let universe = self.shared.borrow();
         universe.nodes[self.node].agreement.claim(facts.settings.ttl, Moment(universe.now))
-    }
-
-    /// Whom the leader writes to `/failsafe`.
-    pub(crate) fn failsafe_members(&self, facts: &Facts) -> Option<BTreeMap<MemberName, String>> {
-        let cluster: &Cluster = facts.cluster.as_ref().ok().filter(|_| facts.settings.failsafe_mode)?;
-        let others = cluster.members.values().filter_map(|m| Some((m.name.clone(), m.data.api_url.clone()?)));
-        let own = (facts.settings.name.clone(), facts.api_url.clone());
-        Some(std::iter::once(own).chain(others).collect())
     }
 }

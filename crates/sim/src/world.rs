@@ -370,10 +370,8 @@ impl World for SimWorld {
                     | patroni_core::server::Postmaster::Stopping
                     | patroni_core::server::Postmaster::Unreachable(_) => None,
                 };
-                let outcome = {
-                    let failsafe = self.failsafe_members(facts);
-                    self.write(StoreRequest::Renew { last_lsn, failsafe }, limit, true, |at| at).await
-                };
+                let failsafe = facts.failsafe_members();
+                let outcome = self.write(StoreRequest::Renew { last_lsn, failsafe }, limit, true, |at| at).await;
                 self.lease(&outcome);
                 Answer::Renew(outcome)
             }
@@ -431,7 +429,7 @@ impl World for SimWorld {
         node.paused = facts.settings.paused;
         node.bootstrapping = plan.memory.bootstrapping;
         node.lease_until = plan.memory.lease_until.map(|until| until.0);
-        node.failsafe_until = plan.memory.failsafe_until.map(|until| until.0);
+        node.failsafe_until = plan.memory.failsafe_until().map(|until| until.0);
         node.agreement.settle();
         node.was_paused |= node.paused;
         node.shows_all = plan.job == JobOrder::Start(Job::Promote) && node.held

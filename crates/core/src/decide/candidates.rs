@@ -29,11 +29,8 @@ impl Tick<'_> {
         &self,
         members: impl IntoIterator<Item = &'m Member>,
     ) -> Needs<&BTreeMap<MemberName, Peer>> {
-        let addresses: BTreeMap<MemberName, String> = members
-            .into_iter()
-            .filter(|member| member.name != *self.me())
-            .filter_map(|member| Some((member.name.clone(), member.data.api_url.clone()?)))
-            .collect();
+        let addresses: BTreeMap<MemberName, String> =
+            members.into_iter().filter(|member| member.name != *self.me()).filter_map(Member::address).collect();
         if addresses.is_empty() {
             static NOBODY: BTreeMap<MemberName, Peer> = BTreeMap::new();
             return Ok(self.facts.answers.peers.as_ref().unwrap_or(&NOBODY));

@@ -20,8 +20,7 @@ impl Tick<'_> {
         let written = cluster.failsafe.as_ref().filter(|names| in_force && names.contains_key(self.me()));
         let mut names = written.cloned().unwrap_or_default();
         if written.is_some() {
-            let present = cluster.members.values();
-            names.extend(present.filter_map(|member| Some((member.name.clone(), member.data.api_url.clone()?))));
+            names.extend(cluster.members.values().filter_map(Member::address));
         }
         if *self.memory.failsafe_members != names {
             self.memory.failsafe_members = names.into();
@@ -41,8 +40,8 @@ impl Tick<'_> {
         };
         match agreed {
             Ok(asked_at) => {
-                let until = Some(asked_at + self.settings.ttl);
-                (self.memory.lease_until, self.memory.failsafe_until) = (until, until);
+                self.memory.lease_until = Some(asked_at + self.settings.ttl);
+                self.memory.leads_by_agreement = true;
                 Ok(true)
             }
             Err(why) => {

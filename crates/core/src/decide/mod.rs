@@ -341,7 +341,7 @@ impl<'a> Tick<'a> {
         match outcome {
             Outcome::Done(sent_at) => {
                 self.memory.lease_until = Some(sent_at + self.settings.ttl);
-                self.memory.failsafe_until = None;
+                self.memory.leads_by_agreement = false;
                 Outcome::Done(())
             }
             Outcome::Refused => {

@@ -41,7 +41,6 @@ impl Tick<'_> {
             return Ok(Verdict::Failsafe);
         }
         self.memory.lease_until = None;
-        self.memory.failsafe_until = None;
         self.note(Level::Info, "demoting self because DCS is not accessible and I was a leader");
         self.demote(DemoteMode::Offline);
         self.wake_after = Duration::from_secs(1);

@@ -103,3 +103,18 @@ fn a_new_cluster_that_may_hold_the_lease_does_not_outlive_the_store() {
         assert_eq!(last_verdict("candidate", &[&first, &["no-store"]]), then, "{answer}");
     }
 }
+
+/// The guard and the REST API go by the end of the lease alone: with another leader nothing of failsafe mode is left.
+#[test]
+fn failsafe_mode_ends_with_the_claim_to_lead() {
+    let mut scene = Scene::baseline("leader").expect("a baseline");
+    let store = scene.facts.cluster.clone();
+    ["failsafe a b c", "no-store"].iter().for_each(|word| scene.apply(word));
+    scene.memory = scene.play().1.memory;
+    assert_eq!(scene.memory.failsafe_until(), scene.memory.lease_until);
+    assert!(scene.memory.lease_until.is_some());
+    scene.facts.cluster = store;
+    scene.apply("lock b");
+    let memory = scene.play().1.memory;
+    assert_eq!((memory.lease_until, memory.failsafe_until()), (None, None));
+}
