@@ -48,14 +48,23 @@ impl Guard {
         }
         let postmaster = self.monitor.alive().ok().flatten().map(|postmaster| postmaster.pid());
         match (plan.memory.lease_until, postmaster) {
-            (Some(until), Some(pid)) => {
-                let reserve = (settings.ttl / 24).max(Duration::from_millis(500));
-                let deadline = Moment(until.0.saturating_sub(reserve));
-                self.arm(deadline, pid).await;
-            }
+            (Some(until), Some(pid)) => self.arm(deadline(until, settings.ttl), pid).await,
             // Without a lease, with PostgreSQL still on its way down: the deadline that was told stands.
             (None, Some(_)) if self.armed.is_some() && !crate::node::is_standby(&facts.server) => {}
             (None | Some(_), _) => self.disarm().await,
+        }
+    }
+
+    /// Before the lease is asked for. A server that is a primary already, as that of a new cluster, must not outlast a
+    /// lease of which the agent never hears.
+    pub async fn expect(&mut self, asked_at: Moment, facts: &Facts) {
+        let is_primary = crate::node::running(&facts.server).is_some_and(|running| !running.wal.is_standby());
+        if facts.settings.paused || !is_primary {
+            return;
+        }
+        if let Ok(Some(postmaster)) = self.monitor.alive() {
+            let ttl = facts.settings.ttl;
+            self.arm(deadline(asked_at + ttl, ttl), postmaster.pid()).await;
         }
     }
 
@@ -117,6 +126,12 @@ impl Guard {
         let own = self.running.as_ref().and_then(|(child, _)| child.id());
         process::end_guards(&self.data_dir, own);
     }
+}
+
+/// A little before the lease ends, so that PostgreSQL is down when it does.
+fn deadline(lease_until: Moment, ttl: Duration) -> Moment {
+    let reserve = (ttl / 24).max(Duration::from_millis(500));
+    Moment(lease_until.0.saturating_sub(reserve))
 }
 
 async fn stdin_off(mut stdin: ChildStdin) -> ChildStdin {

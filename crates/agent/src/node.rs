@@ -116,7 +116,10 @@ impl World for Node {
                 }
                 Answer::Renew(outcome)
             }
-            Op::AcquireLease => Answer::Acquire(self.store.acquire(budget).await),
+            Op::AcquireLease => {
+                self.guard.expect(clock::boot(), facts).await;
+                Answer::Acquire(self.store.acquire(budget).await)
+            }
             Op::ReleaseLease(last_lsn) => Answer::Release(self.store.release(last_lsn, budget).await),
             Op::PollPeers(members) => Answer::Peers(self.store.poll_peers(&members, budget).await),
             Op::AskFailsafe(members) => Answer::Failsafe(self.ask_failsafe(&members, facts, budget).await),

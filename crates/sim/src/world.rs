@@ -162,6 +162,17 @@ impl SimWorld {
         }
     }
 
+    /// As the guard has it: a primary does not outlast a lease of which its agent may never hear.
+    fn expect_lease(&self) {
+        let mut universe = self.shared.borrow_mut();
+        let (node, until) = (&universe.nodes[self.node], universe.now + self.settings.ttl);
+        let is_primary =
+            node.postgres.process != Process::Down && node.postgres.data().is_some_and(|data| !data.standby);
+        if is_primary && !node.paused {
+            universe.arm_guard(self.node, Some(until));
+        }
+    }
+
     async fn poll_peers(&self, names: &BTreeMap<MemberName, String>) -> BTreeMap<MemberName, Peer> {
         let from = self.sender();
         let end = self.time() + PEERS;
@@ -376,6 +387,7 @@ impl World for SimWorld {
                 Answer::Renew(outcome)
             }
             Op::AcquireLease => {
+                self.expect_lease();
                 let outcome = self.write(StoreRequest::Acquire, limit, false, |at| at).await;
                 self.lease(&outcome);
                 Answer::Acquire(outcome)
