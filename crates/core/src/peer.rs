@@ -28,3 +28,10 @@ pub struct PeerStatus {
     /// A watchdog is required there and does not work.
     pub watchdog_failed: bool,
 }
+
+impl PeerStatus {
+    /// Its PostgreSQL runs, as far as its position tells.
+    pub fn is_running(&self) -> bool {
+        !self.in_recovery || self.wal_position > Lsn(0)
+    }
+}

@@ -114,6 +114,8 @@ impl Tick<'_> {
             Bar::Streaming(Some(timeline)) if status.timeline.is_some_and(|received| received != timeline) => {
                 return Some(format!("is not streaming on timeline {timeline}"));
             }
+            // Behind by nothing, where nothing is known of the leader: a node without data waits for one that leads.
+            Bar::WithinMaximumLag if !status.is_running() => return Some("is not running".to_owned()),
             Bar::Received(_) | Bar::WithinMaximumLag | Bar::Streaming(_) => {}
         }
         let wanted = cluster.timeline();

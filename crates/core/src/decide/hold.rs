@@ -14,7 +14,8 @@ use crate::job::DemoteMode;
 use crate::lsn::Lsn;
 use crate::memory::Holding;
 use crate::server::{Postmaster, Role, Running};
-use crate::sync::{Candidates, Inspection, Names, Sender, candidates};
+use crate::settings::SynchronousMode;
+use crate::sync::{Candidates, Electorate, Inspection, Names, Sender, candidates};
 use crate::verdict::{Level, Verdict};
 
 /// A standby of nobody has come to the end of its WAL when the position has not moved for so long.
@@ -78,6 +79,15 @@ impl Tick<'_> {
         }
         let held = now.since(since);
         if held >= self.settings.loop_wait * 2 && self.nobody_can_confirm(cluster, running) {
+            if !cluster.sync.standbys.is_empty() {
+                // Who is elected by these has not what this node is about to show.
+                if self.write_sync(cluster, Some(Electorate::default()))? {
+                    let text =
+                        "The standbys in /sync run, and cannot stream from this former primary: they are withdrawn";
+                    self.note(Level::Warning, text);
+                }
+                return Ok(Some(Verdict::HoldingClients { confirmed, needed }));
+            }
             let text = "Other members run, and none can stream from this former primary: it becomes primary without their \
                         confirmation, and nobody is elected instead of it before having all its WAL";
             self.note(Level::Warning, text);
@@ -95,13 +105,17 @@ impl Tick<'_> {
         Ok(Some(Verdict::HoldingClients { confirmed, needed }))
     }
 
-    /// Members run, do not stream from here, and are no voters, which always could: they have diverged, and wait for a
-    /// primary to be rewound from.
+    /// Members run and do not stream from here: they have diverged, and wait for a primary to be rewound from. A voter always
+    /// can stream, unless a quorum elected this node while that voter had more, and was not asked.
     fn nobody_can_confirm(&self, cluster: &Cluster, running: &Running) -> bool {
-        let runs = |member: &Member| member.name != *self.me() && member.data.is_running();
-        cluster.sync.standbys.is_empty()
-            && self.standbys(cluster, running).all.is_empty()
-            && cluster.members.values().any(runs)
+        let others = cluster.members.values().filter(|member| member.name != *self.me());
+        let (up, down): (Vec<&Member>, Vec<_>) = others.partition(|member| member.data.is_running());
+        let votes = |member: &&Member| cluster.sync.standbys.contains(&member.name);
+        let voters_may_have_diverged = self.settings.synchronous.mode == SynchronousMode::Quorum;
+        self.standbys(cluster, running).all.is_empty()
+            && !up.is_empty()
+            && !down.iter().any(votes)
+            && (voters_may_have_diverged || !up.iter().any(votes))
     }
 
     /// Whoever can be elected instead of this node, now that it is promoted, has all that it will show.

@@ -202,9 +202,7 @@ impl Tick<'_> {
                     // It will not run, so waiting for it would last for ever.
                     _ if asynchronous => Some("not a synchronous standby"),
                     // Waiting for a server that does not run may last for ever.
-                    Some(Peer::Status(status)) if status.in_recovery && status.wal_position.0 == 0 => {
-                        Some("not running")
-                    }
+                    Some(Peer::Status(status)) if !status.is_running() => Some("not running"),
                     // It was not handed the lease: its leader died before that, and what it lacks may be acknowledged.
                     Some(Peer::Status(status))
                         if quorum
@@ -267,7 +265,11 @@ impl Tick<'_> {
         let peers = self.ask_peers(asked)?;
         let mine = running.wal.position();
         let position = |name: &MemberName| match peers.get(name) {
-            Some(Peer::Status(status)) if status.in_recovery && status.wal_position.0 > 0 => Some(status.wal_position),
+            Some(Peer::Status(status))
+                if status.in_recovery && status.is_running() && !self.is_on_newer_timeline(running, status) =>
+            {
+                Some(status.wal_position)
+            }
             Some(Peer::Status(_) | Peer::Unreachable(_)) | None => None,
         };
         let positions: Vec<_> = self.voters(cluster).filter_map(|voter| position(&voter.name)).collect();
@@ -338,11 +340,22 @@ impl Tick<'_> {
         Ok(if enough { Claim::Best } else { Claim::Defer })
     }
 
-    /// With `check_timeline` such a node does not take the lease, so nobody has to leave it to it.
-    fn is_on_old_timeline(&self, cluster: &Cluster, status: &PeerStatus) -> bool {
-        self.settings.check_timeline
-            && !self.is_standby_cluster()
-            && status.timeline.is_some_and(|timeline| timeline < cluster.timeline())
+    /// With `check_timeline` such a node does not take the lease, nor with the vote of this one where a quorum elects: so
+    /// nobody has to leave it to it.
+    fn is_on_old_timeline(&self, cluster: &Cluster, running: &Running, status: &PeerStatus) -> bool {
+        let is_before = |known: Timeline| status.timeline.is_some_and(|timeline| timeline < known);
+        let by_setting = self.settings.check_timeline && !self.is_standby_cluster() && is_before(cluster.timeline());
+        by_setting || self.quorum_is_active(cluster) && is_before(self.own_timeline(running))
+    }
+
+    /// What such a node has is not part of what this one has, wherever both end: this node may have been written to after
+    /// the other timeline began.
+    fn is_on_newer_timeline(&self, running: &Running, status: &PeerStatus) -> bool {
+        status.timeline.is_some_and(|timeline| timeline > self.own_timeline(running))
+    }
+
+    fn own_timeline(&self, running: &Running) -> Timeline {
+        running.timeline.max(self.memory.timeline).unwrap_or(Timeline(0))
     }
 
     fn timeline_is_current(&mut self, cluster: &Cluster) -> bool {
@@ -372,7 +385,7 @@ impl Tick<'_> {
             self.note(Level::Warning, format!("Primary ({name}) is still alive"));
             return false;
         }
-        if mine < theirs && self.is_on_old_timeline(cluster, status) {
+        if mine < theirs && self.is_on_old_timeline(cluster, running, status) {
             self.note(Level::Info, format!("Wal position of {name} is ahead of my wal position, on an old timeline"));
             return true;
         }
@@ -387,6 +400,11 @@ impl Tick<'_> {
             return former_sync_leader;
         }
         if theirs.0 == 0 {
+            return true;
+        }
+        if self.quorum_is_active(cluster) && self.is_on_newer_timeline(running, status) {
+            tally.ahead += 1;
+            self.note(Level::Info, format!("{name} is on a newer timeline: what it has may be missing here"));
             return true;
         }
         let votes = self.quorum_is_active(cluster) && cluster.sync.standbys.contains(name);

@@ -145,7 +145,7 @@ impl Tick<'_> {
     }
 
     /// True: it is written.
-    fn write_sync(&mut self, cluster: &Cluster, electorate: Option<Electorate>) -> Needs<bool> {
+    pub(super) fn write_sync(&mut self, cluster: &Cluster, electorate: Option<Electorate>) -> Needs<bool> {
         let version = cluster.sync.version;
         let outcome = ask(&self.facts.answers.sync, || Op::WriteSync(version, electorate))?.clone();
         if outcome.is_done() {

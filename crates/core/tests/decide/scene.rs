@@ -55,6 +55,10 @@ pub(crate) enum Peers {
     Nofailover,
     NoWatchdog,
     OldTimeline,
+    /// Further by numbers, with WAL of the timeline before.
+    AheadOnOldTimeline,
+    /// Behind by numbers, and this node does not have its WAL.
+    BehindOnNewTimeline,
     NotRunning,
 }
 
@@ -688,6 +692,8 @@ impl Scene {
                     "nofailover" => Peers::Nofailover,
                     "no-watchdog" => Peers::NoWatchdog,
                     "old-timeline" => Peers::OldTimeline,
+                    "ahead-on-old-timeline" => Peers::AheadOnOldTimeline,
+                    "behind-on-new-timeline" => Peers::BehindOnNewTimeline,
                     "not-running" => Peers::NotRunning,
                     _ => return false,
                 }
@@ -759,6 +765,14 @@ impl Peers {
             Peers::Nofailover => status.tags = tags("nofailover"),
             Peers::NoWatchdog => status.watchdog_failed = true,
             Peers::OldTimeline => status.timeline = Some(Timeline(0)),
+            Peers::AheadOnOldTimeline => {
+                status.wal_position = Lsn(HERE.0 + 1000);
+                status.timeline = Some(Timeline(0));
+            }
+            Peers::BehindOnNewTimeline => {
+                status.wal_position = Lsn(HERE.0 - 1000);
+                status.timeline = Some(Timeline(2));
+            }
             Peers::NotRunning => {
                 status.wal_position = Lsn(0);
                 status.timeline = None;
