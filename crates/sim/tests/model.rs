@@ -3,6 +3,7 @@
 //! Time goes in steps of `loop_wait`; each operation of a tick is a step of its own, and may be lost before or after
 //! it had its effect. The agent of a node may die; its guard stops PostgreSQL when the lease ends. In the synchronous
 //! modes writes are acknowledged by the standbys that PostgreSQL was told to wait for, and must survive every failover.
+//! With failsafe mode the store may go away and come back, and agents that agreed to something may die and forget it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -40,6 +41,7 @@ const TTL: u8 = 3;
 const FAILOVER: &str = "failover";
 const SWITCHOVER: &str = "switchover";
 const VOTE: &str = "a vote of the quorum was won";
+const AGREEMENT: &str = "a primary went on without the store";
 const SYSTEM: SystemId = SystemId(7);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -64,6 +66,10 @@ struct Node {
     guard: Option<u8>,
     /// `synchronous_standby_names`.
     names: StandbyNames,
+    /// Who may go on without the store by the leave of this node, and since when.
+    agreed: Option<(u8, u8)>,
+    /// It is about to lead, and agrees to nothing.
+    claiming: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -78,6 +84,9 @@ struct State {
     nodes: Vec<Node>,
     faults: u8,
     mode: SynchronousMode,
+    failsafe: bool,
+    /// The store can be reached.
+    store: bool,
     sync: SyncState,
     /// How far a client was told that things are written, as timeline and writes.
     promised: (u8, u8),
@@ -99,6 +108,34 @@ enum Event {
     Write(u8),
     Stream(u8),
     Ask(u8),
+    /// Which costs no fault: failsafe mode is for the days when much is cut.
+    PeersSilent(u8),
+    AgentReturns(u8),
+    StoreGoes,
+    StoreReturns,
+}
+
+impl Event {
+    fn is_fault(self) -> bool {
+        match self {
+            Event::BlindTick(_)
+            | Event::AnswerLost(_)
+            | Event::RequestLost(_)
+            | Event::AgentDies(_)
+            | Event::PostgresDies(_)
+            | Event::StoreGoes => true,
+            Event::Tick(_)
+            | Event::Answer(_)
+            | Event::Work(_)
+            | Event::Time
+            | Event::Write(_)
+            | Event::Stream(_)
+            | Event::Ask(_)
+            | Event::PeersSilent(_)
+            | Event::AgentReturns(_)
+            | Event::StoreReturns => false,
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -108,6 +145,7 @@ struct Few {
     faults: u8,
     requests: bool,
     mode: SynchronousMode,
+    failsafe: bool,
 }
 
 impl Model for Few {
@@ -129,6 +167,8 @@ impl Model for Few {
             nodes,
             faults: self.faults,
             mode: self.mode,
+            failsafe: self.failsafe,
+            store: true,
             sync,
             promised: (0, 0),
             wrong: None,
@@ -143,9 +183,11 @@ impl Model for Few {
             let node = &state.nodes[usize::from(index)];
             let faulty = state.faults > 0;
             if node.alive {
-                if node.tick.is_some() {
+                if let Some((_, op, _)) = &node.tick {
                     actions.push(Event::Answer(index));
-                    if faulty {
+                    if self.failsafe && matches!(op, Op::PollPeers(_)) {
+                        actions.push(Event::PeersSilent(index));
+                    } else if faulty {
                         actions.extend([Event::AnswerLost(index), Event::RequestLost(index)]);
                     }
                 } else if node.wake_at <= state.now {
@@ -160,6 +202,8 @@ impl Model for Few {
                 if faulty {
                     actions.push(Event::AgentDies(index));
                 }
+            } else if self.failsafe {
+                actions.push(Event::AgentReturns(index));
             }
             if node.process == Process::Primary && node.written < 1 {
                 actions.push(Event::Write(index));
@@ -171,6 +215,9 @@ impl Model for Few {
             if state.request == Some(u8::MAX) && index > 0 {
                 actions.push(Event::Ask(index));
             }
+        }
+        if self.failsafe && (!state.store || state.faults > 0) {
+            actions.push(if state.store { Event::StoreGoes } else { Event::StoreReturns });
         }
         if state.now < self.horizon && state.nodes.iter().all(|node| may_wait(node, state.now)) {
             actions.push(Event::Time);
@@ -203,7 +250,20 @@ impl Model for Few {
                 node.tick = None;
                 node.job = JobFact::Idle;
                 node.memory = Memory::new();
+                node.agreed = None;
+                node.claiming = false;
             }
+            Event::PeersSilent(index) => state.answer(index, true, false),
+            Event::AgentReturns(index) => {
+                let node = &mut state.nodes[usize::from(index)];
+                node.alive = true;
+                node.wake_at = state.now;
+            }
+            Event::StoreGoes => {
+                state.faults -= 1;
+                state.store = false;
+            }
+            Event::StoreReturns => state.store = true,
             Event::PostgresDies(index) => {
                 state.faults -= 1;
                 let node = &mut state.nodes[usize::from(index)];
@@ -240,6 +300,12 @@ impl Model for Few {
         if self.mode == SynchronousMode::Quorum {
             properties.push(Property::sometimes(VOTE, |_, state: &State| state.voted && state.is_led_by_another()));
         }
+        if self.failsafe {
+            properties.push(Property::sometimes(AGREEMENT, |_, state: &State| {
+                let goes_on = |node: &Node| node.process == Process::Primary && node.memory.leads_by_agreement;
+                state.leader.is_none() && state.nodes.iter().any(goes_on)
+            }));
+        }
         properties
     }
 }
@@ -262,7 +328,7 @@ impl State {
     }
 
     fn begin_tick(&mut self, index: u8, sees_store: bool) {
-        let facts = self.facts(index, sees_store);
+        let facts = self.facts(index, sees_store && self.store);
         self.nodes[usize::from(index)].job = match &facts.job {
             JobFact::Ended(..) | JobFact::Idle => JobFact::Idle,
             JobFact::Running(view) => JobFact::Running(view.clone()),
@@ -284,8 +350,11 @@ impl State {
 
     fn answer(&mut self, index: u8, happens: bool, arrives: bool) {
         let Some((mut facts, op, asked)) = self.nodes[usize::from(index)].tick.take() else { return };
-        let asked_at = Moment(Duration::from_secs(3600 + u64::from(asked) * STEP));
-        let done = happens.then(|| self.effect(index, &op));
+        let asked_at = moment(asked);
+        if matches!(op, Op::AcquireLease) || matches!(op, Op::RenewLease) && is_standby(&facts.server) {
+            self.nodes[usize::from(index)].claiming = self.agreed_with(index).is_none();
+        }
+        let done = (happens && (self.store || !is_for_the_store(&op))).then(|| self.effect(index, &op));
         let write = |done: Option<bool>| match done {
             Some(true) if arrives => Outcome::Done(()),
             Some(false) if arrives => Outcome::Refused,
@@ -307,7 +376,10 @@ impl State {
             Op::WriteFailover(..) => Answer::Failover(write(done)),
             Op::WriteHistory => Answer::History(write(done)),
             Op::PollPeers(names) => Answer::Peers(self.peers(&names, arrives)),
-            Op::AskFailsafe(_) => Answer::Failsafe(Err("nobody is reached".into())),
+            Op::AskFailsafe(_) => Answer::Failsafe(match done {
+                Some(true) if arrives => Ok(asked_at),
+                _ => Err("somebody did not agree".into()),
+            }),
             Op::CheckRewind(_) => Answer::Rewind(RewindCheck::NotNeeded),
             Op::CheckUpstream(_) => Answer::Upstream(Ok(UpstreamCheck::UpToDate)),
             Op::ActivateWatchdog => Answer::Watchdog(true),
@@ -317,7 +389,10 @@ impl State {
             Op::SetSynchronousStandbyNames(_) => Answer::StandbyNames(write(done)),
             Op::WriteSync(..) => Answer::Sync(write(done)),
         };
-        if matches!(&answer, Answer::Renew(Outcome::Done(_)) | Answer::Acquire(Outcome::Done(_))) {
+        if matches!(
+            &answer,
+            Answer::Renew(Outcome::Done(_)) | Answer::Acquire(Outcome::Done(_)) | Answer::Failsafe(Ok(_))
+        ) {
             self.nodes[usize::from(index)].guard = Some(asked + TTL);
         }
         facts.answers.record(answer);
@@ -328,7 +403,13 @@ impl State {
     fn effect(&mut self, index: u8, op: &Op) -> bool {
         let mine = self.leader.is_some_and(|(holder, _)| holder == index);
         let until = self.now + TTL;
+        let (standby, free) = {
+            let node = &self.nodes[usize::from(index)];
+            (node.process == Process::Standby, node.claiming)
+        };
         match op {
+            Op::RenewLease if standby && !free => return false,
+            Op::AcquireLease if !free => return false,
             Op::RenewLease if mine => self.leader = Some((index, until)),
             Op::AcquireLease if self.leader.is_none() => {
                 self.leader = Some((index, until));
@@ -341,10 +422,10 @@ impl State {
             Op::RenewLease | Op::AcquireLease | Op::ReleaseLease(_) => return false,
             Op::WriteFailover(..) => self.request = None,
             Op::WriteHistory => self.history = self.nodes[usize::from(index)].timeline,
+            Op::AskFailsafe(names) => return self.all_agree(index, names),
             Op::Initialize(_)
             | Op::WriteConfig(_)
             | Op::PollPeers(_)
-            | Op::AskFailsafe(_)
             | Op::CheckRewind(_)
             | Op::CheckUpstream(_)
             | Op::ActivateWatchdog
@@ -364,6 +445,26 @@ impl State {
             }
         }
         true
+    }
+
+    /// Each that is reached agrees, unless it leads, or is about to.
+    fn all_agree(&mut self, leader: u8, names: &BTreeMap<MemberName, String>) -> bool {
+        let (now, mut all) = (self.now, true);
+        for (node, _) in self.nodes.iter_mut().zip(NAMES).filter(|(_, name)| names.contains_key(*name)) {
+            let leads = node.memory.role == Role::Primary || node.memory.lease_until.is_some() || node.claiming;
+            if node.alive && !leads {
+                node.agreed = Some((leader, now));
+            } else {
+                all = false;
+            }
+        }
+        all
+    }
+
+    /// To whose going on this node agreed, and until when.
+    fn agreed_with(&self, index: u8) -> Option<(u8, u8)> {
+        let (leader, at) = self.nodes[usize::from(index)].agreed?;
+        (self.now < at + TTL).then_some((leader, at + TTL))
     }
 
     fn write_sync(&mut self, index: u8, electorate: Option<&Electorate>) {
@@ -449,6 +550,7 @@ impl State {
         let lease_end = node.guard.map_or(u8::MAX, |until| until.saturating_sub(1));
         node.wake_at = if soon { now } else { (now + 1).min(lease_end.max(now)) };
         node.memory = plan.memory;
+        node.claiming = false;
         node.memory.comparison_awaited_since = None;
         node.memory.stepped_down_at = None;
         if node.memory.lease_until.is_none() && node.process != Process::Primary {
@@ -463,7 +565,7 @@ impl State {
             }
             JobOrder::Start(job) | JobOrder::Replace(job) => {
                 let stage = if job == Job::Promote { Stage::Revocable } else { Stage::Committed(String::new()) };
-                let since = Moment(Duration::from_secs(3600));
+                let since = moment(0);
                 node.job = JobFact::Running(JobView { title: title(&job), job, since, stage });
             }
         }
@@ -551,19 +653,21 @@ impl State {
 
     fn facts(&self, index: u8, sees_store: bool) -> Facts {
         let node = &self.nodes[usize::from(index)];
-        let boot = Moment(Duration::from_secs(3600 + u64::from(self.now) * STEP));
+        let boot = moment(self.now);
         let name = NAMES[usize::from(index)];
         Facts {
             now: Now { boot, wall: WallTime(0) },
-            settings: Arc::new(settings(name, self.mode)),
+            settings: Arc::new(settings(name, self.mode, self.failsafe)),
             cluster: if sees_store { Ok(Arc::new(self.cluster())) } else { Err("silent".into()) },
             server: Arc::new(server(node)),
             job: node.job.clone(),
             requests: BTreeMap::new(),
             shutdown: false,
             watchdog: Watchdog { required: false, healthy: true },
-            failsafe_leader: None,
-            api_url: String::new(),
+            failsafe_leader: self
+                .agreed_with(index)
+                .map(|(leader, until)| (NAMES[usize::from(leader)].into(), moment(until))),
+            api_url: format!("http://{name}"),
             slots: News::default(),
             answers: Answers::default(),
         }
@@ -588,9 +692,39 @@ impl State {
             members: members(self.nodes.len()),
             failover: request,
             sync: self.sync.clone(),
+            failsafe: self.failsafe.then(|| addresses(self.nodes.len())),
             history: Some(History { version: Version(1), raw: raw.into(), lines }),
             ..Cluster::default()
         }
+    }
+}
+
+/// A step of time, as the agents see it.
+fn moment(step: u8) -> Moment {
+    Moment(Duration::from_secs(3600 + u64::from(step) * STEP))
+}
+
+fn is_standby(server: &Server) -> bool {
+    matches!(&server.postmaster, Postmaster::Running(running) if running.wal.is_standby())
+}
+
+fn is_for_the_store(op: &Op) -> bool {
+    match op {
+        Op::RenewLease
+        | Op::AcquireLease
+        | Op::ReleaseLease(_)
+        | Op::Initialize(_)
+        | Op::WriteConfig(_)
+        | Op::WriteFailover(..)
+        | Op::WriteHistory
+        | Op::WriteSync(..) => true,
+        Op::PollPeers(_)
+        | Op::AskFailsafe(_)
+        | Op::CheckRewind(_)
+        | Op::CheckUpstream(_)
+        | Op::ActivateWatchdog
+        | Op::InspectSynchronous
+        | Op::SetSynchronousStandbyNames(_) => false,
     }
 }
 
@@ -644,7 +778,7 @@ fn node(index: u8, nodes: u8) -> Node {
     memory.known_members = Arc::new(members(nodes.into()));
     memory.last_leader = Some("a".into());
     memory.timeline = Some(Timeline(1));
-    let until = Moment(Duration::from_secs(3600 + u64::from(TTL) * STEP));
+    let until = moment(TTL);
     memory.lease_until = leads.then_some(until);
     Node {
         alive: true,
@@ -657,6 +791,8 @@ fn node(index: u8, nodes: u8) -> Node {
         wake_at: 0,
         guard: leads.then_some(TTL),
         names: StandbyNames::default(),
+        agreed: None,
+        claiming: false,
     }
 }
 
@@ -691,7 +827,12 @@ fn members(count: usize) -> BTreeMap<MemberName, Member> {
     NAMES[..count].iter().map(|name| (MemberName::from(*name), member(name))).collect()
 }
 
-fn settings(name: &str, mode: SynchronousMode) -> Settings {
+/// The key `/failsafe`.
+fn addresses(count: usize) -> BTreeMap<MemberName, String> {
+    members(count).values().filter_map(Member::address).collect()
+}
+
+fn settings(name: &str, mode: SynchronousMode, failsafe_mode: bool) -> Settings {
     Settings {
         scope: "demo".into(),
         name: name.into(),
@@ -704,7 +845,7 @@ fn settings(name: &str, mode: SynchronousMode) -> Settings {
         primary_start_timeout: Duration::from_secs(300),
         primary_stop_timeout: Duration::ZERO,
         paused: false,
-        failsafe_mode: false,
+        failsafe_mode,
         synchronous: Synchronous { mode, strict: false, node_count: 1, maximum_lag: None, hold: false },
         standby_cluster: None,
         slots: SlotSettings::default(),
@@ -727,19 +868,19 @@ fn explore(model: Few) {
     for (name, path) in checker.discoveries() {
         let last = path.last_state().clone();
         let steps = path.into_actions();
-        let found = [FAILOVER, SWITCHOVER, VOTE].contains(&name);
+        let found = [FAILOVER, SWITCHOVER, VOTE, AGREEMENT].contains(&name);
         assert!(found, "{name:?} is not so ({:?}) after {steps:?}", last.wrong);
     }
     walk_about(&model);
 }
 
-/// At least a thousand walks, and until everything has happened that has to.
+/// At least ten thousand walks, and until everything has happened that has to.
 fn walk_about(model: &Few) {
     let properties = model.properties();
     let sometimes = properties.iter().filter(|property| property.expectation == Expectation::Sometimes);
     let mut missing: BTreeSet<&str> = sometimes.map(|property| property.name).collect();
     let (began, mut walks, mut random) = (Instant::now(), 0, 7);
-    while (walks < 1000 || !missing.is_empty()) && began.elapsed() < TIME {
+    while (walks < 10_000 || !missing.is_empty()) && began.elapsed() < TIME {
         walks += 1;
         let mut state = model.init_states().remove(0);
         let mut steps = Vec::new();
@@ -760,14 +901,22 @@ fn walk_about(model: &Few) {
     assert!(missing.is_empty(), "these never happen: {missing:?}");
 }
 
+/// Faults are seldom: a walk whose faults all come at its beginning sees little.
 fn any_step(model: &Few, state: &State, random: &mut u64) -> Option<(Event, State)> {
+    let mut below = |limit: usize| {
+        *random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (*random >> 33) as usize % limit
+    };
     let mut actions = Vec::new();
     model.actions(state, &mut actions);
-    while !actions.is_empty() {
-        *random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let step = actions.swap_remove((*random >> 33) as usize % actions.len());
-        if let Some(next) = model.next_state(state, step) {
-            return Some((step, next));
+    let (faults, rest): (Vec<_>, Vec<_>) = actions.into_iter().partition(|event| event.is_fault());
+    let faults_first = below(8) == 0;
+    for mut some in if faults_first { [faults, rest] } else { [rest, faults] } {
+        while !some.is_empty() {
+            let step = some.swap_remove(below(some.len()));
+            if let Some(next) = model.next_state(state, step) {
+                return Some((step, next));
+            }
         }
     }
     None
@@ -775,36 +924,47 @@ fn any_step(model: &Few, state: &State, random: &mut u64) -> Option<(Event, Stat
 
 #[test]
 fn two_nodes_two_faults() {
-    explore(Few { nodes: 2, horizon: 5, faults: 2, requests: false, mode: SynchronousMode::Off });
+    explore(Few { nodes: 2, horizon: 5, faults: 2, requests: false, mode: SynchronousMode::Off, failsafe: false });
 }
 
 #[test]
 fn a_switchover_of_two_nodes_and_a_fault() {
-    explore(Few { nodes: 2, horizon: 4, faults: 1, requests: true, mode: SynchronousMode::Off });
+    explore(Few { nodes: 2, horizon: 4, faults: 1, requests: true, mode: SynchronousMode::Off, failsafe: false });
 }
 
 #[test]
 fn three_nodes_and_a_fault() {
-    explore(Few { nodes: 3, horizon: 4, faults: 1, requests: false, mode: SynchronousMode::Off });
+    explore(Few { nodes: 3, horizon: 4, faults: 1, requests: false, mode: SynchronousMode::Off, failsafe: false });
 }
 
 #[test]
 fn two_synchronous_nodes_two_faults() {
-    explore(Few { nodes: 2, horizon: 5, faults: 2, requests: false, mode: SynchronousMode::On });
+    explore(Few { nodes: 2, horizon: 5, faults: 2, requests: false, mode: SynchronousMode::On, failsafe: false });
 }
 
 #[test]
 fn three_synchronous_nodes_and_a_fault() {
-    explore(Few { nodes: 3, horizon: 4, faults: 1, requests: false, mode: SynchronousMode::On });
+    explore(Few { nodes: 3, horizon: 4, faults: 1, requests: false, mode: SynchronousMode::On, failsafe: false });
 }
 
 #[test]
 fn a_quorum_of_three_nodes_and_a_fault() {
-    explore(Few { nodes: 3, horizon: 4, faults: 1, requests: false, mode: SynchronousMode::Quorum });
+    explore(Few { nodes: 3, horizon: 4, faults: 1, requests: false, mode: SynchronousMode::Quorum, failsafe: false });
 }
 
 /// The leader may die at any point of what was asked for, and the candidate is only one of the voters.
 #[test]
 fn a_switchover_of_a_quorum_of_three_nodes_and_a_fault() {
-    explore(Few { nodes: 3, horizon: 4, faults: 1, requests: true, mode: SynchronousMode::Quorum });
+    explore(Few { nodes: 3, horizon: 4, faults: 1, requests: true, mode: SynchronousMode::Quorum, failsafe: false });
+}
+
+/// The agent that agreed, or the primary, may die; the store may come back at any moment, and the lease be long gone.
+#[test]
+fn two_nodes_in_failsafe_mode_and_two_faults() {
+    explore(Few { nodes: 2, horizon: 7, faults: 2, requests: false, mode: SynchronousMode::Off, failsafe: true });
+}
+
+#[test]
+fn three_nodes_in_failsafe_mode_and_two_faults() {
+    explore(Few { nodes: 3, horizon: 6, faults: 2, requests: false, mode: SynchronousMode::Off, failsafe: true });
 }
