@@ -78,6 +78,36 @@ fn leave_behind(cluster: &mut Cluster) {
     });
 }
 
+/// Started while nobody led, it has nobody to get WAL from, and does not answer before it has it.
+#[test]
+fn a_replica_that_lacks_what_makes_it_consistent_gets_it_from_whoever_leads_next() {
+    let mut cluster = Cluster::of(2).start();
+    if cluster.programs.test_the_reference() {
+        eprintln!("skipped: the reference waits for a minute first");
+        return;
+    }
+    cluster.nodes[0].sql("CHECKPOINT");
+    let end = cluster.nodes[0].sql("SELECT pg_current_wal_flush_lsn()");
+    cluster.nodes[1].wait_sql(&format!("SELECT pg_last_wal_replay_lsn() >= '{end}'"), "t", Limit(20));
+    cluster.nodes[1].sql("CHECKPOINT");
+    let last = cluster.nodes[0].sql("SELECT pg_walfile_name(pg_switch_wal())");
+    cluster.nodes[0].sql("CREATE TABLE t AS SELECT 1 AS row");
+    cluster.nodes[1].wait_sql("SELECT to_regclass('t') IS NULL", "f", Limit(20));
+    cluster.nodes[1].terminate(Limit(30));
+    for file in std::fs::read_dir(cluster.nodes[1].data.join("pg_wal")).unwrap().flatten() {
+        let name = file.file_name().into_string().unwrap();
+        if name.len() == last.len() && name > last {
+            std::fs::remove_file(file.path()).unwrap();
+        }
+    }
+    cluster.nodes[0].terminate(Limit(30));
+    cluster.start_node(1);
+    cluster.nodes[1].wait_log("starting as a secondary", Limit(60));
+    cluster.start_node(0);
+    cluster.nodes[1].wait_streaming(Limit(30));
+    assert_eq!(cluster.nodes[1].sql("SELECT count(*) FROM t"), "1");
+}
+
 #[test]
 fn a_delayed_replica_shows_nothing_before_its_time_and_loses_nothing_when_it_is_promoted() {
     let delay = json!({"postgresql": {"recovery_conf": {"recovery_min_apply_delay": "1h"}}});

@@ -104,7 +104,7 @@ impl Maintenance {
         }
     }
 
-    /// Compares what the standby follows with what it should follow.
+    /// Compares what the standby follows with what it should follow. One that `starts` cannot be asked.
     ///
     /// # Errors
     /// The server does not tell, or an action is in progress.
@@ -112,8 +112,13 @@ impl Maintenance {
         &mut self,
         jobs: &mut Jobs,
         upstream: &Upstream,
+        starts: bool,
         limit: Duration,
     ) -> Result<UpstreamCheck, String> {
+        if starts {
+            let control = jobs.control().ok_or("an action is in progress")?;
+            return Ok(control.conf().check_written_upstream(upstream).await);
+        }
         let connection = match self.connection.take().filter(|connection| !connection.is_closed()) {
             Some(connection) => connection,
             None => self.monitor.connect("restapi").await.map_err(|error| error.to_string())?,

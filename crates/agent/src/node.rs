@@ -140,7 +140,8 @@ impl World for Node {
                 Answer::Rewind(self.maintenance.check_rewind(&mut self.jobs, &source, facts, budget).await)
             }
             Op::CheckUpstream(upstream) => {
-                Answer::Upstream(self.maintenance.check_upstream(&mut self.jobs, &upstream, budget).await)
+                let starts = facts.server.postmaster == Postmaster::Starting;
+                Answer::Upstream(self.maintenance.check_upstream(&mut self.jobs, &upstream, starts, budget).await)
             }
             Op::ActivateWatchdog => Answer::Watchdog(self.watchdog.activate(&facts.settings)),
             Op::InspectSynchronous => Answer::Synchronous(self.synchronous.inspect(budget).await),

@@ -128,7 +128,7 @@ pub enum Op {
     WriteHistory,
     /// Compare timeline and position with those of a primary.
     CheckRewind(RewindSource),
-    /// Compare what the standby follows with what it should follow.
+    /// Compare what the standby follows, or was told to follow when it was started, with what it should follow.
     CheckUpstream(Upstream),
     /// Open the watchdog, or be sure it is open.
     ActivateWatchdog,

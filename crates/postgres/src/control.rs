@@ -264,6 +264,8 @@ impl Control {
             let callback = silent(CallbackAction::OnStart);
             self.start(StartOptions { role, follow: Some(upstream), timeout: None, callback }, cancel, progress).await?
         } else {
+            // Not known yet of a server that an earlier agent started, and that is still starting.
+            self.learn_version().await?;
             self.conf.follow(&upstream).await?;
             if restart {
                 self.role = role;

@@ -170,13 +170,16 @@ fn a_standby_knows_whether_it_follows_whom_it_should() {
         let streaming = "SELECT status FROM pg_stat_wal_receiver";
         until("streaming", async || standby.sql(streaming).await == [Some("streaming".to_owned())]).await;
         assert_eq!(check(&mut standby, &upstream).await, UpstreamCheck::UpToDate);
-        assert_eq!(standby.control.conf().check_written_upstream(&upstream), UpstreamCheck::UpToDate);
+        assert_eq!(standby.control.conf().check_written_upstream(&upstream).await, UpstreamCheck::UpToDate);
 
         assert_eq!(check(&mut standby, &Upstream::None).await, UpstreamCheck::Reload);
         let Upstream::Member(mut other) = upstream.clone() else { panic!("a member") };
         other.conn_url = "postgres://127.0.0.1:1/postgres".into();
         assert_eq!(check(&mut standby, &Upstream::Member(other.clone())).await, UpstreamCheck::Reload);
-        assert_eq!(standby.control.conf().check_written_upstream(&Upstream::Member(other)), UpstreamCheck::Reload);
+        assert_eq!(
+            standby.control.conf().check_written_upstream(&Upstream::Member(other)).await,
+            UpstreamCheck::Reload
+        );
 
         let running = RunningRecovery::read(&connect(&standby).await, LIMIT).await.expect("recovery settings");
         let before = fs::read_to_string(standby.data_dir().join("postgresql.conf")).expect("postgresql.conf");

@@ -64,7 +64,12 @@ impl Tick<'_> {
         (*upstream == Upstream::None).then(|| Verdict::NoAction(self.me().clone()))
     }
 
-    fn follow_upstream(&mut self, cluster: &Cluster, upstream: Upstream, verdict: Verdict) -> Needs<Verdict> {
+    pub(super) fn follow_upstream(
+        &mut self,
+        cluster: &Cluster,
+        upstream: Upstream,
+        verdict: Verdict,
+    ) -> Needs<Verdict> {
         if upstream == Upstream::None && !self.settings.tags.nostream() {
             // Nobody to follow for now: what is set stays, so that replication goes on if the old leader lives.
             return Ok(verdict);

@@ -6,7 +6,7 @@ use super::candidates::Bar;
 use super::{Needs, Tick, title};
 use crate::cluster::Cluster;
 use crate::facts::{JobFact, Outcome};
-use crate::job::{DemoteMode, Job, JobOutcome, JobView, Stage};
+use crate::job::{DemoteMode, Job, JobOutcome, JobView, Stage, Upstream};
 use crate::memory::{Rewind, Starting};
 use crate::plan::JobOrder;
 use crate::request::Answer;
@@ -125,18 +125,29 @@ impl Tick<'_> {
             | Job::CopySlots { .. }
             | Job::Bootstrap
             | Job::Clone { .. }
-            | Job::Reinitialize { .. } => self.demote_during(view),
+            | Job::Reinitialize { .. } => self.demote_during(cluster, view),
         }
     }
 
-    fn demote_during(&mut self, view: &JobView) -> Verdict {
+    fn demote_during(&mut self, cluster: &Cluster, view: &JobView) -> Verdict {
         let promoting = view.job == Job::Promote;
         if !promoting && !self.is_or_may_become_primary() {
+            if self.starts_to_follow_another(cluster, &view.job) {
+                self.job = JobOrder::Cancel;
+            }
             return Verdict::JobInProgress(view.title.clone());
         }
         self.note(Level::Info, format!("Demoting primary during {}", view.title));
         self.demote(DemoteMode::ImmediateNolock);
         Verdict::LostDuring(view.title.clone())
+    }
+
+    /// A standby that was started when nobody led, or another node, may wait for WAL for ever: its start is not waited for, so that it is
+    /// told whom to follow now.
+    fn starts_to_follow_another(&self, cluster: &Cluster, job: &Job) -> bool {
+        let Job::Start { role: Role::Replica | Role::StandbyLeader, follow, .. } = job else { return false };
+        let upstream = self.upstream(cluster);
+        upstream != Upstream::None && upstream != *follow
     }
 
     /// What the end of a job means, as far as no operation is needed to know it.

@@ -64,7 +64,9 @@ impl Tick<'_> {
         if let Some(verdict) = self.compare_while_starting(cluster, since)? {
             return Ok(verdict);
         }
-        Ok(Verdict::Secondary(self.me().clone(), cluster.leader_name().cloned()))
+        // It may lack WAL to become consistent, and was started when nobody led, or another node.
+        let upstream = self.upstream(cluster);
+        self.follow_upstream(cluster, upstream, Verdict::Secondary(self.me().clone(), cluster.leader_name().cloned()))
     }
 
     /// A standby that diverged, or that lacks WAL, may never reach consistency: it is compared while it starts.

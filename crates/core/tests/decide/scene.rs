@@ -893,6 +893,7 @@ fn job(words: &str) -> Option<Job> {
         "follow" => Job::Follow { upstream: follow, role: Role::Replica, restart: true },
         "start primary" => Job::Start { role: Role::Primary, follow: Upstream::None, after_failure: true },
         "start replica" => Job::Start { role: Role::Replica, follow, after_failure: true },
+        "start replica-of-nobody" => Job::Start { role: Role::Replica, follow: Upstream::None, after_failure: true },
         "demote graceful" => Job::Demote(DemoteMode::Graceful),
         "demote offline" => Job::Demote(DemoteMode::Offline),
         "demote immediate" => Job::Demote(DemoteMode::Immediate),
@@ -903,7 +904,7 @@ fn job(words: &str) -> Option<Job> {
 }
 
 /// The words of all jobs.
-pub(crate) const JOBS: [&str; 19] = [
+pub(crate) const JOBS: [&str; 20] = [
     "promote",
     "copy-slots",
     "bootstrap",
@@ -917,6 +918,7 @@ pub(crate) const JOBS: [&str; 19] = [
     "follow",
     "start primary",
     "start replica",
+    "start replica-of-nobody",
     "demote graceful",
     "demote offline",
     "demote immediate",

@@ -100,16 +100,12 @@ impl Conf {
         Ok(compare(&wanted, running, self.version, passwords.as_deref(), is_ours))
     }
 
-    /// As [`Conf::check_upstream`], for a standby that cannot be asked (it is starting): compares with what was written
-    /// last.
-    pub fn check_written_upstream(&self, upstream: &Upstream) -> UpstreamCheck {
-        let wanted = self.recovery_parameters(upstream);
-        let Some(written) = &self.recovery else { return UpstreamCheck::Restart };
-        if *written == wanted {
-            return UpstreamCheck::UpToDate;
-        }
-        let restore_command_changed = written.text("restore_command") != wanted.text("restore_command");
-        if self.version < 140_000 && restore_command_changed { UpstreamCheck::Restart } else { UpstreamCheck::Reload }
+    /// As [`Conf::check_upstream`], for a server that cannot be asked (it is starting): compares with what was written last. Where an
+    /// earlier agent wrote it, that is not known: it is written again. What takes a restart is left for when it answers.
+    pub async fn check_written_upstream(&self, upstream: &Upstream) -> UpstreamCheck {
+        let is_standby = files::is_file(&self.data_dir().join("standby.signal")).await;
+        let is_written = self.recovery.as_ref() == Some(&self.recovery_parameters(upstream));
+        if is_written || !is_standby { UpstreamCheck::UpToDate } else { UpstreamCheck::Reload }
     }
 
     /// Takes the recovery settings of a running standby as those written last: of a server that an earlier agent started.
