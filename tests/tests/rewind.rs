@@ -62,21 +62,49 @@ fn wal_that_pg_rewind_misses_comes_from_the_archive() {
     assert_not_copied(&cluster);
 }
 
-#[test]
-fn a_node_that_cannot_be_rewound_is_kept_until_it_may_be_copied_anew() {
+/// Two nodes, of which node 0 has this script for pg_rewind.
+fn with_own_pg_rewind(script: impl FnOnce(&Cluster) -> String) -> Cluster {
     let mut cluster = Cluster::of(2).prepare();
     let bin = cluster.sandbox.directory("bin");
     for entry in std::fs::read_dir(&cluster.programs.pg_bin).unwrap().flatten() {
         std::os::unix::fs::symlink(entry.path(), bin.join(entry.file_name())).unwrap();
     }
     std::fs::remove_file(bin.join("pg_rewind")).unwrap();
-    let broken = "#!/bin/sh\ncase $1 in --help) exit 0;; esac\necho 'pg_rewind: fatal: it is Monday' >&2\nexit 1\n";
-    cluster.sandbox.file("bin/pg_rewind", broken);
+    let script = format!("#!/bin/sh\ncase $1 in --help) exit 0;; esac\n{}\n", script(&cluster));
+    cluster.sandbox.file("bin/pg_rewind", &script);
     cluster.nodes[0].config["postgresql"]["bin_dir"] = json!(bin);
     cluster.start_node(0);
     cluster.nodes[0].wait_primary(Limit(60));
     cluster.start_node(1);
     cluster.nodes[1].wait_streaming(Limit(60));
+    cluster
+}
+
+/// Killed while pg_rewind flushes what it has written, a node was recovered like a primary for another rewind: it wrote WAL of its own on
+/// the timeline of the primary, and stood still for ever.
+#[test]
+fn a_node_that_dies_at_the_very_end_of_pg_rewind_goes_on_from_there() {
+    let mut cluster = with_own_pg_rewind(|cluster| {
+        let (bin, sandbox) = (cluster.programs.pg_bin.display(), cluster.sandbox.path().display());
+        format!("{bin}/pg_rewind \"$@\" || exit\ntouch {sandbox}/rewound\nsleep 1000")
+    });
+    if cluster.programs.test_the_reference() {
+        eprintln!("skipped: the reference leaves such a node to itself");
+        return;
+    }
+    diverge(&mut cluster, |_| {});
+    cluster.start_node(0);
+    let rewound = cluster.sandbox.path().join("rewound");
+    wait_for("the end of pg_rewind", Limit(60), || if rewound.exists() { Ok(()) } else { Err(()) });
+    cluster.nodes[0].kill_agent();
+    cluster.start_node(0);
+    assert_follows(&cluster);
+    assert_not_copied(&cluster);
+}
+
+#[test]
+fn a_node_that_cannot_be_rewound_is_kept_until_it_may_be_copied_anew() {
+    let mut cluster = with_own_pg_rewind(|_| "echo 'pg_rewind: fatal: it is Monday' >&2\nexit 1".to_owned());
     diverge(&mut cluster, |_| {});
     let mark = cluster.sandbox.file(cluster.nodes[0].data.join("is-not-in-a-new-copy"), "");
     cluster.start_node(0);

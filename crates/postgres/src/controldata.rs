@@ -114,6 +114,13 @@ impl ControlValues {
         })
     }
 
+    /// Rewound, or copied, and not consistent before it has replayed WAL that may not be at hand. Recovery as a primary would end where the
+    /// WAL at hand ends, which PostgreSQL refuses after a copy, and not after pg_rewind.
+    pub fn is_inconsistent(&self, data_dir: &Path) -> bool {
+        let has_begun = || self.parsed("Backup start location").is_some_and(|start: Lsn| start != Lsn(0));
+        self.state() == ControlState::InArchiveRecovery && (data_dir.join("backup_label").exists() || has_begun())
+    }
+
     /// The settings of the server that a standby may not be below.
     pub fn settings(&self) -> ControlSettings {
         ControlSettings {

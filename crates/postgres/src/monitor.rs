@@ -6,7 +6,7 @@ mod status;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use patroni_core::server::{ControlData, ControlState, DataDir, Postmaster as PostmasterState, Running, Server};
+use patroni_core::server::{ControlData, DataDir, Postmaster as PostmasterState, Running, Server};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
@@ -247,9 +247,7 @@ fn control_data(options: &ServerOptions, values: ControlValues) -> Option<Contro
     let data_dir = &options.data_dir;
     let standby = data_dir::has_standby_signal(data_dir);
     let control = values.control_data(standby, data_dir::has_backup_label(data_dir)).ok()?;
-    // pg_rewind works on a server that was shut down, and changes that state as its last step.
-    let untouched = matches!(control.state, ControlState::ShutDown | ControlState::ShutDownInRecovery);
-    let torn = untouched && matches!(Unfinished::read(data_dir), Some(Unfinished::Rewind { .. }));
+    let torn = matches!(Unfinished::in_force(data_dir, Some(control.state)), Some(Unfinished::Rewind { .. }));
     Some(ControlData { torn, ..control })
 }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use patroni_core::lsn::Timeline;
+use patroni_core::server::ControlState;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
@@ -34,13 +35,16 @@ pub enum Unfinished {
         timeline: u32,
         /// The file `PG_VERSION`, which pg_rewind leaves alone: with another one, this is another data directory.
         inode: u64,
+        /// The boot of the machine: what was written and not flushed is lost with the next one.
+        #[serde(default)]
+        boot: String,
     },
 }
 
 impl Unfinished {
     /// pg_rewind from this primary.
     pub fn rewind(data_dir: &Path, source: &str, timeline: Timeline) -> Self {
-        Unfinished::Rewind { source: source.to_owned(), timeline: timeline.0, inode: inode(data_dir) }
+        Unfinished::Rewind { source: source.to_owned(), timeline: timeline.0, inode: inode(data_dir), boot: boot() }
     }
 
     /// Leaves the mark on disk before anything is done.
@@ -67,6 +71,17 @@ impl Unfinished {
             Unfinished::Rewind { inode: of, .. } if of != inode(data_dir) => None,
             Unfinished::Rewind { .. } | Unfinished::Clone => Some(found),
         }
+    }
+
+    /// The same, given the state by `pg_control`. pg_rewind works on a server that was shut down, and changes that state as its last step
+    /// before it flushes everything: then nothing is missing as long as the machine runs, and the mark was only not removed.
+    pub fn in_force(data_dir: &Path, state: Option<ControlState>) -> Option<Unfinished> {
+        use ControlState::{InArchiveRecovery, ShutDown, ShutDownInRecovery};
+        Self::read(data_dir).filter(|found| match (found, state) {
+            (Unfinished::Clone, _) | (_, None | Some(ShutDown | ShutDownInRecovery)) => true,
+            (Unfinished::Rewind { boot: of, .. }, Some(InArchiveRecovery)) => *of != boot(),
+            (Unfinished::Rewind { .. }, Some(_)) => false,
+        })
     }
 
     /// It ended, or the data directory is another one now. That the mark cannot be removed is logged.
@@ -133,6 +148,10 @@ fn inode(data_dir: &Path) -> u64 {
     fs::metadata(data_dir.join("PG_VERSION")).map_or(0, |metadata| metadata.ino())
 }
 
+fn boot() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").map_or_else(|_| String::new(), |id| id.trim_end().to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,6 +176,32 @@ mod tests {
         Unfinished::clear(&data_dir);
         Unfinished::clear(&data_dir);
         assert_eq!(Unfinished::read(&data_dir), None);
+    }
+
+    #[test]
+    fn a_rewind_that_changed_the_state_has_ended_unless_the_machine_was_restarted_since() {
+        let parent = tempfile::tempdir().unwrap();
+        let data_dir = parent.path().join("data");
+        fs::create_dir(&data_dir).unwrap();
+        let here = Unfinished::rewind(&data_dir, "b", Timeline(3));
+        let text = serde_json::to_string(&here).unwrap();
+        let other_boot: Unfinished = serde_json::from_str(&text.replace(&boot(), "another")).unwrap();
+        // An agent that wrote no boot into it: nothing is known.
+        let before: Unfinished = serde_json::from_str(r#"{"rewind":{"source":"b","timeline":3,"inode":0}}"#).unwrap();
+        use ControlState::{InArchiveRecovery, InProduction, ShutDown, ShutDownInRecovery};
+        for (mark, state, in_force) in [
+            (&here, Some(ShutDown), true),
+            (&here, Some(ShutDownInRecovery), true),
+            (&here, Some(InArchiveRecovery), false),
+            (&here, Some(InProduction), false),
+            (&here, None, true),
+            (&other_boot, Some(InArchiveRecovery), true),
+            (&before, Some(InArchiveRecovery), true),
+            (&Unfinished::Clone, Some(InArchiveRecovery), true),
+        ] {
+            mark.mark(&data_dir).unwrap();
+            assert_eq!(Unfinished::in_force(&data_dir, state).is_some(), in_force, "{mark:?} {state:?}");
+        }
     }
 
     #[test]

@@ -271,6 +271,15 @@ fn a_rewind_that_was_interrupted_goes_on_with_the_same_primary_only() {
             .await
             .expect("rewind");
         assert_eq!(Unfinished::read(&data_dir), None);
+        // As left by an agent that died while pg_rewind flushed what it had written.
+        Unfinished::rewind(&data_dir, "b", Timeline(2)).mark(&data_dir).expect("mark");
+        let Postmaster::Stopped(Some(control)) = old.inspect().await.postmaster else { panic!("it runs") };
+        assert!(!control.torn, "it ended");
+        assert_eq!(check(&mut old, &member(&new)).await, RewindCheck::NotNeeded);
+        let again = rewind::can_rewind(&context).await.expect_err("is not to be recovered for it");
+        assert!(again.contains("not yet replayed the WAL"), "{again}");
+        let recovery = old.control.crash_recovery(&Cancel::new(), &Progress::ignored()).await;
+        assert!(recovery.is_err(), "it would write WAL of its own on the timeline of the primary");
         old.start(Role::Replica, Some(new.upstream())).await.expect("start");
         caught_up(&new, &old).await;
     });

@@ -20,11 +20,14 @@ impl Control {
     /// standby are removed before: single-user mode refuses them. Nothing is archived meanwhile.
     ///
     /// # Errors
-    /// A postmaster runs; the recovery failed.
+    /// A postmaster runs; it was rewound or copied and is not yet consistent; the recovery failed.
     pub async fn crash_recovery(&mut self, cancel: &Cancel, progress: &Progress) -> Result<()> {
         let options = self.options();
         if let Some(postmaster) = self.monitor().alive()? {
             return Err(Error::PostmasterRuns { pid: postmaster.pid(), data_dir: options.data_dir.clone() });
+        }
+        if self.monitor().control_values().await?.is_inconsistent(&options.data_dir) {
+            return Err(Error::Unexpected("not recovered: it would end before it is consistent".to_owned()));
         }
         tracing::info!("doing crash recovery in a single user mode");
         self.learn_version().await?;

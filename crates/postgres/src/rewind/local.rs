@@ -78,6 +78,11 @@ pub async fn can_rewind(context: &RewindContext) -> std::result::Result<(), Stri
     help.and_then(|output| output.success()).map_err(|error| error.to_string())?;
     let values =
         ControlValues::read(&context.programs, &context.options.data_dir).await.map_err(|error| error.to_string())?;
+    if values.is_inconsistent(&context.options.data_dir) {
+        return Err(
+            "it was rewound or copied before, and has not yet replayed the WAL that makes it consistent".to_owned()
+        );
+    }
     let has_hints = values.get("wal_log_hints setting") == Some("on");
     let has_checksums = values.get("Data page checksum version").is_some_and(|version| version != "0");
     if has_hints || has_checksums {

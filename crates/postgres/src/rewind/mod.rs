@@ -23,6 +23,7 @@ use patroni_core::settings::StandbyCluster;
 
 use crate::cancel::{Cancel, Progress};
 use crate::conf::Conf;
+use crate::controldata::peek_state;
 use crate::copying::Copying;
 use crate::options::ServerOptions;
 use crate::programs::Programs;
@@ -81,7 +82,8 @@ async fn compare(context: &RewindContext, upstream: &RewindSource, local: &Local
     if local.timeline < primary.timeline {
         tracing::info!("primary: history={}", excerpt(&primary.history, local.timeline));
     }
-    if let Some(unfinished) = Unfinished::read(&context.options.data_dir) {
+    let data_dir = &context.options.data_dir;
+    if let Some(unfinished) = Unfinished::in_force(data_dir, peek_state(data_dir)) {
         return Ok(match mixed(&unfinished, upstream, &primary) {
             Some(why) => RewindCheck::Needed(Err(why)),
             None => RewindCheck::Needed(can_rewind(context).await),
