@@ -117,6 +117,10 @@ impl Drop for Sandbox {
                 }
                 std::thread::sleep(std::time::Duration::from_millis(50));
             }
+            if std::env::var_os("PATRONI_TEST_KEEP").is_some() {
+                self.directory.disable_cleanup(true);
+                eprintln!("logs and data of the failed test are in {}", self.path().display());
+            }
         } else {
             self.sweep();
         }
