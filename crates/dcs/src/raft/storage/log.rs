@@ -145,8 +145,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         Ok(())
     }
 
+    /// Asked for once, at the start. A member that led then does not go on leading, as `openraft` would have it: it does not know
+    /// any more how far it had committed, and would answer reads with what it had when it was elected. It is elected anew.
     async fn read_vote(&mut self) -> Result<Option<Vote<u64>>, Failure> {
-        Ok(self.memory().vote)
+        Ok(self.memory().vote.map(|vote| Vote { committed: false, ..vote }))
     }
 
     async fn append<I>(&mut self, entries: I, callback: LogFlushed<TypeConfig>) -> Result<(), Failure>
