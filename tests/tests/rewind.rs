@@ -102,6 +102,36 @@ fn a_node_that_dies_at_the_very_end_of_pg_rewind_goes_on_from_there() {
     assert_not_copied(&cluster);
 }
 
+/// pg_rewind removes the WAL that it goes by: it cannot be repeated, and must not be interrupted.
+#[test]
+fn pg_rewind_outlives_an_agent_that_dies_and_the_next_one_waits_for_it() {
+    let mut cluster = with_own_pg_rewind(|cluster| {
+        let (bin, sandbox) = (cluster.programs.pg_bin.display(), cluster.sandbox.path().display());
+        let wait = format!("while [ ! -e {sandbox}/go-on ]; do sleep 0.1; done");
+        format!("touch {sandbox}/began\n{wait}\n{bin}/pg_rewind \"$@\"")
+    });
+    if cluster.programs.test_the_reference() {
+        eprintln!("skipped: the reference begins another pg_rewind beside it");
+        return;
+    }
+    diverge(&mut cluster, |_| {});
+    cluster.start_node(0);
+    let sandbox = cluster.sandbox.path().to_owned();
+    wait_for("pg_rewind", Limit(60), || if sandbox.join("began").exists() { Ok(()) } else { Err(()) });
+    cluster.nodes[0].kill_agent();
+    cluster.start_node(0);
+    cluster.nodes[0].wait_log("pg_rewind of an earlier run is still at work", Limit(30));
+    // Told to stop, an agent leaves it alone, too.
+    cluster.nodes[0].terminate(Limit(30));
+    cluster.start_node(0);
+    let waited = || cluster.nodes[0].log().matches("pg_rewind of an earlier run is still at work").count();
+    wait_for("the third agent waits", Limit(30), || if waited() == 2 { Ok(()) } else { Err(waited()) });
+    std::fs::write(sandbox.join("go-on"), "").unwrap();
+    assert_follows(&cluster);
+    assert_eq!(cluster.nodes[0].log().matches("running pg_rewind from dbname=").count(), 1);
+    assert_not_copied(&cluster);
+}
+
 #[test]
 fn a_node_that_cannot_be_rewound_is_kept_until_it_may_be_copied_anew() {
     let mut cluster = with_own_pg_rewind(|_| "echo 'pg_rewind: fatal: it is Monday' >&2\nexit 1".to_owned());

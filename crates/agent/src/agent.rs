@@ -16,7 +16,7 @@ use patroni_dcs::{Dcs, Timing};
 use patroni_postgres::conf::Conf;
 use patroni_postgres::control::Control;
 use patroni_postgres::monitor::Monitor;
-use patroni_postgres::unfinished::end_leftovers;
+use patroni_postgres::unfinished::end_leftover_copy;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -144,7 +144,7 @@ async fn assemble(
         Control::new(server.clone(), handle.clone(), conf)
     };
     // Whatever an agent that was killed has left at work here would work against this one.
-    end_leftovers(&monitor.programs(), &data_dir).await;
+    end_leftover_copy(&monitor.programs(), &data_dir).await;
     Ok(Node {
         publisher: Publisher::start(Arc::clone(&dcs), settings.retry_timeout),
         store: Store::new(dcs, http, Arc::clone(&metrics)),

@@ -22,7 +22,7 @@ use crate::method_commands::replica_words;
 use crate::options::ServerOptions;
 use crate::programs::{self, Output, Stderr, command_of};
 use crate::sql::Conninfo;
-use crate::unfinished::Unfinished;
+use crate::unfinished::{Unfinished, end_leftovers};
 use crate::{Error, Result};
 
 /// The method that is built in.
@@ -90,6 +90,7 @@ impl Control {
         }
         let methods = methods(&options, order);
         progress.commit(cancel, "creating replica")?;
+        end_leftovers(&options.programs(), &options.data_dir).await;
         let result = self.try_methods(&options, order, methods, cancel, progress).await;
         if result.is_ok() || data_dir::is_empty(&options.data_dir).unwrap_or(false) {
             Unfinished::clear(&options.data_dir);

@@ -146,18 +146,50 @@ pub fn command_of(words: &[String]) -> Command {
 /// [`Error::Spawn`], [`Error::Cancelled`], [`Error::Timeout`]. A program that ends with an error is not one here: see
 /// [`Output::success`].
 pub async fn run(
-    mut command: Command,
+    command: Command,
     stdin: Option<&str>,
     stderr: Stderr<'_>,
     cancel: &Cancel,
     limit: Option<Duration>,
 ) -> Result<Output> {
-    cancel.check()?;
     let program = command.as_std().get_program().to_string_lossy().into_owned();
+    drive(command, program, stdin, stderr, cancel, limit, true).await
+}
+
+/// The same for a program that must not be interrupted: it goes on when `cancel` fires, and when the agent ends, and its pipes with it.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_to_its_end(command: Command, stderr: Stderr<'_>, cancel: &Cancel) -> Result<Output> {
+    let program = command.as_std().get_program().to_owned();
+    let mut ignoring = Command::new("sh");
+    ignoring.args(["-c", "trap '' PIPE; exec \"$0\" \"$@\""]).arg(&program).args(command.as_std().get_args());
+    for (name, value) in command.as_std().get_envs() {
+        match value {
+            Some(value) => ignoring.env(name, value),
+            None => ignoring.env_remove(name),
+        };
+    }
+    drive(ignoring, program.to_string_lossy().into_owned(), None, stderr, cancel, None, false).await
+}
+
+async fn drive(
+    mut command: Command,
+    program: String,
+    stdin: Option<&str>,
+    stderr: Stderr<'_>,
+    cancel: &Cancel,
+    limit: Option<Duration>,
+    is_ended: bool,
+) -> Result<Output> {
+    cancel.check()?;
     command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.stdin(if stdin.is_some() { Stdio::piped() } else { Stdio::null() });
     let mut child = command.spawn().map_err(|source| Error::Spawn { program: program.clone(), source })?;
     let group = Group::of(&child);
+    if !is_ended {
+        group.forget();
+    }
     let (pipe_in, pipe_out, pipe_err) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (mut stdout, mut kept) = (Vec::new(), String::new());
     let status = {
@@ -181,7 +213,12 @@ pub async fn run(
         let mut work = std::pin::pin!(work);
         tokio::select! {
             status = &mut work => status.map_err(|source| Error::Spawn { program: program.clone(), source }),
-            () = cancel.cancelled() => { group.end(work).await; Err(Error::Cancelled) }
+            () = cancel.cancelled() => {
+                if is_ended {
+                    group.end(work).await;
+                }
+                Err(Error::Cancelled)
+            }
             () = passed(limit) => {
                 group.end(work).await;
                 Err(Error::Timeout { what: program.clone(), limit: limit.unwrap_or_default() })

@@ -14,6 +14,7 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
+use crate::cancel::{Cancel, Progress};
 use crate::postmaster::Postmaster;
 use crate::programs::Programs;
 use crate::{Error, Result};
@@ -100,14 +101,46 @@ impl Unfinished {
     }
 }
 
-/// Ends pg_basebackup or pg_rewind that an agent which was killed left behind, still at work on the data directory.
-pub async fn end_leftovers(programs: &Programs, data_dir: &Path) {
-    if Unfinished::read(data_dir).is_none() {
-        return;
+/// Ends pg_basebackup that an agent which was killed left behind, still at work on the data directory. pg_rewind is left to its work: it
+/// cannot be repeated once it has removed the WAL that it goes by.
+pub async fn end_leftover_copy(programs: &Programs, data_dir: &Path) {
+    if Unfinished::read(data_dir) == Some(Unfinished::Clone) {
+        end(&at_work(&[programs.path("pg_basebackup")], data_dir), data_dir).await;
     }
-    let names = ["pg_basebackup", "pg_rewind"].map(|name| programs.path(name));
-    for pid in at_work(&names, data_dir) {
-        let Ok(Some(process)) = Postmaster::open(pid) else { continue };
+}
+
+/// Ends everything of the kind, before the data directory is removed.
+pub async fn end_leftovers(programs: &Programs, data_dir: &Path) {
+    if Unfinished::read(data_dir).is_some() {
+        end(&at_work(&["pg_basebackup", "pg_rewind"].map(|name| programs.path(name)), data_dir), data_dir).await;
+    }
+}
+
+/// Waits for pg_rewind that an agent which was killed left behind. True: there was one.
+///
+/// # Errors
+/// Cancelled.
+pub async fn wait_for_rewind(
+    programs: &Programs,
+    data_dir: &Path,
+    cancel: &Cancel,
+    progress: &Progress,
+) -> Result<bool> {
+    let left = at_work(&[programs.path("pg_rewind")], data_dir);
+    for process in &left {
+        progress.commit(cancel, "waiting for pg_rewind of an earlier run")?;
+        tracing::info!("pg_rewind of an earlier run is still at work: waiting for process {}", process.pid());
+        tokio::select! {
+            () = process.exited() => {}
+            () = cancel.cancelled() => return Err(Error::Cancelled),
+        }
+    }
+    Ok(!left.is_empty())
+}
+
+async fn end(processes: &[Postmaster], data_dir: &Path) {
+    for process in processes {
+        let pid = process.pid();
         tracing::warn!("a program of an earlier run is still at work on {}: ending process {pid}", data_dir.display());
         if process.signal(Signal::KILL).is_err() || timeout(END_LIMIT, process.exited()).await.is_err() {
             tracing::error!("process {pid} does not end");
@@ -116,7 +149,7 @@ pub async fn end_leftovers(programs: &Programs, data_dir: &Path) {
 }
 
 /// Processes that run one of these programs with the data directory as an argument.
-fn at_work(programs: &[PathBuf], data_dir: &Path) -> Vec<i32> {
+fn at_work(programs: &[PathBuf], data_dir: &Path) -> Vec<Postmaster> {
     let wanted = data_dir.to_string_lossy();
     let is_one = |pid: &i32| {
         let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -128,7 +161,8 @@ fn at_work(programs: &[PathBuf], data_dir: &Path) -> Vec<i32> {
             && words.iter().any(|word| word.strip_prefix("--pgdata=").unwrap_or(word) == wanted)
     };
     let entries = fs::read_dir("/proc").into_iter().flatten();
-    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).filter(is_one).collect()
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).filter(is_one);
+    pids.filter_map(|pid| Postmaster::open(pid).ok().flatten()).collect()
 }
 
 /// Beside the data directory: what is in it is copied over and removed.

@@ -27,7 +27,7 @@ use crate::controldata::peek_state;
 use crate::copying::Copying;
 use crate::options::ServerOptions;
 use crate::programs::Programs;
-use crate::unfinished::Unfinished;
+use crate::unfinished::{Unfinished, wait_for_rewind};
 use crate::{Error, Result};
 
 pub use archive::{archive_ready_wals, archive_shutdown_checkpoint, cleanup_archive_status};
@@ -150,7 +150,7 @@ pub enum RewindError {
         /// What pg_rewind said.
         error: Error,
     },
-    /// Called off. pg_rewind may have been at work: the data directory must not be started before another rewind.
+    /// Called off. pg_rewind may be at work, and goes on: the data directory must not be started before it, or another one, has ended.
     #[error("cancelled")]
     Cancelled,
     /// This node cannot do it; nothing was changed.
@@ -161,7 +161,8 @@ pub enum RewindError {
 /// Rewinds the stopped server of this node to the primary `source`. `checkpoint_done` is what the primary's member key says: `Some(false)`
 /// while it has not yet written its first checkpoint as primary; `None` where that is unknown, then it is asked.
 ///
-/// pg_rewind itself has no time limit: it copies what has to be copied. `cancel` ends it.
+/// pg_rewind itself has no time limit: it copies what has to be copied. `cancel` ends the waiting for it: it works on, and whoever calls this next
+/// waits for it. So it is with one that an agent left behind.
 ///
 /// # Errors
 /// See [`RewindError`]. The server must be stopped: [`RewindError::Local`] if a postmaster runs.
@@ -173,10 +174,16 @@ pub async fn run(
     progress: &Progress,
 ) -> std::result::Result<(), RewindError> {
     local::refuse_if_running(context).map_err(RewindError::Local)?;
+    let data_dir = &context.options.data_dir;
+    let waited = wait_for_rewind(&context.programs, data_dir, cancel, progress).await.map_err(cancelled_or_local)?;
+    if waited && Unfinished::in_force(data_dir, peek_state(data_dir)).is_none() {
+        Unfinished::clear(data_dir);
+        ask_to_write(context, source).await;
+        return Ok(());
+    }
     archive_ready_wals(context, cancel).await.map_err(cancelled_or_local)?;
     let timeline = is_ready(context, source, checkpoint_done).await?;
     progress.commit(cancel, format!("running pg_rewind from {source}")).map_err(cancelled_or_local)?;
-    let data_dir = &context.options.data_dir;
     let was_torn = Unfinished::read(data_dir).is_some();
     Unfinished::rewind(data_dir, &source.to_string(), timeline).mark(data_dir).map_err(RewindError::Local)?;
     let copying = Copying::new(&source.to_string(), progress);
@@ -185,9 +192,7 @@ pub async fn run(
         Unfinished::clear(data_dir);
     }
     let Err(error) = result else {
-        if let Err(error) = write_record(context, source).await {
-            tracing::info!("{source} was not asked to write WAL, which may delay the start: {error}");
-        }
+        ask_to_write(context, source).await;
         return Ok(());
     };
     if matches!(error, Error::Cancelled) {
@@ -205,8 +210,11 @@ pub async fn run(
     Err(RewindError::SourceLost { source_name, error })
 }
 
-async fn write_record(context: &RewindContext, source: &RewindSource) -> Result<()> {
-    Source::connect(context, source).await?.write_record().await
+async fn ask_to_write(context: &RewindContext, source: &RewindSource) {
+    let asked = async { Source::connect(context, source).await?.write_record().await };
+    if let Err(error) = asked.await {
+        tracing::info!("{source} was not asked to write WAL, which may delay the start: {error}");
+    }
 }
 
 fn cancelled_or_local(error: Error) -> RewindError {

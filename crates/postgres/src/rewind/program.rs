@@ -33,7 +33,7 @@ pub(super) async fn pg_rewind(
     let mut last_missing = None;
     for _ in 0..MOST_FETCHES {
         let command = command(context, source, fetches_itself).await?;
-        let output = programs::run(command, None, Stderr::Watch(&watch), cancel, None).await?;
+        let output = programs::run_to_its_end(command, Stderr::Watch(&watch), cancel).await?;
         tracing::info!("pg_rewind exit {}", programs::describe(output.status));
         if !output.stdout.trim().is_empty() {
             tracing::info!(" stdout={}", output.stdout.trim_end());
