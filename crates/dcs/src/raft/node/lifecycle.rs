@@ -27,11 +27,11 @@ const TELLING: Duration = Duration::from_secs(10);
 /// An election that takes longer is told to be late.
 const LATE: Duration = Duration::from_secs(5);
 /// Entries between two snapshots.
-const SNAPSHOT_AFTER: u64 = 1000;
+const SNAPSHOT_AFTER: u64 = if cfg!(test) { 40 } else { 1000 };
 /// Bytes of the log after which a snapshot is made, however few entries there are.
 const SNAPSHOT_BYTES: u64 = 8 * 1024 * 1024;
 /// Entries that are kept for members that lag behind.
-const KEPT: u64 = 200;
+const KEPT: u64 = if cfg!(test) { 8 } else { 200 };
 
 /// Why a running node stopped.
 enum End {
