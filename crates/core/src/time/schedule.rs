@@ -22,8 +22,10 @@ pub fn parse(text: &str, now: Option<WallTime>) -> Option<Written> {
     let mut reading = Reading::default();
     let mut rest = pieces.as_slice();
     while let [first, after @ ..] = rest {
+        let next_unit = std::mem::take(&mut reading.next_unit);
         rest = match first {
             Piece::Blank => after,
+            Piece::Number(digits, None) if next_unit.is_some() => reading.counted(digits, next_unit, after)?,
             Piece::Number(digits, fraction) => reading.number(digits, *fraction, after)?,
             Piece::Word(word) => reading.word(word, after)?,
             Piece::Mark(sign @ ('+' | '-')) if reading.time.is_some() => reading.offset(*sign, after)?,
@@ -163,6 +165,17 @@ struct Reading {
     time: Option<(u32, u32, u32, u32)>,
     afternoon: Option<bool>,
     offset_s: Option<i32>,
+    /// The day of the week, from Monday on.
+    weekday: Option<i64>,
+    /// What a number means that follows at once: the 30 of `12h30`.
+    next_unit: Option<Unit>,
+}
+
+/// What is counted after hours.
+#[derive(Clone, Copy)]
+enum Unit {
+    Minutes,
+    Seconds,
 }
 
 #[derive(Clone, Copy)]
@@ -190,15 +203,14 @@ impl Reading {
             self.time = Some((digits.parse().ok()?, 0, 0, 0));
             return Some(after);
         }
-        if let (Some(Piece::Word(unit)), Some(time)) = (after.first(), &mut self.time)
-            && let Some(place) = match unit.to_lowercase().as_str() {
-                "m" | "min" | "minute" | "minutes" => Some(&mut time.1),
-                "s" | "sec" | "second" | "seconds" => Some(&mut time.2),
+        if let (Some(Piece::Word(word)), Some(_)) = (after.first(), self.time)
+            && let Some(unit) = match word.to_lowercase().as_str() {
+                "m" | "min" | "minute" | "minutes" => Some(Unit::Minutes),
+                "s" | "sec" | "second" | "seconds" => Some(Unit::Seconds),
                 _ => None,
             }
         {
-            *place = digits.parse().ok()?;
-            return Some(after);
+            return self.counted(digits, Some(unit), after);
         }
         match digits.len() {
             14 | 12 if self.date.is_empty() => {
@@ -206,7 +218,8 @@ impl Reading {
                 self.clock_digits(&digits[8..], fraction)?;
             }
             8 if self.date.is_empty() => self.date_digits(digits)?,
-            4 | 6 if !self.date.is_empty() && self.date.len() != 2 => self.clock_digits(digits, fraction)?,
+            4 if self.date.len() == 3 => self.clock_digits(digits, fraction)?,
+            6 if !self.date.is_empty() => self.clock_digits(digits, fraction)?,
             6 if self.date.is_empty() => {
                 for part in [&digits[..2], &digits[2..4], &digits[4..]] {
                     self.date.push(DatePart::Number(part.parse().ok()?, 2));
@@ -216,6 +229,16 @@ impl Reading {
             length @ 1..=4 => self.date.push(DatePart::Number(digits.parse().ok()?, length)),
             _ => return None,
         }
+        Some(after)
+    }
+
+    /// The minutes or seconds of a time of day whose hours are known.
+    fn counted<'a>(&mut self, digits: &str, unit: Option<Unit>, after: &'a [Piece<'a>]) -> Option<&'a [Piece<'a>]> {
+        let time = self.time.as_mut()?;
+        *match unit? {
+            Unit::Minutes => &mut time.1,
+            Unit::Seconds => &mut time.2,
+        } = digits.parse().ok()?;
         Some(after)
     }
 
@@ -272,7 +295,7 @@ impl Reading {
 
     /// `HH`, `HHMM`, `HHMMSS`
     fn clock_digits(&mut self, digits: &str, fraction: Option<&str>) -> Option<()> {
-        if self.time.is_some() {
+        if self.time.is_some() || fraction.is_some() && digits.len() < 6 {
             return None;
         }
         let at = |start: usize| digits.get(start..start + 2).map_or(Some(0), |part| part.parse().ok());
@@ -287,30 +310,34 @@ impl Reading {
             return Some(after);
         }
         match lower.as_str() {
+            "am" | "a" | "pm" | "p" if self.afternoon.is_some() => return None,
             "am" | "a" => self.afternoon = Some(false),
             "pm" | "p" => self.afternoon = Some(true),
-            // A zone belongs to a time, and there is one.
-            "utc" | "gmt" | "z" if self.time.is_none() || self.offset_s.is_some() => return None,
-            "utc" | "gmt" | "z" => {
-                self.offset_s = Some(0);
-                if let [Piece::Mark(sign @ ('+' | '-')), rest @ ..] = after {
-                    // "GMT+3" is read as "my time and three hours is GMT", as POSIX has it.
-                    let turned = if *sign == '+' { '-' } else { '+' };
-                    return self.offset(turned, rest);
-                }
-            }
             "t" | "at" | "on" | "and" | "ad" | "of" | "st" | "nd" | "rd" | "th" => {}
-            "h" | "m" | "min" | "s" | "sec" if self.time.is_some() => {}
-            day if is_weekday(day) => {}
-            // The name of another time zone: names are ambiguous, and count as none.
-            zone if self.time.is_some()
-                && self.offset_s.is_none()
-                && zone.len() >= 3
-                && zone.len() <= 5
-                && word == word.to_uppercase() => {}
-            _ => return None,
+            "h" if self.time.is_some() => self.next_unit = Some(Unit::Minutes),
+            "m" | "min" if self.time.is_some() => self.next_unit = Some(Unit::Seconds),
+            "s" | "sec" if self.time.is_some() => {}
+            day if weekday_of(day).is_some() => self.weekday = weekday_of(day),
+            _ => return self.zone(word, after),
         }
         Some(after)
+    }
+
+    /// `UTC`, and the names of other zones: these are ambiguous, and count as none. A zone belongs to a time, and there is
+    /// one.
+    fn zone<'a>(&mut self, word: &str, after: &'a [Piece<'a>]) -> Option<&'a [Piece<'a>]> {
+        let utc = matches!(word, "UTC" | "GMT" | "Z" | "z");
+        let is_name = (3..=5).contains(&word.len()) && word.bytes().all(|letter| letter.is_ascii_uppercase());
+        if self.time.is_none() || self.offset_s.is_some() || !utc && !is_name {
+            return None;
+        }
+        self.offset_s = utc.then_some(0);
+        match after {
+            // "GMT+3" is read as "my time and three hours is GMT", as POSIX has it.
+            [Piece::Mark('+'), rest @ ..] => self.offset('-', rest),
+            [Piece::Mark('-'), rest @ ..] => self.offset('+', rest),
+            _ => Some(after),
+        }
     }
 
     /// `+HH`, `+HHMM`, `+HH:MM`, `+HH:MM:SS`
@@ -326,6 +353,9 @@ impl Reading {
             minutes = text.parse().ok()?;
             rest = tail;
         }
+        if let [Piece::Mark(':'), ..] = rest {
+            return None;
+        }
         let seconds = hours * 3600 + minutes * 60;
         self.offset_s = Some(if sign == '-' { -seconds } else { seconds });
         Some(rest)
@@ -336,7 +366,7 @@ impl Reading {
         let (year, month, day) = match self.date.as_slice() {
             [] => {
                 self.time?;
-                today?
+                next_weekday(today?, self.weekday)
             }
             parts => date_from(parts, today)?,
         };
@@ -360,7 +390,7 @@ fn date_from(parts: &[DatePart], today: Option<(i64, u32, u32)>) -> Option<(i64,
         _ => Some(i64::from(number)),
     };
     Some(match *parts {
-        [Number(y, 3..), Number(m, _)] => (i64::from(y), m, today?.2),
+        [Number(y, 3..), Number(m, _)] | [Month(m), Number(y, 3..)] => (i64::from(y), m, today?.2),
         [Number(y, d @ 3..), Number(m, _), Number(day, _)] => (year(y, d)?, m, day),
         [Number(y, d), Month(m), Number(day, _)] if d > 2 || y > 31 => (year(y, d)?, m, day),
         [Number(day, _), Month(m), Number(y, d)] | [Month(m), Number(day, _), Number(y, d)] => (year(y, d)?, m, day),
@@ -408,10 +438,17 @@ fn month_of(word: &str) -> Option<u32> {
     u32::try_from(index + 1).ok()
 }
 
-fn is_weekday(word: &str) -> bool {
-    ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
-        .iter()
-        .any(|day| *day == word || word == &day[..3])
+/// Days after Monday.
+fn weekday_of(word: &str) -> Option<i64> {
+    let days = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
+    (0..).zip(days).find(|(_, day)| *day == word || word == &day[..3]).map(|(number, _)| number)
+}
+
+/// The first such day from this one on.
+fn next_weekday((year, month, day): (i64, u32, u32), weekday: Option<i64>) -> (i64, u32, u32) {
+    let today = days_since_epoch(year, month, day);
+    // The first of January 1970 was a Thursday.
+    weekday.map_or((year, month, day), |weekday| date_of(today + (weekday - (today + 3)).rem_euclid(7)))
 }
 
 #[cfg(test)]
@@ -454,6 +491,15 @@ mod tests {
             ("20300924 12:00Z", "2030-09-24T12:00:00+00:00"),
             ("2030-09-24T12:00:00+2", "2030-09-24T12:00:00+02:00"),
             ("2030-09-24T12:30.5Z", "2030-09-24T12:30:30+00:00"),
+            ("2030-09-24T12h30Z", "2030-09-24T12:30:00+00:00"),
+            ("2030-09-24 12h30m15 +02:00", "2030-09-24T12:30:15+02:00"),
+            ("2030-09-24 12:00 EST+5", "2030-09-24T12:00:00-05:00"),
+            ("24 Sep 2030 12:00 UTC-3", "2030-09-24T12:00:00+03:00"),
+            ("Sep 2030 120000Z", "2030-09-15T12:00:00+00:00"),
+            ("Sep 2030 12h30m15s +00", "2030-09-15T12:30:15+00:00"),
+            ("Thursday 12:00Z", "2026-01-15T12:00:00+00:00"),
+            ("Wed 12:00Z", "2026-01-21T12:00:00+00:00"),
+            ("Friday, 16 Jan 2026 12:00Z", "2026-01-16T12:00:00+00:00"),
         ];
         for (text, iso) in rows {
             let written = parse(text, Some(NOW)).unwrap_or_else(|| panic!("{text:?} was refused"));
@@ -526,6 +572,10 @@ mod tests {
             "+02:00",
             "2026-01-01T10:11:12+02:00Z",
             "2026-01-01T10:11:12+200",
+            "2026-01-01T10:11:12 utc",
+            "2026-01-01 10.30Z",
+            "2026-01-01 1:30 PM A Z",
+            "2026-01-01T10:11 Zulu",
         ] {
             assert!(parse(text, None).is_none(), "{text:?} was accepted");
         }
