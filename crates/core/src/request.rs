@@ -71,6 +71,22 @@ impl Handover {
     }
 }
 
+/// The number of a version of PostgreSQL as conditions name it: `15.4` is 150004 and `9.6.24` is 90624.
+///
+/// # Errors
+/// It is none; the text is Patroni's.
+pub fn version_number(text: &str) -> Result<u32, String> {
+    let invalid = || format!("Invalid PostgreSQL version: {text}");
+    let parts: Vec<i64> =
+        text.split('.').map(|part| part.trim().parse()).collect::<Result<_, _>>().map_err(|_| invalid())?;
+    let number = match parts.as_slice() {
+        [major, minor] if *major >= 10 => format!("{major:02}{:02}{minor:02}", 0),
+        [first, second, minor] => format!("{first:02}{second:02}{minor:02}"),
+        _ => return Err(format!("Invalid PostgreSQL version format: X.Y or X.Y.Z is accepted: {text}")),
+    };
+    number.parse().map_err(|_| invalid())
+}
+
 /// When a restart is to be carried out at all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RestartConditions {
@@ -112,4 +128,22 @@ pub enum Answer {
     NotFound(String),
     /// It was tried and failed.
     Failed(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        assert_eq!(version_number("15.4"), Ok(150_004));
+        assert_eq!(version_number("9.6.24"), Ok(90_624));
+        for bad in ["a.b", "", "10.-5"] {
+            assert_eq!(version_number(bad), Err(format!("Invalid PostgreSQL version: {bad}")));
+        }
+        for bad in ["15", "9.6", "-1.2", "1.2.3.4"] {
+            let words = format!("Invalid PostgreSQL version format: X.Y or X.Y.Z is accepted: {bad}");
+            assert_eq!(version_number(bad), Err(words));
+        }
+    }
 }

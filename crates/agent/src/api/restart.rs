@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use patroni_core::JsonMap;
 use patroni_core::python::PythonText;
-use patroni_core::request::{Answer, Request, RestartConditions, ScheduledRestart};
+use patroni_core::request::{Answer, Request, RestartConditions, ScheduledRestart, version_number};
 use patroni_core::server::Postmaster;
 use patroni_core::time::WallTime;
 use patroni_core::units::{parse_bool, parse_int};
@@ -117,33 +117,4 @@ fn read(body: &JsonMap, view: &View, now: WallTime) -> Result<Request, schedule:
         raw,
         postmaster_start_time,
     }))
-}
-
-/// `15.4` is 150004 and `9.6.24` is 90624.
-fn version_number(text: &str) -> Result<u32, String> {
-    let invalid = || format!("Invalid PostgreSQL version: {text}");
-    let parts: Vec<u32> =
-        text.split('.').map(|part| part.trim().parse()).collect::<Result<_, _>>().map_err(|_| invalid())?;
-    let number = match parts.as_slice() {
-        [major, minor] if *major >= 10 => format!("{major:02}{:02}{minor:02}", 0),
-        [first, second, minor] => format!("{first:02}{second:02}{minor:02}"),
-        _ => return Err(format!("Invalid PostgreSQL version format: X.Y or X.Y.Z is accepted: {text}")),
-    };
-    number.parse().map_err(|_| invalid())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions() {
-        assert_eq!(version_number("15.4"), Ok(150_004));
-        assert_eq!(version_number("9.6.24"), Ok(90_624));
-        assert_eq!(version_number("a.b"), Err("Invalid PostgreSQL version: a.b".to_owned()));
-        for bad in ["15", "9.6", "1.2.3.4"] {
-            let words = format!("Invalid PostgreSQL version format: X.Y or X.Y.Z is accepted: {bad}");
-            assert_eq!(version_number(bad), Err(words));
-        }
-    }
 }

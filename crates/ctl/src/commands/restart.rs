@@ -3,6 +3,7 @@
 use http::Method;
 use patroni_core::JsonMap;
 use patroni_core::cluster::{Flags, Member};
+use patroni_core::request::version_number;
 use serde_json::Value;
 
 use crate::cli::definition::{CLUSTER_NAME_REQUIRED, Command, FORCE, GROUP, Kind, MEMBER_NAMES, Opt, ROLES};
@@ -136,7 +137,7 @@ async fn body(matches: &Matches, force: bool, scheduled: Option<&Scheduled>) -> 
         body.insert("restart_pending".to_owned(), true.into());
     }
     if !version.is_empty() {
-        check_version(&version)?;
+        version_number(&version).or_else(failed)?;
         body.insert("postgres_version".to_owned(), version.into());
     }
     if let Some(at) = scheduled {
@@ -148,37 +149,10 @@ async fn body(matches: &Matches, force: bool, scheduled: Option<&Scheduled>) -> 
     Ok(Value::Object(body))
 }
 
-fn check_version(version: &str) -> Result<(), CtlError> {
-    let parts: Result<Vec<i64>, _> = version.split('.').map(|part| part.trim().parse::<i64>()).collect();
-    let Ok(parts) = parts else { return failed(format!("Invalid PostgreSQL version: {version}")) };
-    match parts.as_slice() {
-        [major, _] if *major >= 10 => Ok(()),
-        [_, _, _] => Ok(()),
-        _ => failed(format!("Invalid PostgreSQL version format: X.Y or X.Y.Z is accepted: {version}")),
-    }
-}
-
 /// A single one; which, does not matter, so that nobody comes to rely on it.
 fn any_of(members: Vec<&Member>) -> Vec<&Member> {
     use std::hash::{BuildHasher, RandomState};
     let count = u64::try_from(members.len()).unwrap_or(1).max(1);
     let index = usize::try_from(RandomState::new().hash_one(0) % count).unwrap_or(0);
     members.into_iter().skip(index).take(1).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_of_postgresql() {
-        assert!(check_version("15.2").is_ok() && check_version("9.5.2").is_ok());
-        for (bad, text) in [
-            ("15", "Invalid PostgreSQL version format: X.Y or X.Y.Z is accepted: 15"),
-            ("9.6", "Invalid PostgreSQL version format: X.Y or X.Y.Z is accepted: 9.6"),
-            ("a.b", "Invalid PostgreSQL version: a.b"),
-        ] {
-            assert_eq!(check_version(bad).map_err(|e| e.to_string()), Err(text.to_owned()));
-        }
-    }
 }
