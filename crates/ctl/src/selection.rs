@@ -145,10 +145,17 @@ pub(crate) fn listed(members: &[&Member]) -> String {
     members.iter().map(|member| member.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
+/// Tells on stderr of names that are those of no members: what is printed does not always show it.
+pub(crate) fn warn_of_strangers(names: &[impl AsRef<str>], cluster: &Cluster) {
+    for name in names.iter().map(AsRef::as_ref).filter(|name| !cluster.members.contains_key(*name)) {
+        output::warn(&format!("{name} is not a member of the cluster{}", meant(&[name], cluster)));
+    }
+}
+
 /// Names that look like the given ones, on a line of their own; nothing for those that are members.
-fn meant(names: &[String], cluster: &Cluster) -> String {
+pub(crate) fn meant(names: &[impl AsRef<str>], cluster: &Cluster) -> String {
     let known = || cluster.members.keys().map(MemberName::as_str);
-    let unknown = names.iter().filter(|name| !cluster.members.contains_key(name.as_str()));
+    let unknown = names.iter().map(AsRef::as_ref).filter(|name| !cluster.members.contains_key(*name));
     let close: Vec<String> =
         unknown.flat_map(|name| close_matches(name, known()).into_iter().take(1)).map(quoted).collect();
     if close.is_empty() { String::new() } else { format!("\nDid you mean {}?", close.join(", ")) }

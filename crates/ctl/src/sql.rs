@@ -85,7 +85,7 @@ fn describe_no_connection(error: &tokio_postgres::Error) -> String {
             let reason = reason.split(" (os error").next().unwrap_or_default();
             format!("{reason}\n\tIs the server running on that host and accepting TCP/IP connections?")
         }
-        None => describe(error),
+        None => describe(error).replace("invalid configuration: password missing", "fe_sendauth: no password supplied"),
     }
 }
 

@@ -23,9 +23,13 @@ pub(crate) const COMMAND: Command = Command {
 async fn run(context: &Context, matches: &Matches) -> Result<(), CtlError> {
     let cluster = context.open_given(matches)?.load().await?;
     let role = matches.text("role").map(str::parse).transpose()?;
-    match selection::one(&cluster, role, matches.text("member"))?.and_then(|member| Address::of(&member.data)) {
+    let name = matches.text("member");
+    match selection::one(&cluster, role, name)?.and_then(|member| Address::of(&member.data)) {
         Some(address) => output::echo(&format!("host={} port={}", address.host, address.port)),
-        None => return failed("Can not find a suitable member"),
+        None => {
+            let meant = selection::meant(name.as_slice(), &cluster);
+            return failed(format!("Can not find a suitable member{meant}"));
+        }
     }
     Ok(())
 }

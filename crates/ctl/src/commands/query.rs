@@ -53,6 +53,7 @@ async fn run(context: &Context, matches: &Matches) -> Result<(), CtlError> {
     let role = matches.text("role").map(str::parse).transpose()?;
     let target = Target { role, role_text: matches.text("role"), member: matches.text("member"), login };
     let cluster = context.open_given(matches)?.load().await?;
+    selection::warn_of_strangers(target.member.as_slice(), &cluster);
     let delimiter = matches.text("delimiter").unwrap_or("\t");
     let mut watch = Watch::new(watching::period(matches));
     loop {

@@ -7,7 +7,7 @@ use crate::cli::definition::{CLUSTER_NAME, Command, GROUP, MEMBER_NAMES};
 use crate::cli::parse::Matches;
 use crate::context::{Context, SHORT};
 use crate::error::CtlError;
-use crate::output;
+use crate::{output, selection};
 
 pub(crate) const COMMAND: Command = Command {
     name: "version",
@@ -24,6 +24,7 @@ async fn run(context: &Context, matches: &Matches) -> Result<(), CtlError> {
     output::echo("");
     let cluster = context.open(scope, matches.integer("group"))?.load().await?;
     let names = matches.many("member_names");
+    selection::warn_of_strangers(names, &cluster);
     for member in cluster.members.values().filter(|member| member.data.api_url.is_some()) {
         let name = member.name.as_str();
         if !names.is_empty() && !names.iter().any(|wanted| wanted == name) {

@@ -1,67 +1,61 @@
-//! What patronictl writes to a real etcd, and what it refuses to write.
+//! What patronictl writes to a real store, etcd and the agents' own, and what it refuses to write.
 
-use std::net::TcpListener;
+mod etcd;
+mod raft;
+
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 
-/// An etcd of its own on free ports; it is gone when this is dropped.
-struct Etcd {
-    process: Child,
-    endpoint: String,
-    directory: tempfile::TempDir,
+use tempfile::TempDir;
+
+/// A store of its own; it is gone when this is dropped.
+trait Store {
+    /// How patronictl calls it.
+    fn url(&self) -> String;
+    fn put(&self, key: &str, value: &str);
+    /// The value as it is stored.
+    fn get(&self, key: &str) -> String;
 }
 
-impl Etcd {
-    fn start() -> Self {
-        let directory = tempfile::tempdir().expect("directory");
-        let ports: Vec<TcpListener> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0").expect("port")).collect();
-        let urls: Vec<String> = ports.iter().map(|p| format!("http://{}", p.local_addr().expect("address"))).collect();
-        drop(ports);
-        let process = Command::new("etcd")
-            .args(["--name", "test", "--data-dir"])
-            .arg(directory.path().join("etcd"))
-            .args(["--listen-client-urls", &urls[0], "--advertise-client-urls", &urls[0]])
-            .args(["--listen-peer-urls", &urls[1], "--initial-advertise-peer-urls", &urls[1]])
-            .args(["--initial-cluster", &format!("test={}", urls[1])])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("etcd starts");
-        let etcd = Etcd { process, endpoint: urls[0].trim_start_matches("http://").to_owned(), directory };
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while !etcd.ctl(&["endpoint", "health"]).status.success() {
-            assert!(Instant::now() < deadline, "etcd does not answer");
+fn path(key: &str) -> String {
+    format!("/service/batman/{key}")
+}
+
+/// The operator: a store, and where temporary files are.
+struct World {
+    store: Box<dyn Store>,
+    directory: TempDir,
+}
+
+impl World {
+    fn with(store: Box<dyn Store>) -> Self {
+        let world = World { store, directory: tempfile::tempdir().expect("directory") };
+        world.store.put("config", CONFIG);
+        world
+    }
+
+    /// Two members that do not answer, the first leads.
+    fn with_members(store: Box<dyn Store>) -> Self {
+        let world = World::with(store);
+        world.store.put("leader", "p0");
+        for name in ["p0", "p1"] {
+            let data = r#"{"api_url":"http://127.0.0.1:1/patroni","conn_url":"postgres://127.0.0.1:1/postgres","state":"running"}"#;
+            world.store.put(&format!("members/{name}"), data);
         }
-        etcd
-    }
-
-    fn ctl(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new("etcdctl");
-        command.env("ETCDCTL_API", "3").args(["--endpoints", &self.endpoint]).args(arguments);
-        command.output().expect("etcdctl runs")
-    }
-
-    fn put(&self, key: &str, value: &str) {
-        assert!(self.ctl(&["put", &format!("/service/batman/{key}"), value]).status.success(), "{key}");
-    }
-
-    fn get(&self, key: &str) -> String {
-        let output = self.ctl(&["get", "--print-value-only", &format!("/service/batman/{key}")]);
-        String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+        world
     }
 
     fn patronictl(&self, arguments: &[&str], editor: Option<&Path>) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_patronictl"));
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        command.env("TMPDIR", self.directory.path()).env("PATRONI_ETCD3_HOST", &self.endpoint);
+        command.env("TMPDIR", self.directory.path()).env("DCS_URL", self.store.url());
         command.envs(editor.map(|path| ("EDITOR", path))).args(arguments).stdin(Stdio::null());
         command.output().expect("patronictl runs")
     }
 
     /// An editor that runs a line of shell on its file.
-    fn editor(&self, line: &str) -> std::path::PathBuf {
+    fn editor(&self, line: &str) -> PathBuf {
         let path = self.directory.path().join("editor");
         std::fs::write(&path, format!("#!/bin/sh\n{line}\n")).expect("editor");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("permissions");
@@ -76,55 +70,69 @@ impl Etcd {
     }
 }
 
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+/// Each test on each store.
+macro_rules! on_both {
+    ($($test:ident)*) => {
+        mod on_etcd {
+            $(#[test] fn $test() { super::$test(Box::new(super::etcd::Etcd::start())); })*
+        }
+        mod on_raft {
+            $(#[test] fn $test() { super::$test(Box::new(super::raft::Raft::start())); })*
+        }
+    };
+}
+
+on_both! {
+    settings_are_written_in_the_bytes_of_the_reference
+    a_concurrent_change_wins_and_the_text_is_kept
+    nonsense_and_a_failing_editor_change_nothing_and_lose_nothing
+    without_an_answering_member_requests_go_to_the_store
+    mistyped_members_are_told_which_ones_were_meant
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 fn error_of(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(1));
-    String::from_utf8_lossy(&output.stderr).into_owned()
+    text(&output.stderr)
 }
 
 const CONFIG: &str = r#"{"ttl":30,"postgresql":{"parameters":{"a.b":"ä"}}}"#;
 
-#[test]
-fn settings_are_written_in_the_bytes_of_the_reference() {
-    let etcd = Etcd::start();
-    etcd.put("config", CONFIG);
-    let output = etcd.patronictl(&["edit-config", "batman", "-s", "ttl=20", "-p", "x.y=on", "--force"], None);
+fn settings_are_written_in_the_bytes_of_the_reference(store: Box<dyn Store>) {
+    let world = World::with(store);
+    let output = world.patronictl(&["edit-config", "batman", "-s", "ttl=20", "-p", "x.y=on", "--force"], None);
     assert!(output.status.success(), "{output:?}");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let said = text(&output.stdout);
     assert!(
-        text.contains("\n-ttl: 30\n+    x.y: true\n+ttl: 20\n") && text.ends_with("Configuration changed\n"),
-        "{text}"
+        said.contains("\n-ttl: 30\n+    x.y: true\n+ttl: 20\n") && said.ends_with("Configuration changed\n"),
+        "{said}"
     );
-    assert_eq!(etcd.get("config"), "{\"ttl\":20,\"postgresql\":{\"parameters\":{\"a.b\":\"\\u00e4\",\"x.y\":true}}}");
+    assert_eq!(
+        world.store.get("config"),
+        "{\"ttl\":20,\"postgresql\":{\"parameters\":{\"a.b\":\"\\u00e4\",\"x.y\":true}}}"
+    );
 }
 
-#[test]
-fn a_concurrent_change_wins_and_the_text_is_kept() {
-    let etcd = Etcd::start();
-    etcd.put("config", CONFIG);
+fn a_concurrent_change_wins_and_the_text_is_kept(store: Box<dyn Store>) {
+    let world = World::with(store);
     let line = format!(
-        "ETCDCTL_API=3 etcdctl --endpoints {} put /service/batman/config '{{\"ttl\":99}}' >/dev/null; sed -i s/30/40/ $1",
-        etcd.endpoint
+        "{} edit-config batman -s ttl=99 --force >/dev/null; sed -i s/30/40/ $1",
+        env!("CARGO_BIN_EXE_patronictl")
     );
-    let editor = etcd.editor(&line);
-    let output = etcd.patronictl(&["edit-config", "batman", "--force"], Some(&editor));
+    let editor = world.editor(&line);
+    let output = world.patronictl(&["edit-config", "batman", "--force"], Some(&editor));
     let error = error_of(&output);
     assert!(error.starts_with("Error: Config modification aborted due to concurrent changes\n"), "{error}");
-    assert_eq!(etcd.get("config"), r#"{"ttl":99}"#);
-    let kept = etcd.kept();
+    assert_eq!(world.store.get("config"), CONFIG.replace("30", "99").replace('ä', "\\u00e4"));
+    let kept = world.kept();
     assert!(kept.len() == 1 && kept[0].contains("ttl: 40"), "{kept:?}");
 }
 
-#[test]
-fn nonsense_and_a_failing_editor_change_nothing_and_lose_nothing() {
-    let etcd = Etcd::start();
-    etcd.put("config", CONFIG);
+fn nonsense_and_a_failing_editor_change_nothing_and_lose_nothing(store: Box<dyn Store>) {
+    let world = World::with(store);
     for (line, expected, kept) in [
         ("echo '[1' > $1", "Error: what the editor left is not YAML: ", 1),
         ("echo '- 1' > $1", "Error: what the editor left is not a configuration", 2),
@@ -132,30 +140,45 @@ fn nonsense_and_a_failing_editor_change_nothing_and_lose_nothing() {
         ("echo x >> $1; exit 3", "Error: Editor exited with return code 3\nWhat you edited is kept in ", 4),
         ("exit 4", "Error: Editor exited with return code 4\n", 4),
     ] {
-        let editor = etcd.editor(line);
-        let error = error_of(&etcd.patronictl(&["edit-config", "batman", "--force"], Some(&editor)));
+        let editor = world.editor(line);
+        let error = error_of(&world.patronictl(&["edit-config", "batman", "--force"], Some(&editor)));
         assert!(error.starts_with(expected), "{line}: {error}");
-        assert_eq!(etcd.kept().len(), kept, "{line}");
+        assert_eq!(world.kept().len(), kept, "{line}");
     }
-    assert_eq!(etcd.get("config"), CONFIG);
+    assert_eq!(world.store.get("config"), CONFIG);
 }
 
-#[test]
-fn without_an_answering_member_requests_go_to_the_store() {
-    let etcd = Etcd::start();
-    etcd.put("config", CONFIG);
-    etcd.put("leader", "p0");
-    for name in ["p0", "p1"] {
-        let data = r#"{"api_url":"http://127.0.0.1:1/patroni","conn_url":"postgres://127.0.0.1:1/postgres","state":"running"}"#;
-        etcd.put(&format!("members/{name}"), data);
-    }
+fn without_an_answering_member_requests_go_to_the_store(store: Box<dyn Store>) {
+    let world = World::with_members(store);
     let at = "2036-01-01T00:00:00+00:00";
-    let output = etcd.patronictl(&["switchover", "batman", "--candidate", "p1", "--scheduled", at, "--force"], None);
+    let output = world.patronictl(&["switchover", "batman", "--candidate", "p1", "--scheduled", at, "--force"], None);
     assert!(output.status.success(), "{output:?}");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(text.contains(" Could not switchover using Patroni api, falling back to DCS\n"), "{text}");
-    assert_eq!(etcd.get("failover"), format!(r#"{{"leader":"p0","member":"p1","scheduled_at":"{at}"}}"#));
-    let output = etcd.patronictl(&["flush", "batman", "switchover"], None);
+    let said = text(&output.stdout);
+    assert!(said.contains(" Could not switchover using Patroni api, falling back to DCS\n"), "{said}");
+    assert_eq!(world.store.get("failover"), format!(r#"{{"leader":"p0","member":"p1","scheduled_at":"{at}"}}"#));
+    let output = world.patronictl(&["flush", "batman", "switchover"], None);
     assert!(output.status.success(), "{output:?}");
-    assert_eq!(etcd.get("failover"), "{}");
+    assert_eq!(world.store.get("failover"), "{}");
+}
+
+fn mistyped_members_are_told_which_ones_were_meant(store: Box<dyn Store>) {
+    let world = World::with_members(store);
+    for (arguments, code) in [
+        (&["restart", "batman", "p11", "--force"][..], 1),
+        (&["switchover", "batman", "--candidate", "p11", "--force"], 1),
+        (&["dsn", "batman", "-m", "p11"], 1),
+        // What these print is for scripts, and as with the reference.
+        (&["version", "batman", "p11"], 0),
+        (&["query", "batman", "-m", "p11", "-c", "SELECT 1"], 0),
+    ] {
+        let output = world.patronictl(arguments, None);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        assert!(text(&output.stderr).contains("Did you mean 'p1'?"), "{arguments:?}: {output:?}");
+        assert!(!text(&output.stdout).contains("Did you mean"), "{arguments:?}: {output:?}");
+    }
+    // Nobody is meant by a name that is right, nor by one that resembles none.
+    for name in ["p1", "somebody"] {
+        let output = world.patronictl(&["version", "batman", name], None);
+        assert!(!text(&output.stderr).contains("Did you mean"), "{output:?}");
+    }
 }
