@@ -7,7 +7,8 @@ use patroni_core::cluster::Cluster;
 use patroni_dcs::wire::{self, RawKey};
 use serde_json::Value;
 
-use crate::cli::help;
+use crate::cli::parse::{self, Named};
+use crate::cli::{help, man};
 use crate::commands;
 use crate::difflib::unified_diff;
 use crate::members::{self, Show};
@@ -125,5 +126,30 @@ fn help_is_that_of_the_reference() {
         let ours = help::command(command);
         let without_examples = ours.split("\nExamples:\n").next().unwrap_or_default();
         assert_eq!(without_examples, expected, "{name}");
+    }
+}
+
+#[test]
+fn each_command_has_an_example_that_it_understands_and_is_in_the_manual() {
+    let manual = man::page(commands::ALL).replace("\\-", "-");
+    for command in commands::ALL {
+        assert!(!command.examples.is_empty(), "{}", command.name);
+        for example in command.examples {
+            let (before, line) = example.split_once("patronictl ").expect(example);
+            let line = if before.ends_with('(') { line.trim_end_matches([')', '"']) } else { line };
+            // What the shell does with it.
+            let line = [" > ", " |"].iter().fold(line, |line, end| line.split(end).next().unwrap_or(line));
+            let words = shlex::split(line).expect(example);
+            let global = parse::parse_global(&words, commands::ALL).expect(example);
+            let Ok(Named::Command(found, rest)) = parse::find_command(&global.rest, commands::ALL) else {
+                panic!("{example}")
+            };
+            assert_eq!(found.name, command.name, "{example}");
+            parse::parse_command(rest, found).expect(example);
+            assert!(manual.contains(example), "{example}");
+        }
+        for option in command.options {
+            assert!(manual.contains(&format!(".B {}", option.names.join(", "))), "{} {:?}", command.name, option.names);
+        }
     }
 }
