@@ -78,10 +78,10 @@ impl Picture {
     /// In a few words: the same, and the nodes that are not as they should be.
     pub(crate) fn remarks(&self) -> Vec<String> {
         let (voters, living) = (self.voters().count(), self.living_voters());
-        let whole = format!("store led by {}, {living} of {voters} voters answer", self.leader());
+        let whole = [format!("store led by {}", self.leader()), format!("{living} of {voters} voters answer")];
         let troubled =
             self.seen.iter().map(|seen| (&seen.address, state(seen))).filter(|(_, state)| *state != "running");
-        std::iter::once(whole).chain(troubled.map(|(address, state)| format!("store at {address}: {state}"))).collect()
+        whole.into_iter().chain(troubled.map(|(address, state)| format!("store at {address}: {state}"))).collect()
     }
 
     fn leader(&self) -> &str {
@@ -275,10 +275,15 @@ pub(crate) mod tests {
 
     #[test]
     fn in_a_few_words() {
-        assert_eq!(healthy(3).remarks(), ["store led by db1:9008, 3 of 3 voters answer"]);
+        assert_eq!(healthy(3).remarks(), ["store led by db1:9008", "3 of 3 voters answer"]);
         assert_eq!(
             troubled().remarks(),
-            ["store led by nobody, 1 of 2 voters answer", "store at db2:9008: no answer", "store at db3:9008: broken"]
+            [
+                "store led by nobody",
+                "1 of 2 voters answer",
+                "store at db2:9008: no answer",
+                "store at db3:9008: broken"
+            ]
         );
     }
 

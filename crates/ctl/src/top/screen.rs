@@ -28,16 +28,19 @@ impl Colours {
 pub(crate) fn draw(frame: &mut Frame<'_>, app: &App, time: &str, colours: Colours) {
     let rows = u16::try_from(app.picture.nodes.len()).unwrap_or(u16::MAX);
     let area = frame.area();
-    let table = (rows.saturating_add(1)).clamp(2, area.height.saturating_sub(2 + DETAILS + FEWEST_EVENTS + 2).max(2));
+    let header = header(app, time, usize::from(area.width), colours);
+    let above = u16::try_from(header.len()).unwrap_or(u16::MAX);
+    let others = above.saturating_add(DETAILS + FEWEST_EVENTS + 2);
+    let table = (rows.saturating_add(1)).clamp(2, area.height.saturating_sub(others).max(2));
     let [head, members, details, events, foot] = Layout::vertical([
-        Constraint::Length(2),
+        Constraint::Length(above),
         Constraint::Length(table.saturating_add(1)),
         Constraint::Length(DETAILS),
         Constraint::Min(2),
         Constraint::Length(1),
     ])
     .areas(area);
-    frame.render_widget(Paragraph::new(header(app, time, usize::from(area.width), colours)), head);
+    frame.render_widget(Paragraph::new(header), head);
     draw_members(frame, members, app, colours);
     draw_details(frame, details, app);
     draw_events(frame, events, app);
@@ -53,14 +56,27 @@ fn header<'a>(app: &App, time: &'a str, width: usize, colours: Colours) -> Vec<L
         Span::raw(" ".repeat(gap.max(1))),
         Span::raw(time),
     ]);
-    let second = match &app.problem {
-        Some(problem) => Line::styled(format!("OLD PICTURE: {problem}"), colours.of(Color::Red)),
-        None => Line::from(cluster_line(picture, colours)),
+    let others = match &app.problem {
+        Some(problem) => vec![Line::styled(format!("OLD PICTURE: {problem}"), colours.of(Color::Red))],
+        None => in_lines(of_cluster(picture, colours), width),
     };
-    vec![first, second]
+    std::iter::once(first).chain(others).collect()
 }
 
-fn cluster_line(picture: &Picture, colours: Colours) -> Vec<Span<'static>> {
+/// With commas between them, as many on a line as fit.
+fn in_lines(pieces: Vec<Span<'static>>, width: usize) -> Vec<Line<'static>> {
+    const COMMA: &str = ", ";
+    let mut lines: Vec<Line<'static>> = Vec::new();
+    for piece in pieces {
+        match lines.last_mut().filter(|line| line.width() + COMMA.len() + piece.width() <= width) {
+            Some(line) => line.spans.extend([Span::raw(COMMA), piece]),
+            None => lines.push(Line::from(piece)),
+        }
+    }
+    lines
+}
+
+fn of_cluster(picture: &Picture, colours: Colours) -> Vec<Span<'static>> {
     let mut spans = vec![match &picture.leader {
         Some(leader) => Span::raw(format!("leader {leader}")),
         None => Span::styled("NO LEADER", colours.of(Color::Red).add_modifier(Modifier::BOLD)),
@@ -69,17 +85,17 @@ fn cluster_line(picture: &Picture, colours: Colours) -> Vec<Span<'static>> {
         spans.push(match picture.lease_age_s {
             // Beyond the half, the leader misses renewals.
             Some(age) if 2 * age > i64::try_from(picture.ttl_s).unwrap_or(i64::MAX) => {
-                Span::styled(format!(", lease {age} s old of {} s", picture.ttl_s), colours.of(Color::Yellow))
+                Span::styled(format!("lease {age} s old of {} s", picture.ttl_s), colours.of(Color::Yellow))
             }
-            Some(age) => Span::raw(format!(", lease {age} s old of {} s", picture.ttl_s)),
-            None => Span::raw(format!(", age of lease unknown (ttl {} s)", picture.ttl_s)),
+            Some(age) => Span::raw(format!("lease {age} s old of {} s", picture.ttl_s)),
+            None => Span::raw(format!("age of lease unknown (ttl {} s)", picture.ttl_s)),
         });
     }
     if picture.paused {
         let style = colours.of(Color::Yellow).add_modifier(Modifier::BOLD);
-        spans.extend([Span::raw(", "), Span::styled("PAUSED", style)]);
+        spans.push(Span::styled("PAUSED", style));
     }
-    spans.extend(picture.notes.iter().map(|note| Span::raw(format!(", {note}"))));
+    spans.extend(picture.notes.iter().cloned().map(Span::raw));
     spans
 }
 

@@ -106,6 +106,18 @@ fn the_screen_in_eighty_columns() {
 }
 
 #[test]
+fn what_is_known_of_the_cluster_takes_the_lines_that_it_needs() {
+    let mut app = app();
+    app.picture.paused = true;
+    app.picture.notes =
+        ["store led by 127.0.0.1:9008", "3 of 3 voters answer", "switchover requested"].map(str::to_owned).into();
+    let shown = lines(&app, 80, 24);
+    assert_eq!(shown[1], "leader n1, lease 4 s old of 30 s, PAUSED, store led by 127.0.0.1:9008");
+    assert_eq!(shown[2], "3 of 3 voters answer, switchover requested");
+    assert!(shown[4].starts_with("Member Role") && shown[23].starts_with("Up/Down select"), "{shown:#?}");
+}
+
+#[test]
 fn a_terminal_of_any_size_is_drawn_on() {
     let mut app = app();
     app.asking = Some(Action::Restart { member: "n1".to_owned() });
