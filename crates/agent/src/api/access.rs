@@ -210,6 +210,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn members_are_let_in_where_they_are_included() {
+        let options = |allowlist: &[&str]| ApiOptions {
+            allowlist: allowlist.iter().map(ToString::to_string).collect(),
+            allowlist_include_members: true,
+            ..ApiOptions::default()
+        };
+        let (alone, with_list) = (Access::new(&options(&[])).await, Access::new(&options(&["10.0.0.1"])).await);
+        let cluster = super::super::sample::cluster();
+        // Its members are at 127.0.0.1. Requests that members make of each other do not count them (POST /failsafe).
+        for (access, address, members, count, allowed) in [
+            (&alone, "127.0.0.1", Some(&cluster), true, true),
+            (&alone, "10.0.0.1", Some(&cluster), true, false),
+            (&alone, "127.0.0.1", None, true, false),
+            (&alone, "10.0.0.1", Some(&cluster), false, true),
+            (&with_list, "127.0.0.1", Some(&cluster), true, true),
+            (&with_list, "10.0.0.1", None, true, true),
+            (&with_list, "10.0.0.2", Some(&cluster), true, false),
+            (&with_list, "127.0.0.1", Some(&cluster), false, false),
+        ] {
+            let client = Client { address: address.parse().unwrap(), certified: false };
+            let found = access.check(client, None, members, count).await.is_ok();
+            assert_eq!(found, allowed, "{access:?} {address} {count}");
+        }
+    }
+
+    #[tokio::test]
     async fn each_rule_refuses_in_its_words() {
         let client = |address: &str, certified| Client { address: address.parse().unwrap(), certified };
         let options = ApiOptions {

@@ -316,6 +316,26 @@ mod tests {
     }
 
     #[test]
+    fn our_metrics_are_documented() {
+        let documentation = include_str!("../../../../docs/rest-api.md");
+        for running in [sample::primary(), sample::standby()] {
+            let view = sample::view("postgresql0", running.clone());
+            let page = page(&Status::new(&view, Some(&running), sample::NOW), &Metrics::default());
+            let types = page.lines().filter_map(|line| line.strip_prefix("# TYPE patroni_rs_")?.split_once(' '));
+            for (name, kind) in types {
+                let row = documentation.lines().find(|line| {
+                    let rest = line.strip_prefix("| `patroni_rs_").and_then(|rest| rest.strip_prefix(name));
+                    rest.is_some_and(|rest| rest.starts_with(['`', '{']))
+                });
+                assert!(
+                    row.is_some_and(|row| row.contains(&format!("| {kind} |"))),
+                    "patroni_rs_{name} {kind}: {row:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn a_slot_at_risk_is_counted() {
         let mut view = sample::view("postgresql1", sample::standby());
         let lines = |view: &View| {

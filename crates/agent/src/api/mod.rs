@@ -51,7 +51,7 @@ pub use server::{Api, ApiError, serve};
 const MAX_BODY_BYTES: usize = 1 << 20;
 
 /// How long a body may take to arrive.
-const BODY_LIMIT: Duration = Duration::from_secs(10);
+const BODY_LIMIT: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 10 });
 
 /// How long the store may take to be read for an answer.
 const LOAD_LIMIT: Duration = Duration::from_secs(10);

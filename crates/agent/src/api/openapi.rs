@@ -269,7 +269,7 @@ fn schemas() -> Value {
                             "host": text, "port": number, "timeline": number, "tags": object,
                             "pending_restart": flag, "pending_restart_reason": object, "scheduled_restart": object,
                             "lsn": text, "lag": lag, "receive_lsn": text, "receive_lag": lag,
-                            "replay_lsn": text, "replay_lag": lag, "job": object,
+                            "replay_lsn": text, "replay_lag": lag, "job": object, "slots_at_risk": object,
                         },
                     },
                 },
@@ -295,7 +295,75 @@ fn schemas() -> Value {
 mod tests {
     use std::path::Path;
 
+    use patroni_core::cluster::{FailoverRequest, Schedule, Version};
+    use patroni_core::name::MemberName;
+    use patroni_core::request::{RestartConditions, ScheduledRestart};
+    use patroni_core::time::WallTime;
+    use patroni_core::view::JOB_KEY;
+
+    use super::super::status::Status;
+    use super::super::{cluster, sample};
     use super::*;
+    use crate::log::QueueState;
+
+    /// Keys of a document that its schema does not know.
+    fn unknown(schema: &Value, document: &Value) -> Vec<String> {
+        match (document, &schema["items"], &schema["properties"]) {
+            (Value::Array(items), schema, _) => items.iter().flat_map(|item| unknown(schema, item)).collect(),
+            (Value::Object(map), _, Value::Object(known)) => {
+                let of = |(key, value): (&String, &Value)| match known.get(key) {
+                    Some(schema) => unknown(schema, value),
+                    None => vec![key.clone()],
+                };
+                map.iter().flat_map(of).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn all_that_documents_hold_is_described() {
+        let schemas = schemas();
+        let mut view = sample::troubled();
+        (view.holding, view.turned_down) = (true, vec!["off for the server".to_owned()]);
+        view.scheduled_restart = Some(ScheduledRestart {
+            at: WallTime(0),
+            at_text: "2030-01-01T00:00:00+00:00".to_owned(),
+            conditions: RestartConditions::default(),
+            raw: sample::map(json!({"restart_pending": true})),
+            postmaster_start_time: None,
+        });
+        let queue = QueueState { queued: 3, expected: 2, lost: 1 };
+        for running in [sample::primary(), sample::standby()] {
+            let document = Value::Object(Status::new(&view, Some(&running), sample::NOW).document(queue));
+            assert!(document.as_object().is_some_and(|map| map.len() > 15), "{document}");
+            assert_eq!(unknown(&schemas["Status"], &document), [""; 0]);
+        }
+
+        let mut stored = sample::cluster();
+        let mut config = sample::map(json!({"pause": true}));
+        config.extend(stored.config.as_ref().and_then(|config| config.data.clone()).unwrap_or_default());
+        stored.config.as_mut().unwrap().data = Some(config);
+        stored.failover = Some(FailoverRequest {
+            version: Version(1),
+            leader: Some(MemberName::from("postgresql0")),
+            candidate: Some(MemberName::from("postgresql1")),
+            scheduled_at: Some(Schedule::At(WallTime(0), "2030-01-01T00:00:00+01:00".to_owned())),
+        });
+        let data = &mut stored.members.get_mut("postgresql1").unwrap().data;
+        data.pending_restart = true;
+        data.pending_restart_reason = sample::map(json!({"a": {}}));
+        data.scheduled_restart = Some(sample::map(json!({"schedule": "2030-01-01T00:00:00+01:00"})));
+        data.slots_at_risk.insert("cdc".to_owned(), "not copied".to_owned());
+        data.extra.insert(JOB_KEY.to_owned(), json!({"title": "x"}));
+        let document = Value::Object(cluster::topology(&stored, "batman"));
+        assert_eq!(unknown(&schemas["Cluster"], &document), [""; 0]);
+        // The test sees what is missing.
+        assert_eq!(
+            unknown(&json!({"properties": {"members": {}}}), &document),
+            ["pause", "scheduled_switchover", "scope"]
+        );
+    }
 
     /// With `UPDATE_OPENAPI=1` in the environment the file is written anew.
     #[test]

@@ -7,10 +7,11 @@ use std::time::Duration;
 use patroni_core::cluster::{
     Cluster, ClusterConfig, Leader, Member, MemberData, Status as StoredStatus, SyncState, Version,
 };
+use patroni_core::job::{Job, JobView, Stage};
 use patroni_core::lsn::{Lsn, Timeline};
 use patroni_core::name::{MemberName, SystemId};
 use patroni_core::server::{DataDir, Postmaster, Replication, Role, Running, Server, State, Wal};
-use patroni_core::settings::{RewindSettings, Settings, SlotSettings, Synchronous};
+use patroni_core::settings::{RewindSettings, Settings, SlotSettings, Synchronous, SynchronousMode};
 use patroni_core::tags::Tags;
 use patroni_core::time::{Moment, Now, WallTime};
 use patroni_core::view::View;
@@ -137,4 +138,32 @@ pub(crate) fn view(name: &str, running: Running) -> View {
         ticked_at: NOW.boot,
         ticks: 1,
     }
+}
+
+/// A standby in all sorts of trouble, of which its document tells.
+pub(crate) fn troubled() -> View {
+    let mut running = standby();
+    running.timeline = None;
+    running.pending_restart = map(json!({"max_connections": {"old_value": "100", "new_value": "101"}}));
+    let mut view = view("postgresql1", running);
+    let settings = Arc::make_mut(&mut view.settings);
+    settings.paused = true;
+    settings.synchronous.mode = SynchronousMode::Quorum;
+    view.failsafe_until = Some(Moment(NOW.boot.0 * 2));
+    view.watchdog_failed = true;
+    let mut cluster = cluster();
+    cluster.leader = None;
+    cluster.sync = SyncState {
+        leader: Some(MemberName::from("postgresql0")),
+        standbys: vec![MemberName::from("PostgreSQL1")],
+        ..SyncState::default()
+    };
+    view.cluster = Some(Arc::new(cluster));
+    view.job = Some(JobView {
+        job: Job::Restart { as_standby: false },
+        title: "bootstrap from leader 'a'".to_owned(),
+        since: Moment(NOW.boot.0 - Duration::from_secs(7)),
+        stage: Stage::Committed("copied 12 MB from a".to_owned()),
+    });
+    view
 }

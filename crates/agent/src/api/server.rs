@@ -285,8 +285,7 @@ async fn watch_certificates(shared: Arc<Shared>) {
 }
 
 fn warn_if_open(live: &Live, listener: &TcpListener) {
-    let local = listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
-    if live.access.is_open() && !local {
+    if listener.local_addr().is_ok_and(|address| is_exposed(&live.access, address)) {
         tracing::warn!(
             target: "patroni::api",
             "Anybody who can reach {} may restart, reinitialize and reconfigure this cluster: set \
@@ -294,6 +293,11 @@ fn warn_if_open(live: &Live, listener: &TcpListener) {
             live.options.listen
         );
     }
+}
+
+/// Others than the programs of this machine can change things, and nothing is asked of them.
+fn is_exposed(access: &Access, listen: SocketAddr) -> bool {
+    access.is_open() && !listen.ip().to_canonical().is_loopback()
 }
 
 fn bind_error(listen: &str, source: io::Error) -> ApiError {
@@ -447,6 +451,19 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn who_lets_everybody_in_is_warned() {
+        let open = Access::new(&ApiOptions::default()).await;
+        let closed = Access::new(&ApiOptions { auth: Some("a:b".to_owned()), ..ApiOptions::default() }).await;
+        for (listen, exposed) in [("0.0.0.0:8008", true), ("[::]:8008", true), ("10.0.0.1:8008", true)]
+            .into_iter()
+            .chain([("127.0.0.1:8008", false), ("[::1]:8008", false), ("[::ffff:127.0.0.1]:8008", false)])
+        {
+            let listen = listen.parse().unwrap();
+            assert_eq!((is_exposed(&open, listen), is_exposed(&closed, listen)), (exposed, false), "{listen}");
+        }
+    }
 
     #[test]
     fn addresses_to_listen_on() {

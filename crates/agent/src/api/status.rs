@@ -262,12 +262,8 @@ fn scheduled_restart(restart: &ScheduledRestart) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use patroni_core::cluster::SyncState;
-    use patroni_core::name::MemberName;
     use patroni_core::request::RestartConditions;
-    use patroni_core::time::{Moment, WallTime};
+    use patroni_core::time::WallTime;
 
     use super::super::sample;
     use super::*;
@@ -308,24 +304,8 @@ mod tests {
 
     #[test]
     fn what_is_unusual_is_told() {
-        let mut running = sample::standby();
-        running.timeline = None;
-        running.pending_restart = sample::map(json!({"max_connections": {"old_value": "100", "new_value": "101"}}));
-        let mut view = sample::view("postgresql1", running.clone());
-        let mut settings = (*view.settings).clone();
-        settings.paused = true;
-        settings.synchronous.mode = SynchronousMode::Quorum;
-        view.settings = Arc::new(settings);
-        view.failsafe_until = Some(Moment(sample::NOW.boot.0 * 2));
-        view.watchdog_failed = true;
-        let mut cluster = sample::cluster();
-        cluster.leader = None;
-        cluster.sync = SyncState {
-            leader: Some(MemberName::from("postgresql0")),
-            standbys: vec![MemberName::from("PostgreSQL1")],
-            ..SyncState::default()
-        };
-        view.cluster = Some(Arc::new(cluster));
+        let mut view = sample::troubled();
+        let mut running = view.running().expect("it runs").clone();
         // The answer of a probe alone does not know what waits for a restart.
         running.pending_restart.clear();
         let status = Status::new(&view, Some(&running), sample::NOW);
@@ -344,13 +324,6 @@ mod tests {
         ] {
             assert_eq!(document.get(key), Some(&value), "{key}");
         }
-        view.job = Some(JobView {
-            job: patroni_core::job::Job::Restart { as_standby: false },
-            title: "bootstrap from leader 'a'".to_owned(),
-            since: Moment(sample::NOW.boot.0 - std::time::Duration::from_secs(7)),
-            stage: patroni_core::job::Stage::Committed("copied 12 MB from a".to_owned()),
-        });
-        let document = Status::new(&view, Some(&running), sample::NOW).document(QueueState::default());
         let job = json!({"title": "bootstrap from leader 'a'", "seconds": 7, "progress": "copied 12 MB from a"});
         assert_eq!(document.get("job"), Some(&job));
         // A snapshot that is too old is none.

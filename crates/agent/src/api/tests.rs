@@ -148,6 +148,21 @@ async fn http_1_0_and_1_1_and_methods_without_a_body() {
 }
 
 #[tokio::test]
+async fn bodies_that_are_too_large_or_too_slow_are_refused() {
+    let node = node(local(ApiOptions::default())).await;
+    let head = |length: usize| {
+        format!("PATCH /config HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n")
+    };
+    let too_large = node.raw(&(head(MAX_BODY_BYTES + 1) + &"x".repeat(MAX_BODY_BYTES + 1))).await;
+    assert!(too_large.starts_with("HTTP/1.1 413 "), "{too_large}");
+    let mut slow = TcpStream::connect(node.address).await.unwrap();
+    slow.write_all((head(9) + "{").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    timeout(LIMIT, slow.read_to_string(&mut answer)).await.expect("an answer in time").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+}
+
+#[tokio::test]
 async fn clients_that_trickle_do_not_keep_others_waiting() {
     let node = node(local(ApiOptions::default())).await;
     let mut slow = Vec::new();
@@ -415,9 +430,22 @@ async fn tls_with_certificates_of_clients_and_new_ones_at_a_reload() {
     let options = |identity: &TlsFiles, verify_client| {
         let cafile = Some(server.certfile.clone());
         let tls = ServerTls { identity: identity.clone(), cafile, ciphers: None, verify_client };
-        local(ApiOptions { tls: Some(tls), ..ApiOptions::default() })
+        let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        local(ApiOptions {
+            tls: Some(tls),
+            http_extra_headers: vec![header("X-Frame-Options", "SAMEORIGIN"), header("X-Plain", "1")],
+            https_extra_headers: vec![header("X-Frame-Options", "DENY"), header("X-Tls", "2")],
+            ..ApiOptions::default()
+        })
     };
     let node = node(options(&server, VerifyClient::Optional)).await;
+    let trusting = HttpClient::new(ClientOptions { insecure: true, ..ClientOptions::default() }).unwrap();
+    let url = format!("https://{}/primary", node.address);
+    let headers = trusting.request(Method::GET, &url, None, LIMIT).await.unwrap().headers;
+    for (name, value) in [("x-frame-options", "DENY"), ("x-plain", "1"), ("x-tls", "2")] {
+        let found: Vec<_> = headers.get_all(name).iter().collect();
+        assert_eq!(found, [value], "{name}");
+    }
     let ask = async |cacert: Option<&TlsFiles>, identity: Option<&TlsFiles>, insecure: bool, method, path: &str| {
         let options = ClientOptions {
             cacert: cacert.map(|files| files.certfile.clone()),
