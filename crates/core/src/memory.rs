@@ -67,6 +67,8 @@ pub struct Memory {
     pub checkpoint_pending: bool,
     /// A planned switchover that waits for its candidate, or a server that was stopped for one.
     pub handover: Option<Handover>,
+    /// Since when nobody has led, and this node has left the lease to whom a switchover or failover asks for.
+    pub request_awaited_since: Option<Moment>,
     /// When this node gave its lease up for others to take.
     pub stepped_down_at: Option<Moment>,
     /// The restart that is scheduled.
@@ -121,6 +123,7 @@ impl Memory {
             started: false,
             checkpoint_pending: false,
             handover: None,
+            request_awaited_since: None,
             stepped_down_at: None,
             scheduled_restart: None,
             answering: None,

@@ -13,6 +13,7 @@ use crate::verdict::{Level, Verdict};
 
 impl Tick<'_> {
     pub(super) fn healthy_cluster(&mut self, cluster: &Cluster, running: &Running) -> Needs<Verdict> {
+        self.memory.request_awaited_since = None;
         let owner = cluster.leader_name().cloned();
         self.note(
             Level::Info,

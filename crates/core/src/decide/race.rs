@@ -106,17 +106,43 @@ impl Tick<'_> {
         if self.settings.paused || nofailover {
             return Ok(Claim::Defer);
         }
-        if let Some(request) = request {
-            if self.is_left_out(cluster, running, request) {
-                return Ok(Claim::Defer);
-            }
-            return Ok(self.claim_by_request(cluster, running, request)?.unwrap_or(Claim::Defer));
+        if let Some(request) = request
+            && let Some(claim) = self.claim_while_asked(cluster, running, request)?
+        {
+            return Ok(claim);
         }
         if self.facts.watchdog.required && !self.facts.watchdog.healthy {
             self.note(Level::Warning, "Watchdog device is not usable");
             return Ok(Claim::Defer);
         }
         self.claim_by_position(cluster, running)
+    }
+
+    /// `None`: those who were asked for had their time, and the ordinary race goes on. They may know better than this node that
+    /// they must not lead.
+    fn claim_while_asked(
+        &mut self,
+        cluster: &Cluster,
+        running: &Running,
+        request: &FailoverRequest,
+    ) -> Needs<Option<Claim>> {
+        let now = self.facts.now.boot;
+        let left_out = self.is_left_out(cluster, running, request);
+        let claim = match left_out {
+            true => Claim::Defer,
+            false => self.claim_by_request(cluster, running, request)?.unwrap_or(Claim::Defer),
+        };
+        if claim == Claim::Best {
+            self.memory.request_awaited_since = None;
+            return Ok(Some(claim));
+        }
+        let since = *self.memory.request_awaited_since.get_or_insert(now);
+        if now.since(since) < self.settings.ttl {
+            return Ok(Some(claim));
+        }
+        let (action, ttl) = (self.action_name(cluster), self.settings.ttl.as_secs());
+        self.note(Level::Warning, format!("{action}: nobody who was asked for took the lease within {ttl} seconds"));
+        Ok(None)
     }
 
     /// A switchover is for synchronous standbys: this one may lack what was acknowledged.
