@@ -173,6 +173,8 @@ pub struct Stalled {
     pub suspect: bool,
     /// It was told that WAL is gone.
     pub told: bool,
+    /// It was told that it stands still although it could follow.
+    pub told_of_standstill: bool,
 }
 
 /// A former primary that waits, as a standby with the lease, for its own standbys to have all that it has.

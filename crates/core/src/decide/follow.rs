@@ -131,7 +131,7 @@ impl Tick<'_> {
 
     fn suspect_stall(&mut self, at: Option<Lsn>, since: Moment) {
         let now = self.facts.now.boot;
-        let new = Stalled { at, since, suspect: false, told: false };
+        let new = Stalled { at, since, suspect: false, told: false, told_of_standstill: false };
         let stalled = self.memory.stalled.get_or_insert(new);
         if stalled.at != at {
             *stalled = new;
@@ -175,6 +175,20 @@ impl Tick<'_> {
         None
     }
 
+    /// Its connection is refused, or it has WAL that it cannot read past: PostgreSQL knows, and says so in its log only.
+    fn tell_of_standstill(&mut self, cluster: &Cluster, source: &RewindSource) {
+        let Some(stalled) = self.memory.stalled.as_mut().filter(|stalled| stalled.suspect) else { return };
+        let Some(at) = stalled.at else { return };
+        if !std::mem::replace(&mut stalled.told_of_standstill, true) {
+            let remedy = self.clone_anew(cluster);
+            let text = format!(
+                "this node does not stream and stands still at {at}, and its WAL is no reason not to follow {source}: see what PostgreSQL says in \
+                 its log. If nothing else helps: {remedy}"
+            );
+            self.note(Level::Warning, text);
+        }
+    }
+
     fn rewind_allowed(&self) -> bool {
         self.settings.rewind.use_pg_rewind || self.settings.rewind.remove_data_directory_on_diverged_timelines
     }
@@ -204,6 +218,7 @@ impl Tick<'_> {
             RewindCheck::NotNeeded => {
                 self.memory.rewind = Rewind::NotNeeded;
                 self.remember_asking(&source);
+                self.tell_of_standstill(cluster, &source);
                 if source != RewindSource::Remote {
                     let theirs = cluster.leader_member().and_then(|leader| leader.data.timeline);
                     self.memory.timeline = self.memory.timeline.max(theirs);

@@ -394,7 +394,8 @@ impl Scene {
             }
             "stalled" => {
                 let since = Moment(NOW.0 - Duration::from_secs(value.parse().expect("seconds")));
-                memory.stalled = Some(Stalled { at: Some(HERE), since, suspect: false, told: false });
+                memory.stalled =
+                    Some(Stalled { at: Some(HERE), since, suspect: false, told: false, told_of_standstill: false });
             }
             // The agent's first tick was so many seconds ago.
             "began" => memory.began = Some(Moment(NOW.0 - Duration::from_secs(value.parse().expect("seconds")))),

@@ -118,3 +118,19 @@ fn failsafe_mode_ends_with_the_claim_to_lead() {
     let memory = scene.play().1.memory;
     assert_eq!((memory.lease_until, memory.failsafe_until()), (None, None));
 }
+
+/// A standby whose WAL is in order, and that does not get on: said once as long as it stands there.
+#[test]
+fn a_standby_that_stands_still_for_no_reason_known_says_so_once() {
+    let mut scene = Scene::baseline("replica").expect("a baseline");
+    ["not-streaming", "comparison same"].into_iter().for_each(|word| scene.apply(word));
+    let mut told = Vec::new();
+    for second in 0..120 {
+        let (_, plan) = scene.play();
+        scene.memory = plan.memory;
+        told.extend(plan.notes.iter().any(|note| note.text.contains("stands still at")).then_some(second));
+        scene.facts.now.boot = Moment(scene.facts.now.boot.0 + Duration::from_secs(1));
+    }
+    // After two rounds of the loop.
+    assert_eq!(told, [20]);
+}
