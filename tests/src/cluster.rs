@@ -30,6 +30,13 @@ impl Builder {
         self
     }
 
+    /// The store is an etcd in any case: more nodes are stopped than a store of theirs can do without.
+    #[must_use]
+    pub fn in_etcd(mut self) -> Self {
+        self.embedded = false;
+        self
+    }
+
     /// Changes `bootstrap.dcs` (merged; null removes).
     #[must_use]
     pub fn dcs(mut self, change: Value) -> Self {
@@ -78,25 +85,11 @@ impl Builder {
         Cluster { nodes, witness: None, etcd, members, programs, sandbox }
     }
 
-    /// Starts all, node 0 first as leader, and waits until all others stream.
+    /// [`Builder::prepare`] and [`Cluster::start_all`].
     #[track_caller]
     pub fn start(self) -> Cluster {
         let mut cluster = self.prepare();
-        cluster.start_node(0);
-        cluster.nodes[0].wait_primary(Limit(60));
-        for index in 1..cluster.nodes.len() {
-            cluster.start_node(index);
-        }
-        cluster.wait_streaming(0, Limit(90));
-        if cluster.members.is_some() {
-            // Node 0 has founded the store alone, so that it leads. From now on each finds the others without it.
-            if cluster.nodes.len() == 2 {
-                let configuration = cluster.add_witness();
-                cluster.witness = Some(Controller::start(&cluster, "witness", &[configuration]));
-            }
-            cluster.let_all_know_all_members();
-            cluster.wait_voters(cluster.members.as_ref().unwrap().0.len(), Limit(60));
-        }
+        cluster.start_all();
         cluster
     }
 }
@@ -119,6 +112,26 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// Starts all, node 0 first as leader, and waits until all others stream.
+    #[track_caller]
+    pub fn start_all(&mut self) {
+        self.start_node(0);
+        self.nodes[0].wait_primary(Limit(60));
+        for index in 1..self.nodes.len() {
+            self.start_node(index);
+        }
+        self.wait_streaming(0, Limit(90));
+        if self.members.is_some() {
+            // Node 0 has founded the store alone, so that it leads. From now on each finds the others without it.
+            if self.nodes.len() == 2 {
+                let configuration = self.add_witness();
+                self.witness = Some(Controller::start(self, "witness", &[configuration]));
+            }
+            self.let_all_know_all_members();
+            self.wait_voters(self.members.as_ref().unwrap().0.len(), Limit(60));
+        }
+    }
+
     /// A cluster of this many nodes of ours.
     pub fn of(count: usize) -> Builder {
         Self::mixed(&vec![Kind::Ours; count])

@@ -104,10 +104,7 @@ fn before_stop_and_pre_promote_run_in_time() {
         node.config["postgresql"]["pre_promote"] =
             json!(cluster.sandbox.file(node.directory().join("pre_promote"), &pre_promote));
     }
-    cluster.start_node(0);
-    cluster.nodes[0].wait_primary(Limit(60));
-    cluster.start_node(1);
-    cluster.nodes[1].wait_streaming(Limit(60));
+    cluster.start_all();
     cluster.nodes[0].terminate(Limit(30));
     let lines = |index: usize| {
         std::fs::read_to_string(cluster.nodes[index].directory().join("scripts.log")).unwrap_or_default()

@@ -6,6 +6,7 @@ use patroni_tests::{Cluster, Limit, json, wait_for};
 #[test]
 fn nofailover_and_failover_priority_decide_the_heir() {
     let mut cluster = Cluster::of(4)
+        .in_etcd()
         .node(1, json!({"tags": {"nofailover": "true"}}))
         .node(2, json!({"tags": {"failover_priority": "1"}}))
         .node(3, json!({"tags": {"failover_priority": 2}}))
