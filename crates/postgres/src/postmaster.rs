@@ -99,10 +99,14 @@ impl Postmaster {
         })
     }
 
-    /// Are processes of a postmaster that was killed still there? They leave when they notice, and until then no other can
-    /// be started. Where the kernel does not tell: no.
+    /// Is a postmaster that was killed still there, because nobody has waited for it yet, or processes of it? They leave when they
+    /// notice, and until then no other can be started. Where the kernel does not tell: no.
     pub fn left_processes(data_dir: &Path) -> bool {
-        let Ok(Some(PidFile { shared_memory: Some(id), .. })) = PidFile::read(data_dir) else { return false };
+        let Ok(Some(PidFile { pid, shared_memory, .. })) = PidFile::read(data_dir) else { return false };
+        if Self::open(pid.abs()).is_ok_and(|process| process.is_some_and(|process| !process.is_alive())) {
+            return true;
+        }
+        let Some(id) = shared_memory else { return false };
         fs::read_to_string("/proc/sysvipc/shm").is_ok_and(|table| attached(&table, id) > 0)
     }
 
@@ -284,6 +288,19 @@ mod tests {
     fn the_kernel_tells_who_is_attached() {
         let table = "key shmid perms size cpid lpid nattch uid\n  10047569 196608 600 56 27627 27627 0 101\n 7 65536 600 56 1 2 5 101\n";
         assert_eq!([65_536, 196_608, 7].map(|id| attached(table, id)), [5, 0, 0]);
+    }
+
+    /// PostgreSQL takes the process for alive, and neither a server nor single-user mode starts beside it.
+    #[tokio::test]
+    async fn a_postmaster_that_died_and_was_not_waited_for_is_left() {
+        let data_dir = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id().cast_signed();
+        fs::write(data_dir.path().join("postmaster.pid"), format!("{pid}\n/data\n")).unwrap();
+        Postmaster::open(pid).unwrap().unwrap().exited().await;
+        assert!(Postmaster::left_processes(data_dir.path()));
+        child.wait().unwrap();
+        assert!(!Postmaster::left_processes(data_dir.path()));
     }
 
     #[test]

@@ -40,6 +40,7 @@ impl Control {
         settings.insert("archive_mode".into(), "on".into());
         settings.insert("archive_command".into(), "false".into());
         self.conf.remove_recovery().await?;
+        self.wait_for_left_processes(cancel).await;
         progress.commit(cancel, "doing crash recovery in a single user mode")?;
         Unfinished::clear(&options.data_dir);
         let mut command = options.programs().command("postgres");
