@@ -59,6 +59,39 @@ impl StandbyNames {
         !self.is_empty() && (self.anybody || self.names.iter().any(|n| same_name(n.as_str(), name)))
     }
 
+    /// What is certain while a reload reaches the WAL senders one by one, whatever the words: fewer confirmations, of more.
+    pub(super) fn mixed_with(&self, next: &StandbyNames) -> StandbyNames {
+        StandbyNames {
+            method: Method::Quorum,
+            number: self.needed().min(next.needed()),
+            names: &self.names | &next.names,
+            anybody: self.anybody || next.anybody,
+        }
+    }
+
+    /// Commits wait for this standby while a reload reaches the WAL senders one by one. Each of them goes by the old list or the
+    /// new one, for the place of its own standby and for the number: others that can come before it, or share its place,
+    /// must be fewer than are waited for. (With `ANY` places count for nothing, and [`StandbyNames::mixed_with`] is all.)
+    pub(super) fn keep_waiting_for(&self, next: &StandbyNames, standby: &MemberName) -> bool {
+        if self.method != Method::Priority || next.method != Method::Priority {
+            return false;
+        }
+        let places = |name: &MemberName| [self.place(name), next.place(name)];
+        let [Some(old), Some(new)] = places(standby) else { return false };
+        let ahead = |name: &&MemberName| places(name).into_iter().flatten().any(|place| place <= old.max(new));
+        let others = (&self.names | &next.names).iter().filter(|name| *name != standby).filter(ahead).count();
+        others < self.needed().min(next.needed())
+    }
+
+    /// `sync_priority`, from 0.
+    fn place(&self, name: &MemberName) -> Option<usize> {
+        self.names.iter().position(|listed| listed == name)
+    }
+
+    fn needed(&self) -> usize {
+        self.number.min(self.names.len())
+    }
+
     /// The same, with names in the spelling of `members` where they differ only in case.
     pub fn spelled_like<'m>(self, members: impl IntoIterator<Item = &'m MemberName> + Clone) -> Self {
         let spelled = |name: MemberName| {

@@ -3,8 +3,8 @@
 //! The two cannot be changed at once, and whoever changes them can die in between, so every state between two changes has
 //! to keep the promise (see the module above). Three rules are all of it:
 //!
-//! 1. PostgreSQL may be given names that meet the present electorate, whatever it did before: only commits to come are
-//!    concerned.
+//! 1. PostgreSQL may be given names that meet the present electorate: only commits to come are concerned. They have to meet it
+//!    also while some WAL senders still go by the names before.
 //! 2. An electorate may be published that trusts no new facts: nobody at all, or one in which each set that can elect
 //!    contains a set that could before.
 //! 3. Any other electorate has to meet what PostgreSQL waits for *and* hold what was acknowledged before that: the setting is
@@ -41,6 +41,12 @@ impl Electorate {
         self.voters.is_empty()
             || !server.anybody
                 && self.voters.union(&server.names).count() <= self.quorum + server.number.min(server.names.len())
+    }
+
+    /// The same for the change from one setting to the next, and all that can be in between.
+    fn meets_change(&self, server: &StandbyNames, next: &StandbyNames) -> bool {
+        let all_kept = || self.quorum == 0 && self.voters.iter().all(|voter| server.keep_waiting_for(next, voter));
+        self.meets(next) && (self.voters.is_empty() || self.meets(&server.mixed_with(next)) || all_kept())
     }
 
     /// Each set that can elect contains one that can elect in `stronger`.
@@ -88,15 +94,18 @@ impl Situation<'_> {
         if self.server == self.wanted && !self.unsure {
             return self.publish().map(Transition::Store);
         }
-        if self.electorate.meets(self.wanted) {
+        if self.electorate.meets_change(self.server, self.wanted) {
             return Some(Transition::Server(self.wanted.clone()));
         }
         if let Some(electorate) = self.bridge() {
-            return Some(Transition::Store(electorate));
+            // Where none will do for the moment of the change, nobody can be elected in that moment.
+            let kept = electorate.meets_change(self.server, self.wanted);
+            return Some(Transition::Store(if kept { electorate } else { Electorate::nobody() }));
         }
         match self.both() {
             Some(both) if both == *self.server && !self.unsure => None, // Until the new ones have caught up.
-            Some(both) => Some(Transition::Server(both)),
+            Some(both) if self.electorate.meets_change(self.server, &both) => Some(Transition::Server(both)),
+            Some(both) => Some(Transition::Store(self.kept(&both))),
             None => Some(Transition::Store(Electorate::nobody())),
         }
     }
@@ -131,22 +140,32 @@ impl Situation<'_> {
         (best.is_electable() && !no_better).then_some(best)
     }
 
-    /// An electorate that meets the present setting as well as the wanted one; the most robust.
+    /// An electorate that meets the present setting as well as the wanted one; if there is one, also the change between them;
+    /// the most robust.
     fn bridge(&self) -> Option<Electorate> {
         let (now, then) = (&self.electorate.voters, &self.wanted.names);
-        let sets = [now | then, then.clone(), now.clone(), now & then];
-        let mut best: Option<(usize, Electorate)> = None;
-        for voters in sets {
-            let Some(electorate) = self.safe(voters, &[self.server, self.wanted]) else { continue };
+        let mixed = self.server.mixed_with(self.wanted);
+        let settings = [self.server, self.wanted, &mixed];
+        let sets = [now | then, then.clone(), now.clone(), now & then, self.kept(self.wanted).voters];
+        let mut best: Option<((bool, usize), Electorate)> = None;
+        for (voters, settings) in sets.iter().flat_map(|voters| [(voters, &settings[..]), (voters, &settings[..2])]) {
+            let Some(electorate) = self.safe(voters.clone(), settings) else { continue };
             let allowed = electorate.quorum == 0 || self.wanted.method == Method::Quorum;
+            let throughout = electorate.meets_change(self.server, self.wanted);
             // How many of the voters that are there could still be lost.
             let spare = electorate.voters.intersection(self.streaming).count().checked_sub(electorate.quorum);
-            let spare = spare.unwrap_or(0);
-            if allowed && electorate.is_electable() && best.as_ref().is_none_or(|(most, _)| spare > *most) {
-                best = Some((spare, electorate));
+            let worth = (throughout, spare.unwrap_or(0));
+            if allowed && electorate.is_electable() && best.as_ref().is_none_or(|(most, _)| worth > *most) {
+                best = Some((worth, electorate));
             }
         }
         best.map(|(_, electorate)| electorate)
+    }
+
+    /// The voters that are waited for throughout a change.
+    fn kept(&self, next: &StandbyNames) -> Electorate {
+        let kept = |voter: &&MemberName| self.electorate.quorum == 0 && self.server.keep_waiting_for(next, voter);
+        Electorate { voters: self.electorate.voters.iter().filter(kept).cloned().collect(), quorum: 0 }
     }
 
     /// The present names and the wanted ones together, all of them: only where all of them can confirm.
@@ -189,7 +208,7 @@ impl Situation<'_> {
     /// A transition breaks no promise: the rules again, for checks.
     pub fn allows(&self, transition: &Transition) -> bool {
         match transition {
-            Transition::Server(names) => self.electorate.meets(names),
+            Transition::Server(names) => self.electorate.meets_change(self.server, names),
             Transition::Store(new) => {
                 let facts = self.settled && !self.unsure && new.meets(self.server);
                 new.voters.is_empty()
