@@ -151,22 +151,20 @@ impl Tick<'_> {
         switchover && self.sync_is_active(cluster) && !self.sync_names_me(cluster)
     }
 
-    /// A primary without a lease goes on, unless somebody was promoted in the meantime.
+    /// A primary without a lease goes on, unless somebody was promoted in the meantime. In pause it may be another database that
+    /// people put there.
     fn claim_as_primary(&mut self, cluster: &Cluster, running: &Running) -> Claim {
-        if self.settings.paused {
-            let same = match &cluster.initialize {
-                Initialize::Done(id) => self.system_id() == Some(*id),
-                Initialize::Absent | Initialize::InProgress | Initialize::Invalid(_) => true,
-            };
-            return if same { Claim::Best } else { Claim::Defer };
-        }
         let mine = running.timeline.unwrap_or(Timeline(0));
         let known = cluster.timeline();
         if mine < known {
             self.note(Level::Warning, format!("My timeline {mine} is behind last known cluster timeline {known}"));
             return Claim::Defer;
         }
-        Claim::Best
+        let same = match &cluster.initialize {
+            Initialize::Done(id) => self.system_id() == Some(*id),
+            Initialize::Absent | Initialize::InProgress | Initialize::Invalid(_) => true,
+        };
+        if self.settings.paused && !same { Claim::Defer } else { Claim::Best }
     }
 
     /// The ordinary race: all members ever known, by position and priority.
