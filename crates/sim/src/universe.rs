@@ -399,6 +399,9 @@ impl Universe {
                     .failover
                     .as_ref()
                     .is_some_and(|request| request.leader.is_none() && request.candidate.as_ref() == Some(&name));
+                if self.nodes[from.node].postgres.is_primary() {
+                    self.check_promises(from.node);
+                }
             }
         }
         let after = self.store.cluster().leader_name().cloned();
