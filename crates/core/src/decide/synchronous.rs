@@ -283,6 +283,9 @@ impl Tick<'_> {
         }
         let Some(known) = self.memory.known_sync.clone() else { return cluster };
         self.note(Level::Warning, "the key /sync is gone; what it said when it was last there still goes");
+        // Whoever led since wrote another one, which this node has not seen: that leader knows.
+        let later = self.memory.last_leader.clone().filter(|leader| known.leader.as_ref() != Some(leader));
+        let known = later.map_or(known, |leader| SyncState { leader: Some(leader), ..SyncState::default() });
         let sync = SyncState { version: cluster.sync.version, ..known };
         Arc::new(Cluster { sync, ..Cluster::clone(&cluster) })
     }

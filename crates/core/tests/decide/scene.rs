@@ -433,6 +433,7 @@ impl Scene {
             "remote-asked" => memory.remote_asked_at = Some(ago()),
             "comparison-awaited" => memory.comparison_awaited_since = Some(ago()),
             "crash-recovery-since" => memory.crash_recovery_since = Some(ago()),
+            "led-last" => memory.last_leader = Some(value.into()),
             "request-awaited" => memory.request_awaited_since = Some(ago()),
             "stepped-down" => memory.stepped_down_at = Some(ago()),
             "handover" => memory.handover = Some(Handover { since: NOW, stopped_at: Some(NOW) }),
