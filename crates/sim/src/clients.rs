@@ -56,9 +56,12 @@ impl Universe {
         let named = sync.leader.as_ref() == Some(&this.name);
         let holds = self.store.cluster().leader_name() == Some(&this.name);
         let leads = holds && this.synchronous.mode != SynchronousMode::Off && !this.was_paused;
-        // A vote is worth nothing where the voter goes on confirming to a primary that nobody stops.
+        // A vote is worth nothing where the voter goes on confirming to a primary that nobody stops; nor is an order of people, who
+        // asked no voter.
         let quorum = this.postgres.sync.shown.method == Method::Quorum;
-        let stray = quorum && !holds && this.unattended && !self.guarded;
+        let leader = self.store.cluster().leader_name().and_then(|name| self.node_named(name));
+        let by_hand = leader.is_some_and(|leader| self.nodes[leader].by_hand);
+        let stray = (quorum || by_hand) && !holds && this.unattended && !self.guarded;
         let kept = !stray && (named || sync.leader.is_some() && (leads || waited));
         self.acknowledged_at = self.now;
         self.waited += u64::from(waited);

@@ -444,7 +444,8 @@ impl World for SimWorld {
         node.failsafe_until = plan.memory.failsafe_until().map(|until| until.0);
         node.agreement.settle();
         node.was_paused |= node.paused;
-        node.shows_all = plan.job == JobOrder::Start(Job::Promote) && node.held
+        let held = node.held && facts.settings.synchronous.hold;
+        node.shows_all = plan.job == JobOrder::Start(Job::Promote) && held
             || node.job.as_ref().is_some_and(|view| view.job == Job::Promote) && node.shows_all;
         node.held = plan.memory.holding.is_some();
         if node.lease_until.is_some_and(|until| until > now) {
