@@ -90,8 +90,12 @@ impl Universe {
         }
         self.sync_lost = false;
         let Some(data) = self.nodes[node].postgres.data() else { return };
+        // Given up by an order of people, even if the node dies before it is promoted.
+        let by_hand = self.nodes[node].by_hand;
         for write in &mut self.writes {
-            write.kept |= data.wal.contains(write.branch, write.end);
+            let has = data.wal.contains(write.branch, write.end);
+            self.given_up += u64::from(by_hand && write.kept && !has);
+            write.kept = has || write.kept && !by_hand;
         }
     }
 
