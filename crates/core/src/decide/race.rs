@@ -160,6 +160,11 @@ impl Tick<'_> {
             self.note(Level::Warning, format!("My timeline {mine} is behind last known cluster timeline {known}"));
             return Claim::Defer;
         }
+        // Its agent was away while another node led, who knows for how long: that one may have died before it wrote its history.
+        if !self.settings.paused && self.sync_is_active(cluster) && !self.sync_names_me(cluster) {
+            self.note(Level::Warning, "/sync names others: this primary may lack what they acknowledged");
+            return Claim::Defer;
+        }
         let same = match &cluster.initialize {
             Initialize::Done(id) => self.system_id() == Some(*id),
             Initialize::Absent | Initialize::InProgress | Initialize::Invalid(_) => true,
