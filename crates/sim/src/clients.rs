@@ -61,7 +61,7 @@ impl Universe {
         let quorum = this.postgres.sync.shown.method == Method::Quorum;
         let leader = self.store.cluster().leader_name().and_then(|name| self.node_named(name));
         let by_hand = leader.is_some_and(|leader| self.nodes[leader].by_hand);
-        let stray = (quorum || by_hand) && !holds && this.unattended && !self.guarded;
+        let stray = (quorum || by_hand) && !holds && this.unattended && (!self.guarded || this.was_paused);
         let kept = !stray && (named || sync.leader.is_some() && (leads || waited));
         self.acknowledged_at = self.now;
         self.waited += u64::from(waited);
