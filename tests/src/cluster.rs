@@ -132,6 +132,17 @@ impl Cluster {
         }
     }
 
+    /// Of PostgreSQL's programs, `program` is this script for that node, from its next start on.
+    pub fn replace_program(&mut self, node: usize, program: &str, script: &str) {
+        let bin = self.sandbox.directory("bin");
+        for entry in std::fs::read_dir(&self.programs.pg_bin).unwrap().flatten() {
+            std::os::unix::fs::symlink(entry.path(), bin.join(entry.file_name())).unwrap();
+        }
+        std::fs::remove_file(bin.join(program)).unwrap();
+        self.sandbox.file(bin.join(program), script);
+        self.nodes[node].config["postgresql"]["bin_dir"] = json!(bin);
+    }
+
     /// A cluster of this many nodes of ours.
     pub fn of(count: usize) -> Builder {
         Self::mixed(&vec![Kind::Ours; count])

@@ -159,13 +159,7 @@ fn a_clone_that_fails_cleans_up_and_is_tried_again() {
         real.display(),
         marker.display()
     );
-    let bin = cluster.sandbox.directory("bin");
-    for entry in std::fs::read_dir(&cluster.programs.pg_bin).unwrap().flatten() {
-        std::os::unix::fs::symlink(entry.path(), bin.join(entry.file_name())).unwrap();
-    }
-    std::fs::remove_file(bin.join("pg_basebackup")).unwrap();
-    cluster.sandbox.file("bin/pg_basebackup", &script);
-    cluster.nodes[1].config["postgresql"]["bin_dir"] = json!(bin);
+    cluster.replace_program(1, "pg_basebackup", &script);
 
     cluster.start_node(0);
     cluster.nodes[0].wait_primary(Limit(60));

@@ -172,10 +172,6 @@ fn an_interrupted_rewind_is_not_started_and_finished_after_a_power_cut() {
         return;
     }
     // A pg_rewind that hangs in the middle, until it is allowed to work.
-    let bin = cluster.sandbox.directory("bin");
-    for entry in std::fs::read_dir(&cluster.programs.pg_bin).unwrap().flatten() {
-        std::os::unix::fs::symlink(entry.path(), bin.join(entry.file_name())).unwrap();
-    }
     let allowed = cluster.sandbox.path().join("may-rewind");
     let pid_file = cluster.sandbox.path().join("pid");
     let real = cluster.programs.pg_bin.join("pg_rewind");
@@ -187,9 +183,7 @@ fn an_interrupted_rewind_is_not_started_and_finished_after_a_power_cut() {
         allowed = allowed.display(),
         real = real.display()
     );
-    std::fs::remove_file(bin.join("pg_rewind")).unwrap();
-    cluster.sandbox.file("bin/pg_rewind", &script);
-    cluster.nodes[1].config["postgresql"]["bin_dir"] = json!(bin);
+    cluster.replace_program(1, "pg_rewind", &script);
     cluster.start_node(1);
     cluster.nodes[1].wait_primary(Limit(60));
     cluster.start_node(0);

@@ -65,18 +65,9 @@ fn wal_that_pg_rewind_misses_comes_from_the_archive() {
 /// Two nodes, of which node 0 has this script for pg_rewind.
 fn with_own_pg_rewind(script: impl FnOnce(&Cluster) -> String) -> Cluster {
     let mut cluster = Cluster::of(2).prepare();
-    let bin = cluster.sandbox.directory("bin");
-    for entry in std::fs::read_dir(&cluster.programs.pg_bin).unwrap().flatten() {
-        std::os::unix::fs::symlink(entry.path(), bin.join(entry.file_name())).unwrap();
-    }
-    std::fs::remove_file(bin.join("pg_rewind")).unwrap();
     let script = format!("#!/bin/sh\ncase $1 in --help) exit 0;; esac\n{}\n", script(&cluster));
-    cluster.sandbox.file("bin/pg_rewind", &script);
-    cluster.nodes[0].config["postgresql"]["bin_dir"] = json!(bin);
-    cluster.start_node(0);
-    cluster.nodes[0].wait_primary(Limit(60));
-    cluster.start_node(1);
-    cluster.nodes[1].wait_streaming(Limit(60));
+    cluster.replace_program(0, "pg_rewind", &script);
+    cluster.start_all();
     cluster
 }
 
