@@ -145,9 +145,10 @@ impl Tick<'_> {
         wanted && self.sync_is_active(cluster)
     }
 
-    /// This node, or the former leader, is named by `/sync`.
-    pub(super) fn sync_names_me(&self, cluster: &Cluster) -> bool {
-        cluster.sync.standbys.contains(self.me()) || cluster.sync.leader.as_ref() == Some(self.me())
+    /// `/sync` speaks of others: this node may lack what was acknowledged.
+    pub(super) fn sync_leaves_out(&self, cluster: &Cluster, name: &MemberName) -> bool {
+        let named = cluster.sync.standbys.contains(name) || cluster.sync.leader.as_ref() == Some(name);
+        self.sync_is_active(cluster) && !named
     }
 }
 

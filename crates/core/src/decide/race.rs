@@ -148,7 +148,7 @@ impl Tick<'_> {
     /// A switchover is for synchronous standbys: this one may lack what was acknowledged.
     fn is_left_out(&self, cluster: &Cluster, running: &Running, request: &FailoverRequest) -> bool {
         let switchover = request.leader.is_some() && running.wal.is_standby();
-        switchover && self.sync_is_active(cluster) && !self.sync_names_me(cluster)
+        switchover && self.sync_leaves_out(cluster, self.me())
     }
 
     /// A primary without a lease goes on, unless somebody was promoted in the meantime. In pause it may be another database that
@@ -161,7 +161,7 @@ impl Tick<'_> {
             return Claim::Defer;
         }
         // Its agent was away while another node led, who knows for how long: that one may have died before it wrote its history.
-        if !self.settings.paused && self.sync_is_active(cluster) && !self.sync_names_me(cluster) {
+        if !self.settings.paused && self.sync_leaves_out(cluster, self.me()) {
             self.note(Level::Warning, "/sync names others: this primary may lack what they acknowledged");
             return Claim::Defer;
         }
@@ -184,7 +184,7 @@ impl Tick<'_> {
         }
         members.extend(cluster.members.clone());
         if self.sync_is_active(cluster) {
-            if !self.quorum_is_active(cluster) && !self.sync_names_me(cluster) {
+            if !self.quorum_is_active(cluster) && self.sync_leaves_out(cluster, self.me()) {
                 return Ok(Claim::Defer);
             }
             members
@@ -208,7 +208,7 @@ impl Tick<'_> {
         let mut candidate_unfit = false;
         if let Some(candidate) = &request.candidate {
             if candidate == self.me() {
-                if self.sync_is_active(cluster) && !self.sync_names_me(cluster) {
+                if self.sync_leaves_out(cluster, self.me()) {
                     let text = format!("{action}: not a synchronous standby: commits that only those have are lost");
                     self.note(Level::Warning, text);
                 }
@@ -218,15 +218,12 @@ impl Tick<'_> {
             if self.settings.paused {
                 return self.drop_request_of_gone_candidate(cluster, running, request);
             }
-            if self.sync_is_active(cluster) && !quorum && !self.sync_names_me(cluster) {
+            if !quorum && self.sync_leaves_out(cluster, self.me()) {
                 return Ok(Some(Claim::Defer));
             }
             if let Some(member) = cluster.members.get(candidate) {
                 let peers = self.ask_peers(cluster.members.values())?;
-                let asynchronous = request.leader.is_some()
-                    && self.sync_is_active(cluster)
-                    && !cluster.sync.standbys.contains(candidate)
-                    && cluster.sync.leader.as_ref() != Some(candidate);
+                let asynchronous = switchover && self.sync_leaves_out(cluster, candidate);
                 let why = match peers.get(&member.name) {
                     // It will not run, so waiting for it would last for ever.
                     _ if asynchronous => Some("not a synchronous standby"),

@@ -88,7 +88,8 @@ impl StandbyNames {
         self.names.iter().position(|listed| listed == name)
     }
 
-    fn needed(&self) -> usize {
+    /// How many confirmations a commit waits for: `number`, but for a list that is shorter.
+    pub(super) fn needed(&self) -> usize {
         self.number.min(self.names.len())
     }
 

@@ -39,8 +39,7 @@ impl Electorate {
     /// Each set of voters that can elect meets each set of standbys that lets PostgreSQL acknowledge.
     pub fn meets(&self, server: &StandbyNames) -> bool {
         self.voters.is_empty()
-            || !server.anybody
-                && self.voters.union(&server.names).count() <= self.quorum + server.number.min(server.names.len())
+            || !server.anybody && self.voters.union(&server.names).count() <= self.quorum + server.needed()
     }
 
     /// The same for the change from one setting to the next, and all that can be in between.
@@ -98,9 +97,7 @@ impl Situation<'_> {
             return Some(Transition::Server(self.wanted.clone()));
         }
         if let Some(electorate) = self.bridge() {
-            // Where none will do for the moment of the change, nobody can be elected in that moment.
-            let kept = electorate.meets_change(self.server, self.wanted);
-            return Some(Transition::Store(if kept { electorate } else { Electorate::nobody() }));
+            return Some(Transition::Store(electorate));
         }
         match self.both() {
             Some(both) if both == *self.server && !self.unsure => None, // Until the new ones have caught up.
@@ -120,7 +117,7 @@ impl Situation<'_> {
             return Electorate::nobody();
         }
         let voters = self.wanted.names.clone();
-        Electorate { quorum: voters.len() - self.wanted.number.min(voters.len()), voters }
+        Electorate { quorum: voters.len() - self.wanted.needed(), voters }
     }
 
     /// PostgreSQL waits as wanted: the best electorate that can be published by now.
@@ -140,8 +137,8 @@ impl Situation<'_> {
         (best.is_electable() && !no_better).then_some(best)
     }
 
-    /// An electorate that meets the present setting as well as the wanted one; if there is one, also the change between them;
-    /// the most robust.
+    /// An electorate that meets the present setting, the wanted one, and the change between them; the most robust. Where none
+    /// meets the change, nobody can be elected in that moment.
     fn bridge(&self) -> Option<Electorate> {
         let (now, then) = (&self.electorate.voters, &self.wanted.names);
         let mixed = self.server.mixed_with(self.wanted);
@@ -159,7 +156,7 @@ impl Situation<'_> {
                 best = Some((worth, electorate));
             }
         }
-        best.map(|(_, electorate)| electorate)
+        best.map(|((throughout, _), electorate)| if throughout { electorate } else { Electorate::nobody() })
     }
 
     /// The voters that are waited for throughout a change.
@@ -187,10 +184,7 @@ impl Situation<'_> {
         // By rule 3: the votes of those that lack the past are not enough.
         let by_facts = (self.settled && !self.unsure).then(|| voters.difference(&self.holders()).count());
         let history = [by_trust, by_facts].into_iter().flatten().min()?;
-        let meeting = settings.iter().map(|setting| {
-            let number = setting.number.min(setting.names.len());
-            voters.union(&setting.names).count() - number
-        });
+        let meeting = settings.iter().map(|setting| voters.union(&setting.names).count() - setting.needed());
         let quorum = meeting.max()?.max(history);
         let electorate = Electorate { voters, quorum };
         debug_assert!(settings.iter().all(|setting| electorate.meets(setting)));
