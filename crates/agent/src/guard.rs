@@ -46,8 +46,7 @@ impl Guard {
             self.disarm().await;
             return;
         }
-        let postmaster = self.monitor.alive().ok().flatten().map(|postmaster| postmaster.pid());
-        match (plan.memory.lease_until, postmaster) {
+        match (plan.memory.lease_until, self.postmaster()) {
             (Some(until), Some(pid)) => self.arm(deadline(until, settings.ttl), pid).await,
             // Without a lease, with PostgreSQL still on its way down: the deadline that was told stands.
             (None, Some(_)) if self.armed.is_some() && !crate::node::is_standby(&facts.server) => {}
@@ -62,10 +61,14 @@ impl Guard {
         if facts.settings.paused || !is_primary {
             return;
         }
-        if let Ok(Some(postmaster)) = self.monitor.alive() {
+        if let Some(pid) = self.postmaster() {
             let ttl = facts.settings.ttl;
-            self.arm(deadline(asked_at + ttl, ttl), postmaster.pid()).await;
+            self.arm(deadline(asked_at + ttl, ttl), pid).await;
         }
+    }
+
+    fn postmaster(&self) -> Option<i32> {
+        self.monitor.alive().ok().flatten().map(|postmaster| postmaster.pid())
     }
 
     /// Nothing is left to guard.

@@ -166,9 +166,7 @@ impl SimWorld {
     fn expect_lease(&self) {
         let mut universe = self.shared.borrow_mut();
         let (node, until) = (&universe.nodes[self.node], universe.now + self.settings.ttl);
-        let is_primary =
-            node.postgres.process != Process::Down && node.postgres.data().is_some_and(|data| !data.standby);
-        if is_primary && !node.paused {
+        if node.postgres.is_primary() && !node.paused {
             universe.arm_guard(self.node, Some(until));
         }
     }
