@@ -69,8 +69,8 @@ pub struct Memory {
     pub handover: Option<Handover>,
     /// Since when nobody has led, and this node has left the lease to whom a switchover or failover asks for.
     pub request_awaited_since: Option<Moment>,
-    /// When this node gave its lease up for others to take.
-    pub stepped_down_at: Option<Moment>,
+    /// This node gave its lease up for others to take.
+    pub stepped_down: Option<StepDown>,
     /// The restart that is scheduled.
     pub scheduled_restart: Option<ScheduledRestart>,
     /// The request that the running job answers when it ends.
@@ -124,7 +124,7 @@ impl Memory {
             checkpoint_pending: false,
             handover: None,
             request_awaited_since: None,
-            stepped_down_at: None,
+            stepped_down: None,
             scheduled_restart: None,
             answering: None,
             enforcement: None,
@@ -186,6 +186,17 @@ pub struct Holding {
     pub position: Lsn,
     /// Since when it has been there.
     pub at_rest_since: Moment,
+}
+
+/// A lease that was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StepDown {
+    /// When.
+    pub at: Moment,
+    /// The position that goes to `/status` with it.
+    pub last_lsn: Option<Lsn>,
+    /// The store did not say whether the key is gone: the request may still be on its way.
+    pub unanswered: bool,
 }
 
 /// A server that is starting.

@@ -41,7 +41,8 @@ pub trait Dcs: Send + Sync {
     /// where they changed. `Refused`: the key is absent or another member's. The moment is as for [`Dcs::acquire`].
     async fn renew(&self, update: &LeaderUpdate) -> Outcome<Moment>;
 
-    /// Deletes `/leader` if this member holds it, after writing the last position to `/status` if one is given.
+    /// Deletes `/leader` if this member holds it, after writing the last position to `/status` if one is given. Whether it is
+    /// late or was sent twice, it does not hit a `/leader` that this member created later.
     async fn release(&self, last_lsn: Option<Lsn>) -> Outcome<()>;
 
     /// Writes the key of this member, attached to a lease of `ttl`, or keeps it alive where nothing changed.

@@ -21,14 +21,33 @@ use patroni_core::sync::Electorate;
 pub(crate) enum StoreRequest {
     Load,
     Acquire,
-    Renew { last_lsn: Option<Lsn>, failsafe: Option<BTreeMap<MemberName, String>> },
-    Release(Option<Lsn>),
+    Renew {
+        last_lsn: Option<Lsn>,
+        failsafe: Option<BTreeMap<MemberName, String>>,
+    },
+    /// Of the leader key of that version, as whoever created it knows.
+    Release {
+        key: Option<Version>,
+        last_lsn: Option<Lsn>,
+    },
     Touch(Box<MemberData>),
     Initialize(InitializeWrite),
-    WriteConfig { expected: Option<Version>, data: JsonMap },
-    WriteFailover { expected: Option<Version>, request: Option<FailoverRequest> },
-    WriteSync { expected: Option<Version>, electorate: Option<Electorate> },
-    WriteHistory { expected: Option<Version>, history: History },
+    WriteConfig {
+        expected: Option<Version>,
+        data: JsonMap,
+    },
+    WriteFailover {
+        expected: Option<Version>,
+        request: Option<FailoverRequest>,
+    },
+    WriteSync {
+        expected: Option<Version>,
+        electorate: Option<Electorate>,
+    },
+    WriteHistory {
+        expected: Option<Version>,
+        history: History,
+    },
 }
 
 /// What it answers.
@@ -81,7 +100,7 @@ impl Store {
                 }
                 reply
             }
-            StoreRequest::Release(last_lsn) => self.release(me, last_lsn),
+            StoreRequest::Release { key, last_lsn } => self.release(me, key, last_lsn),
             StoreRequest::Touch(data) => self.touch(me, *data, now + ttl),
             StoreRequest::Initialize(write) => self.initialize(write),
             StoreRequest::WriteConfig { expected, data } => self.write_config(expected, data),
@@ -144,8 +163,9 @@ impl Store {
         (StoreReply::Done, false)
     }
 
-    fn release(&mut self, me: &MemberName, last_lsn: Option<Lsn>) -> (StoreReply, bool) {
-        if self.cluster.leader_name() != Some(me) {
+    fn release(&mut self, me: &MemberName, key: Option<Version>, last_lsn: Option<Lsn>) -> (StoreReply, bool) {
+        let present = self.cluster.leader.as_ref().filter(|leader| leader.name == *me);
+        if present.is_none_or(|leader| Some(leader.version) != key) {
             return (StoreReply::Refused, false);
         }
         let cluster = self.edit();

@@ -390,9 +390,14 @@ impl World for SimWorld {
                 self.lease(&outcome);
                 Answer::Acquire(outcome)
             }
-            Op::ReleaseLease(lsn) => {
-                self.shared.borrow_mut().nodes[self.node].lease_until = None;
-                Answer::Release(self.write(StoreRequest::Release(lsn), limit, false, |_| ()).await)
+            Op::ReleaseLease(last_lsn) => {
+                let key = {
+                    let mut universe = self.shared.borrow_mut();
+                    universe.nodes[self.node].lease_until = None;
+                    universe.store.cluster().leader.as_ref().map(|leader| leader.version)
+                };
+                let request = StoreRequest::Release { key, last_lsn };
+                Answer::Release(self.write(request, limit, false, |_| ()).await)
             }
             Op::PollPeers(names) => Answer::Peers(self.poll_peers(&names).await),
             Op::AskFailsafe(members) => Answer::Failsafe(self.ask_failsafe(&members, limit).await),

@@ -18,7 +18,7 @@ use patroni_core::decide::{decide, title};
 use patroni_core::facts::{Answer, Answers, Facts, JobFact, Op, Outcome, RewindCheck, UpstreamCheck, Watchdog};
 use patroni_core::job::{DemoteMode, Job, JobOutcome, JobView, Stage};
 use patroni_core::lsn::{Lsn, Timeline};
-use patroni_core::memory::Memory;
+use patroni_core::memory::{Memory, StepDown};
 use patroni_core::name::{MemberName, SystemId};
 use patroni_core::parameters::SynchronousStandbyNames;
 use patroni_core::peer::{Peer, PeerStatus};
@@ -552,7 +552,8 @@ impl State {
         node.memory = plan.memory;
         node.claiming = false;
         node.memory.comparison_awaited_since = None;
-        node.memory.stepped_down_at = None;
+        let unanswered = node.memory.stepped_down.filter(|given_up| given_up.unanswered);
+        node.memory.stepped_down = unanswered.map(|given_up| StepDown { at: moment(0), last_lsn: None, ..given_up });
         if node.memory.lease_until.is_none() && node.process != Process::Primary {
             node.guard = None;
         }

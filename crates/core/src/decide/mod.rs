@@ -15,6 +15,7 @@ mod handover;
 mod hold;
 mod job;
 mod leader;
+mod lease;
 mod race;
 mod recover;
 mod requests;
@@ -128,6 +129,9 @@ impl<'a> Tick<'a> {
         if self.facts.shutdown {
             return self.shutdown(Some(&cluster));
         }
+        if let Some(verdict) = self.give_up_again(&cluster)? {
+            return Ok(verdict);
+        }
         self.keep_keys(&cluster)?;
         if let Some(verdict) = self.requests(&cluster) {
             return Ok(verdict);
@@ -199,7 +203,7 @@ impl<'a> Tick<'a> {
             self.memory.enforcement = self.memory.enforcement.take().filter(|_| goes_on).map(Enforcement::doubted);
             self.memory.holding = None;
         } else {
-            self.memory.stepped_down_at = None;
+            self.memory.stepped_down = self.memory.stepped_down.filter(|given_up| given_up.unanswered);
         }
         if self.settings.paused {
             self.disable_watchdog = true;
@@ -324,45 +328,6 @@ impl<'a> Tick<'a> {
             JobFact::Running(_) => JobOrder::Replace(job),
             JobFact::Idle | JobFact::Ended(..) => JobOrder::Start(job),
         };
-    }
-
-    /// Prolongs the lease. `Ok(true)` is the only proof that it is held.
-    fn renew(&mut self) -> Needs<Outcome<()>> {
-        let outcome = ask(&self.facts.answers.renew, || Op::RenewLease)?;
-        Ok(self.take_lease(outcome.clone()))
-    }
-
-    fn acquire(&mut self) -> Needs<Outcome<()>> {
-        let outcome = ask(&self.facts.answers.acquire, || Op::AcquireLease)?;
-        Ok(self.take_lease(outcome.clone()))
-    }
-
-    fn take_lease(&mut self, outcome: Outcome<Moment>) -> Outcome<()> {
-        match outcome {
-            Outcome::Done(sent_at) => {
-                self.memory.lease_until = Some(sent_at + self.settings.ttl);
-                self.memory.leads_by_agreement = false;
-                Outcome::Done(())
-            }
-            Outcome::Refused => {
-                self.memory.lease_until = None;
-                Outcome::Refused
-            }
-            Outcome::Failed(why) => Outcome::Failed(why),
-            Outcome::Unknown(why) => Outcome::Unknown(why),
-        }
-    }
-
-    /// Gives the lease up. Whatever the outcome, this node does not count on it any more.
-    fn release(&mut self, last_lsn: Option<crate::lsn::Lsn>) -> Needs<()> {
-        let outcome = ask(&self.facts.answers.release, || Op::ReleaseLease(last_lsn))?.clone();
-        self.memory.lease_until = None;
-        self.memory.stepped_down_at = Some(self.facts.now.boot);
-        match outcome {
-            Outcome::Done(()) => self.note(Level::Info, "Leader key released"),
-            other => self.note_failure("release the leader key", &other),
-        }
-        Ok(())
     }
 
     fn initialize(&self, write: InitializeWrite) -> Needs<Outcome<()>> {

@@ -61,8 +61,8 @@ impl Tick<'_> {
     }
 
     fn step_back(&self, cluster: &Cluster) -> Option<Duration> {
-        let since = self.memory.stepped_down_at.filter(|_| cluster.is_unlocked())?;
-        let passed = self.facts.now.boot.since(since);
+        let stepped_down = self.memory.stepped_down.filter(|_| cluster.is_unlocked())?;
+        let passed = self.facts.now.boot.since(stepped_down.at);
         (passed < STEP_BACK).then(|| STEP_BACK - passed)
     }
 

@@ -17,7 +17,7 @@ use patroni_core::job::{
     CloneFrom, CloneSource, DemoteMode, Job, JobOutcome, JobView, RewindSource, Stage, Upstream, UpstreamMember,
 };
 use patroni_core::lsn::{Lsn, Timeline};
-use patroni_core::memory::{Handover, Holding, Memory, Rewind, Stalled, Starting};
+use patroni_core::memory::{Handover, Holding, Memory, Rewind, Stalled, Starting, StepDown};
 use patroni_core::name::{MemberName, SystemId};
 use patroni_core::parameters::SynchronousStandbyNames;
 use patroni_core::peer::{Peer, PeerStatus};
@@ -435,7 +435,12 @@ impl Scene {
             "crash-recovery-since" => memory.crash_recovery_since = Some(ago()),
             "led-last" => memory.last_leader = Some(value.into()),
             "request-awaited" => memory.request_awaited_since = Some(ago()),
-            "stepped-down" => memory.stepped_down_at = Some(ago()),
+            "stepped-down" => {
+                memory.stepped_down = Some(StepDown { at: ago(), last_lsn: None, unanswered: false });
+            }
+            "release-unanswered" => {
+                memory.stepped_down = Some(StepDown { at: NOW, last_lsn: Some(HERE), unanswered: true });
+            }
             "handover" => memory.handover = Some(Handover { since: NOW, stopped_at: Some(NOW) }),
             "handover-waits" => memory.handover = Some(Handover { since: ago(), stopped_at: None }),
             "handover-stopped" => memory.handover = Some(Handover { since: ago(), stopped_at: Some(ago()) }),
