@@ -24,13 +24,16 @@ pub(super) enum Bar {
 }
 
 impl Tick<'_> {
-    /// Asks members, other than this one, that have a REST API. One round a tick.
+    /// Asks members, other than this one, that have a REST API. There is one round in a tick, so those who may go on in failsafe
+    /// mode are always among them.
     pub(super) fn ask_peers<'m>(
         &self,
         members: impl IntoIterator<Item = &'m Member>,
     ) -> Needs<&BTreeMap<MemberName, Peer>> {
-        let addresses: BTreeMap<MemberName, String> =
+        let mut addresses: BTreeMap<MemberName, String> =
             members.into_iter().filter(|member| member.name != *self.me()).filter_map(Member::address).collect();
+        let may_go_on = self.facts.cluster.as_ref().map(|cluster| self.who_may_go_on(cluster)).unwrap_or_default();
+        addresses.extend(may_go_on.iter().filter_map(Member::address));
         if addresses.is_empty() {
             static NOBODY: BTreeMap<MemberName, Peer> = BTreeMap::new();
             return Ok(self.facts.answers.peers.as_ref().unwrap_or(&NOBODY));

@@ -60,35 +60,37 @@ impl Tick<'_> {
         (leader != self.me() && self.facts.now.boot < *until).then_some(leader)
     }
 
-    /// May somebody in `/failsafe` be going on as primary? Of one that this node was asked by it knows. An agent that has just
-    /// been started does not for a `ttl`, and a node that is not in the list never: those ask everybody.
+    /// May somebody in `/failsafe` be going on as primary?
     pub(super) fn somebody_may_go_on(&mut self, cluster: &Cluster, running: &Running) -> Needs<bool> {
-        let young = self.memory.began.is_none_or(|began| self.facts.now.boot.since(began) < self.settings.ttl);
-        let listed = cluster.failsafe.as_ref().is_none_or(|names| names.contains_key(self.me()));
-        let knows = listed && !young;
-        if !self.settings.failsafe_mode || self.settings.paused || knows || !running.wal.is_standby() {
+        let others = self.who_may_go_on(cluster);
+        if others.is_empty() || !running.wal.is_standby() {
             return Ok(false);
         }
-        let others = cluster.failsafe.iter().flatten().filter(|(name, _)| *name != self.me());
-        let others: Vec<_> = others.map(|(name, api_url)| member_at(name, api_url)).collect();
-        if others.is_empty() {
-            return Ok(false);
-        }
-        let peers = match &self.facts.answers.peers {
-            Some(peers) => peers.clone(),
-            None => self.ask_peers(others.iter())?.clone(),
-        };
-        // In a synchronous mode only those are asked of whom one led last.
-        let unasked = !self.sync_is_active(cluster);
+        let peers = self.ask_peers(others.iter())?;
         let unclear = others.iter().find(|member| match peers.get(&member.name) {
             Some(Peer::Status(status)) => !status.in_recovery,
-            Some(Peer::Unreachable(_)) => true,
-            None => unasked,
+            Some(Peer::Unreachable(_)) | None => true,
         });
         if let Some(Member { name, .. }) = unclear {
+            let listed = cluster.failsafe.as_ref().is_none_or(|names| names.contains_key(self.me()));
             let why = if listed { "this agent has just been started" } else { "this node is not in /failsafe" };
             self.note(Level::Info, format!("{why}: {name} may be going on as primary in failsafe mode"));
         }
         Ok(unclear.is_some())
+    }
+
+    /// Whom this node has to ask before it leads. Of one that this node was asked by it knows. An agent that has just been
+    /// started does not for a `ttl`, and a node that is not in the list never: those ask everybody; in a synchronous mode
+    /// those of whom one led last.
+    pub(super) fn who_may_go_on(&self, cluster: &Cluster) -> Vec<Member> {
+        let young = self.memory.began.is_none_or(|began| self.facts.now.boot.since(began) < self.settings.ttl);
+        let listed = cluster.failsafe.as_ref().is_none_or(|names| names.contains_key(self.me()));
+        let knows = listed && !young;
+        if !self.settings.failsafe_mode || self.settings.paused || knows || !cluster.is_unlocked() {
+            return Vec::new();
+        }
+        let may_lead = |name: &MemberName| name != self.me() && !self.sync_leaves_out(cluster, name);
+        let others = cluster.failsafe.iter().flatten().filter(|(name, _)| may_lead(name));
+        others.map(|(name, api_url)| member_at(name, api_url)).collect()
     }
 }

@@ -201,6 +201,10 @@ impl Scene {
         let Ok(shared) = &mut self.facts.cluster else { return false };
         let cluster = Arc::make_mut(shared);
         match name {
+            "member-nofailover" => {
+                let Some(member) = cluster.members.get_mut(value) else { return false };
+                member.data.tags = tags("nofailover");
+            }
             // The key `/failsafe`, and the mode.
             "failsafe-key" => {
                 let address = |name: &str| (name.into(), format!("http://{name}:8008/patroni"));
