@@ -122,11 +122,14 @@ fn dialogue(cluster: &Cluster, kind: Kind, arguments: &str, answers: &[(&str, &s
     });
     let mut input = child.stdin.take().unwrap();
     let mut screen = String::new();
+    // A prompt that is asked again is not taken for the one that was answered.
+    let mut answered = 0;
     for (prompt, answer) in answers {
         wait_for(&format!("{kind:?} {arguments}: {prompt}"), Limit(30), || {
             shown.try_iter().for_each(|chunk| screen += &String::from_utf8_lossy(&chunk));
-            if screen.ends_with(prompt) { Ok(()) } else { Err(screen.clone()) }
+            if screen[answered..].ends_with(prompt) { Ok(()) } else { Err(screen.clone()) }
         });
+        answered = screen.len();
         input.write_all(answer.as_bytes()).unwrap();
     }
     let code = wait_for("the end", Limit(30), || child.try_wait().unwrap().ok_or(arguments)).code();
