@@ -220,12 +220,7 @@ impl<'a> Tick<'a> {
         if !self.has_lock(cluster) || self.memory.bootstrapping {
             return Ok(());
         }
-        if let (Initialize::Absent | Initialize::Invalid(_) | Initialize::InProgress, Some(id)) =
-            (&cluster.initialize, self.system_id())
-        {
-            let outcome = self.initialize(InitializeWrite::Finish(id))?;
-            self.note_failure("write the initialize key", &outcome);
-        }
+        self.is_the_cluster(cluster)?;
         match &cluster.config {
             Some(config) if config.data.as_ref().is_some_and(|data| !data.is_empty()) => Ok(()),
             config => {
@@ -235,6 +230,18 @@ impl<'a> Tick<'a> {
                 Ok(())
             }
         }
+    }
+
+    /// Done: `/initialize` is there, or now says that the data directory of this node is the cluster.
+    fn is_the_cluster(&mut self, cluster: &Cluster) -> Needs<Outcome<()>> {
+        let (Initialize::Absent | Initialize::Invalid(_) | Initialize::InProgress, Some(id)) =
+            (&cluster.initialize, self.system_id())
+        else {
+            return Ok(Outcome::Done(()));
+        };
+        let outcome = self.initialize(InitializeWrite::Finish(id))?;
+        self.note_failure("write the initialize key", &outcome);
+        Ok(outcome)
     }
 
     /// A server was seen running: what this proves.

@@ -28,6 +28,12 @@ impl Tick<'_> {
         if self.claim(cluster, running)? == Claim::Defer || self.somebody_may_go_on(cluster, running)? {
             return self.defer(cluster, running);
         }
+        // Before the lease: where the key is lost, two nodes with data of different clusters could each have half of it.
+        match self.is_the_cluster(cluster)? {
+            Outcome::Done(()) => {}
+            Outcome::Refused => return self.defer(cluster, running),
+            Outcome::Failed(why) | Outcome::Unknown(why) => return self.store_failure(&why),
+        }
         match self.acquire()? {
             Outcome::Done(()) => self.won(cluster, running),
             Outcome::Refused => {
