@@ -182,6 +182,44 @@ fn a_primary_whose_agent_died_is_stopped_before_the_lease_ends() {
     cluster.wait_streaming(1, Limit(60));
 }
 
+/// Nobody can name a postmaster that is only being started: the guard stops whichever there is when the lease ends.
+#[test]
+fn a_primary_that_comes_up_while_its_agent_is_frozen_is_stopped_before_the_lease_ends() {
+    let mut cluster = Cluster::of(2).prepare();
+    if cluster.programs.test_the_reference() {
+        eprintln!("skipped: the reference leaves two primaries");
+        return;
+    }
+    let (real, sandbox) = (cluster.programs.pg_bin.join("postgres"), cluster.sandbox.path().to_owned());
+    // The server to be freezes the agent that starts it: before the agent can tell the guard of it.
+    let gate = sandbox.join("gate");
+    let script = format!(
+        "#!/bin/sh\nif test \"$1\" = -D && test -e {gate}; then kill -STOP $PPID; rm {gate}; fi\nexec {real} \"$@\"\n",
+        gate = gate.display(),
+        real = real.display()
+    );
+    cluster.replace_program(0, "postgres", &script);
+    cluster.start_all();
+    cluster.sandbox.file("gate", "");
+    std::thread::scope(|scope| {
+        // It is answered when the agent is thawed, if at all.
+        scope.spawn(|| cluster.nodes[0].request("POST", "/restart", Some(&json!({}))));
+        wait_for("the new server starts", Limit(30), || if gate.exists() { Err("") } else { Ok(()) });
+        let is_primary = |node: usize| {
+            let answer = cluster.nodes[node].query("SELECT pg_is_in_recovery()");
+            answer.is_ok_and(|value| value.as_deref() == Some("f"))
+        };
+        wait_for("it is up without its agent", Limit(15), || if is_primary(0) { Ok(()) } else { Err("") });
+        wait_for("node 1 leads", Limit(60), || {
+            let promoted = is_primary(1);
+            assert!(!(promoted && cluster.nodes[0].postmaster().is_some()), "two primaries at the same time");
+            if promoted { Ok(()) } else { Err("") }
+        });
+        cluster.nodes[0].signal(Signal::CONT);
+    });
+    cluster.wait_streaming(1, Limit(60));
+}
+
 #[test]
 fn all_nodes_killed_come_back_with_the_last_leader() {
     let mut cluster = Cluster::of(2).start();

@@ -3,16 +3,19 @@
 //!
 //! The agent can be killed, frozen, or starved; PostgreSQL goes on accepting writes meanwhile. As long as this node
 //! leads, the agent tells the guard over a pipe until when. Where nothing new comes before that, the guard ends the
-//! postmaster (immediately, then by SIGKILL), and only that very process. An agent that is started again in time takes
-//! over with a guard of its own. In pause, and on standbys, there is no guard.
+//! postmaster (immediately, then by SIGKILL), and only that very process; while the agent starts or restarts a primary, whichever
+//! runs in the data directory then. An agent that is started again in time takes over with a guard of its own. In pause, and on
+//! standbys, there is no guard.
 
 pub mod process;
 
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use patroni_core::facts::Facts;
-use patroni_core::plan::Plan;
+use patroni_core::facts::{Facts, JobFact};
+use patroni_core::job::Job;
+use patroni_core::plan::{JobOrder, Plan};
+use patroni_core::server::Role;
 use patroni_core::time::Moment;
 use patroni_postgres::monitor::Monitor;
 use tokio::io::AsyncWriteExt;
@@ -21,6 +24,9 @@ use tokio::time::{Duration, timeout};
 
 /// How long the guard may take to read a line; it has nothing else to do.
 const WRITE_LIMIT: Duration = Duration::from_millis(500);
+
+/// Instead of the number of a postmaster: whichever runs in the data directory when the deadline has passed.
+const ANY: i32 = 0;
 
 /// The agent's end of the guard.
 pub struct Guard {
@@ -47,6 +53,7 @@ impl Guard {
             return;
         }
         match (plan.memory.lease_until, self.postmaster()) {
+            (Some(until), _) if starts_a_primary(plan, facts) => self.arm(deadline(until, settings.ttl), ANY).await,
             (Some(until), Some(pid)) => self.arm(deadline(until, settings.ttl), pid).await,
             // Without a lease, with PostgreSQL still on its way down: the deadline that was told stands.
             (None, Some(_)) if self.armed.is_some() && !crate::node::is_standby(&facts.server) => {}
@@ -129,6 +136,16 @@ impl Guard {
         let own = self.running.as_ref().and_then(|(child, _)| child.id());
         process::end_guards(&self.data_dir, own);
     }
+}
+
+/// The job that this tick leaves running brings up a postmaster that nobody can name yet.
+fn starts_a_primary(plan: &Plan, facts: &Facts) -> bool {
+    let job = match (&plan.job, &facts.job) {
+        (JobOrder::Start(job) | JobOrder::Replace(job), _) => job,
+        (JobOrder::Keep, JobFact::Running(view)) => &view.job,
+        (JobOrder::Keep | JobOrder::Cancel, _) => return false,
+    };
+    matches!(job, Job::Start { role: Role::Primary, .. } | Job::Restart { as_standby: false })
 }
 
 /// A little before the lease ends, so that PostgreSQL is down when it does.

@@ -2,7 +2,7 @@
 //!
 //! The loop starts a job, looks at its stage, and takes note of its end; it never waits for it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use patroni_core::decide::title;
@@ -20,7 +20,7 @@ use patroni_postgres::control::{Control, Copied, Mode, Promoted, StartOptions, S
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{Notify, oneshot, watch};
 
-use crate::rewind;
+use crate::{clock, rewind};
 
 /// How long a promotion is waited for. It goes on beyond; the ticks then see what became of it.
 const PROMOTION_LIMIT: Duration = Duration::from_secs(60);
@@ -33,9 +33,33 @@ pub struct Jobs {
     /// To be started when the running one, which was cancelled for it, is gone.
     next: Option<Job>,
     ended: Option<(Job, JobOutcome)>,
+    lease: Arc<Lease>,
     /// Makes a new handle, should a job die with the old one.
     make_control: Box<dyn Fn() -> Control + Send + Sync>,
     woken: Arc<Notify>,
+}
+
+/// Until when this node may lead, as of the last tick.
+#[derive(Default)]
+struct Lease(Mutex<Option<Moment>>);
+
+impl Lease {
+    fn set(&self, until: Option<Moment>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+
+    fn until(&self) -> Option<Moment> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The agent may have stood still since it was prolonged.
+    fn allows_a_primary(&self) -> bool {
+        let holds = self.until().is_some_and(|until| clock::boot() < until);
+        if !holds {
+            tracing::warn!("the leader lease has ended: the server is not made a primary");
+        }
+        holds
+    }
 }
 
 struct RunningJob {
@@ -50,7 +74,8 @@ impl Jobs {
     /// No job yet. `woken` is notified when a job ends, or reaches a stage that the loop waits for.
     pub fn new(make_control: impl Fn() -> Control + Send + Sync + 'static, woken: Arc<Notify>) -> Self {
         let control = Some(Box::new(make_control()));
-        Jobs { control, running: None, next: None, ended: None, make_control: Box::new(make_control), woken }
+        let (lease, make_control) = (Arc::default(), Box::new(make_control));
+        Jobs { control, running: None, next: None, ended: None, lease, make_control, woken }
     }
 
     /// The handle of the server, while no job has it.
@@ -82,12 +107,9 @@ impl Jobs {
 
     /// Carries out what a tick decided about jobs.
     pub fn apply(&mut self, order: JobOrder, lease_until: Option<Moment>, settings: &Arc<Settings>, now: Moment) {
-        if let JobOrder::Start(Job::Promote | Job::Start { role: Role::Primary, .. }) = &order
-            && lease_until.is_none_or(|until| until <= now)
-            && !settings.paused
-        {
-            // The agent stood still between the renewal and here.
-            tracing::warn!("the leader lease has ended: the server is not made a primary");
+        self.lease.set(lease_until);
+        let makes_primary = matches!(&order, JobOrder::Start(Job::Promote | Job::Start { role: Role::Primary, .. }));
+        if makes_primary && !self.lease.allows_a_primary() {
             return;
         }
         match order {
@@ -136,7 +158,12 @@ impl Jobs {
             return;
         };
         let cancel = Cancel::new();
-        let (progress, stage) = Progress::new();
+        let (progress, stage) = if needs_the_lease(&job, settings.paused, self.lease.until()) {
+            let lease = Arc::clone(&self.lease);
+            Progress::with_condition(move || lease.allows_a_primary())
+        } else {
+            Progress::new()
+        };
         watch_stage(stage.clone(), Arc::clone(&self.woken));
         let end = spawn(control, job.clone(), Arc::clone(settings), cancel.clone(), progress, Arc::clone(&self.woken));
         self.running = Some(RunningJob { job, since: now, cancel, stage, end });
@@ -151,6 +178,26 @@ impl RunningJob {
             since: self.since,
             stage: self.stage.borrow().clone(),
         }
+    }
+}
+
+/// What ends with a primary that somebody else may have replaced meanwhile. In pause a primary is restarted without a lease, too.
+fn needs_the_lease(job: &Job, paused: bool, lease_until: Option<Moment>) -> bool {
+    match job {
+        Job::Promote | Job::Start { role: Role::Primary, .. } => true,
+        Job::Restart { as_standby: false } => !paused && lease_until.is_some(),
+        Job::Bootstrap
+        | Job::Clone { .. }
+        | Job::Reinitialize { .. }
+        | Job::Start { .. }
+        | Job::Restart { .. }
+        | Job::Follow { .. }
+        | Job::Demote(_)
+        | Job::CrashRecovery
+        | Job::CopySlots { .. }
+        | Job::Rewind { .. }
+        | Job::Shutdown
+        | Job::StopImmediate => false,
     }
 }
 
@@ -304,5 +351,35 @@ fn demotion(mode: DemoteMode, settings: &Settings) -> StopOptions {
         },
         DemoteMode::Immediate | DemoteMode::ImmediateNolock => StopOptions::immediate(),
         DemoteMode::DemoteCluster => StopOptions::planned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_primary_comes_out_of_a_job_whose_lease_has_ended() {
+        let held = Some(clock::boot() + Duration::from_secs(60));
+        let start = |role| Job::Start { role, follow: Upstream::None, after_failure: true };
+        for (job, paused, lease, needs) in [
+            (Job::Promote, false, held, true),
+            (Job::Promote, true, held, true),
+            (start(Role::Primary), true, held, true),
+            (start(Role::Replica), false, None, false),
+            (Job::Restart { as_standby: false }, false, held, true),
+            (Job::Restart { as_standby: false }, true, held, false),
+            // A standby, or a primary in pause.
+            (Job::Restart { as_standby: false }, false, None, false),
+            (Job::Restart { as_standby: true }, false, held, false),
+        ] {
+            assert_eq!(needs_the_lease(&job, paused, lease), needs, "{job:?}, paused: {paused}, {lease:?}");
+        }
+        let lease = Lease::default();
+        assert!(!lease.allows_a_primary());
+        lease.set(held);
+        assert!(lease.allows_a_primary());
+        lease.set(Some(clock::boot()));
+        assert!(!lease.allows_a_primary());
     }
 }

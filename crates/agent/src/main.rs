@@ -57,8 +57,8 @@ fn arguments() -> Arguments {
 
 fn main() -> ExitCode {
     let arguments = arguments();
-    if arguments.guard.is_some() {
-        return exit_of(guard::process::run().map_err(Into::into).map(|()| Exit::Clean));
+    if let Some(data_dir) = &arguments.guard {
+        return exit_of(guard::process::run(data_dir).map_err(Into::into).map(|()| Exit::Clean));
     }
     if arguments.version {
         println!("patroni {COMPATIBLE_VERSION} (patroni-rs {})", env!("CARGO_PKG_VERSION"));

@@ -1,5 +1,8 @@
 //! How a job is called off, and how it tells how far it is.
 
+use std::fmt;
+use std::sync::Arc;
+
 use patroni_core::job::Stage;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -43,14 +46,29 @@ impl Cancel {
 }
 
 /// Where a job writes how far it is. The loop reads the latest value.
-#[derive(Clone, Debug)]
-pub struct Progress(watch::Sender<Stage>);
+#[derive(Clone)]
+pub struct Progress {
+    stage: watch::Sender<Stage>,
+    may_commit: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Progress").field(&*self.stage.borrow()).finish()
+    }
+}
 
 impl Progress {
     /// Progress that the receiver sees.
     pub fn new() -> (Self, watch::Receiver<Stage>) {
-        let (sender, receiver) = watch::channel(Stage::Revocable);
-        (Progress(sender), receiver)
+        Self::with_condition(|| true)
+    }
+
+    /// The same, and nothing that has to be committed is done once `may_commit` says no. It is asked each time, at that very
+    /// moment: it does not matter for how long the process stood still before.
+    pub fn with_condition(may_commit: impl Fn() -> bool + Send + Sync + 'static) -> (Self, watch::Receiver<Stage>) {
+        let (stage, receiver) = watch::channel(Stage::Revocable);
+        (Progress { stage, may_commit: Arc::new(may_commit) }, receiver)
     }
 
     /// Progress that nobody looks at.
@@ -60,7 +78,7 @@ impl Progress {
 
     /// Reports a stage.
     pub fn report(&self, stage: Stage) {
-        self.0.send_replace(stage);
+        self.stage.send_replace(stage);
     }
 
     /// Under way, no return; `text` says what is being done.
@@ -70,15 +88,19 @@ impl Progress {
 
     /// Nothing was done yet that cannot be taken back.
     pub fn is_revocable(&self) -> bool {
-        *self.0.borrow() == Stage::Revocable
+        *self.stage.borrow() == Stage::Revocable
     }
 
-    /// Changes from revocable to committed, unless cancelled before: afterwards a cancellation comes too late.
+    /// Changes from revocable to committed, unless cancelled before or no longer allowed: afterwards a cancellation comes too
+    /// late.
     ///
     /// # Errors
     /// [`Error::Cancelled`]
     pub fn commit(&self, cancel: &Cancel, text: impl Into<String>) -> Result<()> {
         cancel.check()?;
+        if !(self.may_commit)() {
+            return Err(Error::Cancelled);
+        }
         self.committed(text);
         Ok(())
     }

@@ -99,6 +99,15 @@ impl Postmaster {
         })
     }
 
+    /// The number of the process that [`Postmaster::find`] finds, for whoever has no runtime to hold on to it with.
+    ///
+    /// # Errors
+    /// The pid file is there and cannot be read.
+    pub fn number(data_dir: &Path) -> Result<Option<i32>> {
+        let file = PidFile::read(data_dir)?.filter(|file| file.pid > 0);
+        Ok(file.filter(|file| is_postmaster(file.pid, data_dir, file.start_time)).map(|file| file.pid))
+    }
+
     /// Is a postmaster that was killed still there, because nobody has waited for it yet, or processes of it? They leave when they
     /// notice, and until then no other can be started. Where the kernel does not tell: no.
     pub fn left_processes(data_dir: &Path) -> bool {

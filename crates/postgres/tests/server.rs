@@ -509,6 +509,27 @@ fn pre_promote_can_refuse_and_be_called_off() {
 }
 
 #[test]
+fn what_is_no_longer_allowed_when_its_moment_comes_is_not_done() {
+    as_postgres("what_is_no_longer_allowed_when_its_moment_comes_is_not_done", async {
+        let mut primary = Node::new("a");
+        primary.bootstrap().await;
+        let mut replica = make_replica(&primary, "b").await;
+        let progress = Progress::with_condition(|| false).0;
+        let promoted = replica.control.promote(Duration::from_secs(20), &Cancel::new(), &progress).await;
+        assert!(matches!(promoted, Err(Error::Cancelled)), "{promoted:?}");
+        assert!(replica.running().await.wal.is_standby());
+
+        // The lease ends while the old server is being stopped.
+        let asked = std::sync::atomic::AtomicU32::new(0);
+        let progress =
+            Progress::with_condition(move || asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0).0;
+        let restarted = primary.control.restart(None, None, &Cancel::new(), &progress).await;
+        assert!(matches!(restarted, Err(Error::Cancelled)), "{restarted:?}");
+        assert!(primary.monitor.alive().expect("a look").is_none(), "it was started again");
+    });
+}
+
+#[test]
 fn status_requests_share_queries() {
     as_postgres("status_requests_share_queries", async {
         let mut node = Node::new("a");

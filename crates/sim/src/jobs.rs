@@ -108,8 +108,7 @@ impl Hand {
     fn may_be_primary(&self) -> bool {
         self.with(|universe, node| {
             let now = universe.now;
-            let node = &universe.nodes[node];
-            node.paused || node.lease_until.is_some_and(|until| now < until)
+            universe.nodes[node].lease_until.is_some_and(|until| now < until)
         })
     }
 
@@ -134,9 +133,12 @@ impl Hand {
 
     /// In the role it had.
     async fn start_again(&self) -> JobOutcome {
-        let primary =
-            self.with(|universe, node| universe.nodes[node].postgres.data().is_some_and(|data| !data.standby));
-        if primary && !self.may_be_primary() {
+        // In pause a primary is restarted without a lease, too.
+        let needs_it = self.with(|universe, node| {
+            let node = &universe.nodes[node];
+            !node.paused && node.postgres.data().is_some_and(|data| !data.standby)
+        });
+        if needs_it && !self.may_be_primary() {
             return failed("the lease has ended");
         }
         self.bring_up().await

@@ -17,22 +17,31 @@ const QUIT_LIMIT: Duration = Duration::from_millis(1000);
 /// The longest sleep: a suspended machine's clocks jump.
 const NAP: Duration = Duration::from_secs(1);
 
+/// How long a server is looked for that was being started when the deadline passed.
+const SEARCH_LIMIT: Duration = Duration::from_secs(2);
+
 /// What the agent said last.
 struct Order {
     deadline: Moment,
-    postmaster: OwnedFd,
+    /// `None`: whichever runs in the data directory.
+    postmaster: Option<Postmaster>,
+}
+
+/// A pidfd names one process for ever: a reused number cannot be hit.
+struct Postmaster {
     pid: i32,
+    pidfd: OwnedFd,
 }
 
 /// Reads orders from standard input until told to go, or until the deadline has passed.
-pub fn run() -> io::Result<()> {
+pub fn run(data_dir: &Path) -> io::Result<()> {
     let mut stdin = io::stdin();
     let mut order: Option<Order> = None;
     let mut text = String::new();
     let mut agent_gone = false;
     loop {
         if let Some(order) = order.as_ref().filter(|order| order.deadline <= clock::boot()) {
-            return fence(order);
+            return fence(order, data_dir);
         }
         if agent_gone && order.is_none() {
             return Ok(());
@@ -82,29 +91,49 @@ fn parse(line: &str) -> Line {
     }
 }
 
-/// A pidfd names one process for ever: a reused number cannot be hit.
 fn take(before: Option<Order>, deadline: Moment, pid: i32) -> Option<Order> {
-    match before {
-        Some(order) if order.pid == pid => Some(Order { deadline, ..order }),
-        Some(_) | None => {
-            let postmaster = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
-            Some(Order { deadline, postmaster, pid })
+    let known = before.and_then(|order| order.postmaster).filter(|postmaster| postmaster.pid == pid);
+    let postmaster = match (pid, known) {
+        (super::ANY, _) => None,
+        (_, Some(known)) => Some(known),
+        (pid, None) => Some(Postmaster::open(pid)?),
+    };
+    Some(Order { deadline, postmaster })
+}
+
+impl Postmaster {
+    fn open(pid: i32) -> Option<Self> {
+        let pidfd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+        Some(Postmaster { pid, pidfd })
+    }
+
+    /// The one that runs in the data directory, or appears there soon.
+    fn search(data_dir: &Path) -> Option<Self> {
+        let number = || patroni_postgres::postmaster::Postmaster::number(data_dir).ok().flatten();
+        let until = clock::boot() + SEARCH_LIMIT;
+        while clock::boot() < until {
+            // Looked at again: the number could have been used anew before the process was held on to.
+            if let Some(found) = number().and_then(Self::open).filter(|found| number() == Some(found.pid)) {
+                return Some(found);
+            }
+            nap(Duration::from_millis(50));
         }
+        None
     }
 }
 
-fn fence(order: &Order) -> io::Result<()> {
+fn fence(order: &Order, data_dir: &Path) -> io::Result<()> {
+    let searched = if order.postmaster.is_none() { Postmaster::search(data_dir) } else { None };
+    let Some(Postmaster { pid, pidfd }) = order.postmaster.as_ref().or(searched.as_ref()) else { return Ok(()) };
     eprintln!(
-        "patroni guard: the leader lease ended and the agent did not prolong it: stopping PostgreSQL (pid {})",
-        order.pid
+        "patroni guard: the leader lease ended and the agent did not prolong it: stopping PostgreSQL (pid {pid})"
     );
-    let exited = |limit| ended(&order.postmaster, limit);
-    if pidfd_send_signal(&order.postmaster, Signal::QUIT).is_err() || exited(QUIT_LIMIT)? {
+    if pidfd_send_signal(pidfd, Signal::QUIT).is_err() || ended(pidfd, QUIT_LIMIT)? {
         return Ok(());
     }
     eprintln!("patroni guard: PostgreSQL did not stop at once: killing it");
-    let _ = pidfd_send_signal(&order.postmaster, Signal::KILL);
-    exited(QUIT_LIMIT)?;
+    let _ = pidfd_send_signal(pidfd, Signal::KILL);
+    ended(pidfd, QUIT_LIMIT)?;
     Ok(())
 }
 
