@@ -79,6 +79,8 @@ pub(crate) struct Scene {
     pub upstream: Result<UpstreamCheck, String>,
     pub watchdog: bool,
     pub peers: Peers,
+    /// Those that answer otherwise.
+    pub special_peers: BTreeMap<MemberName, Peers>,
     pub synchronous: Result<Inspection, String>,
     pub standby_names: Outcome<()>,
     pub sync: Outcome<()>,
@@ -172,6 +174,7 @@ impl Scene {
             upstream: Ok(UpstreamCheck::UpToDate),
             watchdog: true,
             peers: Peers::Streaming,
+            special_peers: BTreeMap::new(),
             synchronous: Ok(Inspection { flushed: HERE, synchronous_commit: "on".into(), ..Inspection::default() }),
             standby_names: Outcome::Done(()),
             sync: Outcome::Done(()),
@@ -608,6 +611,11 @@ impl Scene {
                 };
                 self.shown().senders.push(sender);
             }
+            // PostgreSQL was promoted or started so many seconds ago, as `settled` has seen.
+            "begun" => {
+                let Some(enforcement) = &mut self.memory.enforcement else { return false };
+                enforcement.begun = Some(Moment(NOW.0 - Duration::from_secs(value.parse().expect("seconds"))));
+            }
             "settled" => {
                 let inspection = self.shown().clone();
                 let Ok(cluster) = &self.facts.cluster else { return false };
@@ -693,22 +701,13 @@ impl Scene {
                 }
             }
             "peers" => {
-                self.peers = match value {
-                    "streaming" => Peers::Streaming,
-                    "idle" => Peers::Idle,
-                    "behind" => Peers::Behind,
-                    "far-behind" => Peers::FarBehind,
-                    "ahead" => Peers::Ahead,
-                    "primary" => Peers::Primary,
-                    "unreachable" => Peers::Unreachable,
-                    "nofailover" => Peers::Nofailover,
-                    "no-watchdog" => Peers::NoWatchdog,
-                    "old-timeline" => Peers::OldTimeline,
-                    "ahead-on-old-timeline" => Peers::AheadOnOldTimeline,
-                    "behind-on-new-timeline" => Peers::BehindOnNewTimeline,
-                    "not-running" => Peers::NotRunning,
-                    _ => return false,
-                }
+                let Some(peers) = Peers::named(value) else { return false };
+                self.peers = peers;
+            }
+            "peer" => {
+                let Some((name, peers)) = value.split_once(' ') else { return false };
+                let Some(peers) = Peers::named(peers) else { return false };
+                self.special_peers.insert(name.into(), peers);
             }
             _ => return false,
         }
@@ -722,7 +721,8 @@ impl Scene {
             Op::AcquireLease => Answer::Acquire(self.acquire.clone()),
             Op::ReleaseLease(_) => Answer::Release(self.release.clone()),
             Op::PollPeers(names) => {
-                Answer::Peers(names.keys().map(|name| (name.clone(), self.peers.answer())).collect())
+                let answer = |name| self.special_peers.get(name).unwrap_or(&self.peers).answer();
+                Answer::Peers(names.keys().map(|name| (name.clone(), answer(name))).collect())
             }
             Op::AskFailsafe(_) => Answer::Failsafe(self.failsafe.clone()),
             Op::Initialize(_) => Answer::Initialize(self.initialize.clone()),
@@ -756,6 +756,25 @@ impl Scene {
 }
 
 impl Peers {
+    fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "streaming" => Peers::Streaming,
+            "idle" => Peers::Idle,
+            "behind" => Peers::Behind,
+            "far-behind" => Peers::FarBehind,
+            "ahead" => Peers::Ahead,
+            "primary" => Peers::Primary,
+            "unreachable" => Peers::Unreachable,
+            "nofailover" => Peers::Nofailover,
+            "no-watchdog" => Peers::NoWatchdog,
+            "old-timeline" => Peers::OldTimeline,
+            "ahead-on-old-timeline" => Peers::AheadOnOldTimeline,
+            "behind-on-new-timeline" => Peers::BehindOnNewTimeline,
+            "not-running" => Peers::NotRunning,
+            _ => return None,
+        })
+    }
+
     /// The answer of each peer.
     pub(crate) fn answer(self) -> Peer {
         let mut status = PeerStatus {

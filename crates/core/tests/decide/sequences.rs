@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use patroni_core::facts::Op;
+use patroni_core::memory::Rewind;
 use patroni_core::parameters::SynchronousStandbyNames;
+use patroni_core::plan::{Callback, Plan};
+use patroni_core::server::Role;
 use patroni_core::time::Moment;
 
 use crate::scene::Scene;
@@ -133,4 +136,41 @@ fn a_standby_that_stands_still_for_no_reason_known_says_so_once() {
     }
     // After two rounds of the loop.
     assert_eq!(told, [20]);
+}
+
+fn plan_of(baseline: &str, words: &[&str]) -> Plan {
+    let mut scene = Scene::baseline(baseline).expect("a baseline");
+    words.iter().for_each(|word| scene.apply(word));
+    scene.play().1
+}
+
+#[test]
+fn callbacks_tell_of_changes_and_of_nothing_else() {
+    for baseline in ["leader", "replica"] {
+        assert_eq!(plan_of(baseline, &[]).callbacks, [], "{baseline}: nothing has changed");
+        assert_eq!(plan_of(baseline, &["not-started"]).callbacks, [Callback::OnStart], "{baseline}");
+    }
+    let leads = plan_of("replica", &["standby-cluster", "lock a"]);
+    assert_eq!(leads.callbacks, [Callback::OnRoleChange], "a standby becomes the standby leader");
+}
+
+#[test]
+fn a_server_found_running_is_compared_once_and_only_as_a_standby() {
+    let rewind = |baseline, words: &[&str]| plan_of(baseline, words).memory.rewind;
+    assert_eq!(rewind("replica", &["not-started"]), Rewind::Check);
+    assert_eq!(rewind("leader", &["not-started"]), Rewind::Unknown);
+    let mut scene = Scene::baseline("replica").expect("a baseline");
+    (scene.memory.started, scene.memory.rewind) = (false, Rewind::NotNeeded);
+    assert_eq!(scene.play().1.memory.rewind, Rewind::NotNeeded, "it has been compared");
+}
+
+#[test]
+fn what_a_job_is_about_is_announced_when_it_is_certain() {
+    let role = |words: &[&str]| plan_of("leader", words).memory.role;
+    assert_eq!(role(&["running standby", "role replica", "job promote", "stage revocable"]), Role::Replica);
+    assert_eq!(role(&["running standby", "role replica", "job promote"]), Role::Promoted);
+    // One that is still starting is announced by the handle that started it.
+    let started = |outcome| plan_of("stopped", &["not-started", outcome]).memory.started;
+    assert!(!started("ended start replica failed"));
+    assert!(started("ended start replica still-starting"));
 }
