@@ -157,6 +157,8 @@ impl Cluster {
                 "parameters": {
                     "max_connections": 50, "shared_buffers": "8MB", "fsync": "off", "max_wal_size": "128MB",
                     "wal_keep_size": "64MB", "logging_collector": "off",
+                    // In the data directory: what killed servers leave behind goes with it.
+                    "dynamic_shared_memory_type": "mmap",
                 },
             },
         });

@@ -124,6 +124,25 @@ impl Drop for Sandbox {
         } else {
             self.sweep();
         }
+        if let Some((uid, _)) = self.owner {
+            remove_left_segments(uid);
+        }
+    }
+}
+
+/// Servers that were killed leave a segment of System V shared memory behind, and a machine has only 4096 of them. One that nobody
+/// is in and whose creator is gone belongs to nobody: a server that is started again makes its own.
+fn remove_left_segments(owner: u32) {
+    let table = std::fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
+    let left = table.lines().filter_map(|line| {
+        let fields: Vec<u64> = line.split_whitespace().filter_map(|field| field.parse().ok()).collect();
+        let [_, id, _, _, creator, _, attached, uid, ..] = fields[..] else { return None };
+        let gone = !Path::new("/proc").join(creator.to_string()).exists();
+        (attached == 0 && gone && uid == u64::from(owner)).then_some(id)
+    });
+    for id in left {
+        // Another test may have been faster.
+        _ = Command::new("ipcrm").args(["-m", &id.to_string()]).stderr(Stdio::null()).status();
     }
 }
 

@@ -230,7 +230,7 @@ fn files(dir: &Path) -> FileOptions {
         "unix_socket_directories": dir.display().to_string(), "max_connections": 30, "max_wal_senders": 5,
         "wal_log_hints": "on", "wal_level": "replica", "hot_standby": "on", "shared_buffers": "16MB",
         "max_prepared_transactions": 0, "max_locks_per_transaction": 64, "max_worker_processes": 8, "fsync": "off",
-        "max_replication_slots": 5, "track_commit_timestamp": "off",
+        "max_replication_slots": 5, "track_commit_timestamp": "off", "dynamic_shared_memory_type": "mmap",
     });
     let serde_json::Value::Object(parameters) = parameters else { panic!("an object") };
     FileOptions { parameters, use_slots: false, ..FileOptions::default() }
