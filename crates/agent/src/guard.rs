@@ -52,11 +52,18 @@ impl Guard {
             self.disarm().await;
             return;
         }
+        let runs = matches!(&facts.job, JobFact::Running(view) if starts_a_primary(&view.job));
+        let will_run = match &plan.job {
+            JobOrder::Start(job) | JobOrder::Replace(job) => starts_a_primary(job),
+            JobOrder::Keep => runs,
+            JobOrder::Cancel => false,
+        };
         match (plan.memory.lease_until, self.postmaster()) {
-            (Some(until), _) if starts_a_primary(plan, facts) => self.arm(deadline(until, settings.ttl), ANY).await,
+            (Some(until), _) if will_run => self.arm(deadline(until, settings.ttl), ANY).await,
             (Some(until), Some(pid)) => self.arm(deadline(until, settings.ttl), pid).await,
-            // Without a lease, with PostgreSQL still on its way down: the deadline that was told stands.
+            // Without a lease, with PostgreSQL still on its way down, or up: the deadline that was told stands.
             (None, Some(_)) if self.armed.is_some() && !crate::node::is_standby(&facts.server) => {}
+            (None, None) if self.armed.is_some() && runs => {}
             (None | Some(_), _) => self.disarm().await,
         }
     }
@@ -138,13 +145,8 @@ impl Guard {
     }
 }
 
-/// The job that this tick leaves running brings up a postmaster that nobody can name yet.
-fn starts_a_primary(plan: &Plan, facts: &Facts) -> bool {
-    let job = match (&plan.job, &facts.job) {
-        (JobOrder::Start(job) | JobOrder::Replace(job), _) => job,
-        (JobOrder::Keep, JobFact::Running(view)) => &view.job,
-        (JobOrder::Keep | JobOrder::Cancel, _) => return false,
-    };
+/// It brings up a postmaster that nobody can name yet.
+fn starts_a_primary(job: &Job) -> bool {
     matches!(job, Job::Start { role: Role::Primary, .. } | Job::Restart { as_standby: false })
 }
 

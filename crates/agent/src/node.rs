@@ -77,6 +77,8 @@ impl World for Node {
     async fn observe(&mut self, limit: Limit) -> Observation {
         self.tick_began = Instant::now();
         let settings = self.configuration.settings();
+        // Before the server is looked at: told that a job has ended, nobody may see the server as it was before.
+        let job = self.jobs.fact(&settings, clock::boot());
         let budget = limit.within(settings.retry_timeout, clock::boot());
         let inspect_until = Instant::now() + budget.min(INSPECT_LIMIT);
         let (cluster, server) = tokio::join!(self.store.load(budget), self.monitor.inspect(inspect_until));
@@ -90,7 +92,7 @@ impl World for Node {
         Observation {
             cluster,
             server: Arc::new(server),
-            job: self.jobs.fact(&settings, clock::boot()),
+            job,
             requests: self.requests.facts(),
             shutdown: *self.shutdown.borrow(),
             watchdog: self.watchdog.fact(&settings),

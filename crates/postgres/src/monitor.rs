@@ -83,7 +83,7 @@ impl Monitor {
                         return Server { data_dir, postmaster: PostmasterState::Running(running) };
                     }
                     Ok((running, _)) => PostmasterState::Running(running),
-                    Err(error) => self.why_no_answer(&error, deadline).await,
+                    Err(error) => self.why_no_answer(postmaster, &error, deadline).await,
                 }
             }
         };
@@ -104,7 +104,7 @@ impl Monitor {
         let data_dir = &self.options().data_dir;
         let found = self.postmaster()?;
         let status = match &found {
-            Found::Alive(postmaster) => PidFileStatus::read_of(data_dir, postmaster.pid())?,
+            Found::Alive(postmaster) => postmaster.status(data_dir)?,
             Found::Nobody | Found::Foreign { .. } | Found::SingleUser { .. } => None,
         };
         Ok(Look { found, status, has_control_file: data_dir.join("global/pg_control").exists() })
@@ -210,7 +210,7 @@ impl Monitor {
         }
     }
 
-    async fn why_no_answer(&self, error: &SqlError, deadline: Instant) -> PostmasterState {
+    async fn why_no_answer(&self, asked: &Postmaster, error: &SqlError, deadline: Instant) -> PostmasterState {
         let look = self.clone();
         let deadline = deadline.max(Instant::now() + LEAST);
         let status = match timeout_at(deadline, blocking(move || look.look())).await {
@@ -220,6 +220,7 @@ impl Monitor {
         // Between a crash of a backend and the end of recovery the pid file goes on saying `ready`.
         match status {
             Some(PidFileStatus::Stopping) => PostmasterState::Stopping,
+            None if asked.was_listed() => PostmasterState::Stopping,
             None | Some(PidFileStatus::Starting | PidFileStatus::Standby) => PostmasterState::Starting,
             Some(PidFileStatus::Ready) if error.is_cannot_connect_now() => PostmasterState::Starting,
             Some(PidFileStatus::Ready) => PostmasterState::Unreachable(error.to_string()),

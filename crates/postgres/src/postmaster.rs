@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -22,6 +23,8 @@ const START_TOLERANCE: i64 = 3;
 pub struct Postmaster {
     pid: i32,
     pidfd: AsyncFd<OwnedFd>,
+    /// Its pid file has been seen: it is no longer on its way there.
+    listed: AtomicBool,
 }
 
 /// What the file `postmaster.pid` of a data directory leads to.
@@ -131,7 +134,7 @@ impl Postmaster {
                 // Sound for an OwnedFd, which keeps the descriptor open as long as it lives.
                 #[allow(deprecated)]
                 let pidfd = AsyncFd::with_interest(fd, Interest::READABLE).map_err(failed)?;
-                Ok(Some(Postmaster { pid, pidfd }))
+                Ok(Some(Postmaster { pid, pidfd, listed: AtomicBool::new(false) }))
             }
             Err(Errno::SRCH | Errno::INVAL) => Ok(None),
             Err(error) => Err(failed(error.into())),
@@ -141,6 +144,23 @@ impl Postmaster {
     /// Its process number.
     pub fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// What its pid file says; `None` where there is none.
+    ///
+    /// # Errors
+    /// The file is there and cannot be read.
+    pub(crate) fn status(&self, data_dir: &Path) -> Result<Option<PidFileStatus>> {
+        let status = PidFileStatus::read_of(data_dir, self.pid)?;
+        if status.is_some() {
+            self.listed.store(true, Ordering::Relaxed);
+        }
+        Ok(status)
+    }
+
+    /// Its pid file has been seen. If it is gone now, the server has shut down, all but the exit of the process.
+    pub(crate) fn was_listed(&self) -> bool {
+        self.listed.load(Ordering::Relaxed)
     }
 
     /// Has not exited. A process that exited but was not yet waited for is not alive.

@@ -162,6 +162,17 @@ impl SimWorld {
         }
     }
 
+    async fn job(&self) -> JobFact {
+        // What the last tick ordered has begun.
+        until(&self.shared, |universe| universe.nodes[self.node].order.is_none().then_some(())).await;
+        let node = &mut self.shared.borrow_mut().nodes[self.node];
+        match (node.ended.take(), &node.job) {
+            (Some((job, outcome)), _) => JobFact::Ended(job, outcome),
+            (None, Some(view)) => JobFact::Running(view.clone()),
+            (None, None) => JobFact::Idle,
+        }
+    }
+
     /// As the guard has it: a primary does not outlast a lease of which its agent may never hear.
     fn expect_lease(&self) {
         let mut universe = self.shared.borrow_mut();
@@ -328,6 +339,8 @@ impl World for SimWorld {
     }
 
     async fn observe(&mut self, limit: Limit) -> Observation {
+        // Before the server is looked at: it is at least as far as its job is said to be.
+        let job = self.job().await;
         let time = limit.within(self.settings.retry_timeout, Moment(self.time()));
         let cluster = match self.ask(StoreRequest::Load, time, true).await {
             Asked::Answered(StoreReply::Cluster(cluster), _) => Ok(cluster),
@@ -344,11 +357,6 @@ impl World for SimWorld {
         let replication = universe.replication(self.node);
         let now = universe.now;
         let node = &mut universe.nodes[self.node];
-        let job = match (node.ended.take(), &node.job) {
-            (Some((job, outcome)), _) => JobFact::Ended(job, outcome),
-            (None, Some(view)) => JobFact::Running(view.clone()),
-            (None, None) => JobFact::Idle,
-        };
         Observation {
             settings: Arc::clone(&self.settings),
             cluster,
