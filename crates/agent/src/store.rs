@@ -114,12 +114,21 @@ impl Store {
         match write {
             InitializeWrite::Begin => self.write(Key::Initialize, "", Expected::Absent, limit).await,
             InitializeWrite::Finish(id) => {
-                let raced_for = *present == Initialize::Absent;
-                let expected = if raced_for { Expected::Absent } else { Expected::Anything };
+                let expected = match present {
+                    Initialize::Absent => Expected::Absent,
+                    Initialize::InProgress(version) | Initialize::Invalid(_, version) => Expected::Version(*version),
+                    Initialize::Done(same) if *same == id => return Outcome::Done(()),
+                    Initialize::Done(_) => return Outcome::Refused,
+                };
                 self.write(Key::Initialize, &id.to_string(), expected, limit).await
             }
             InitializeWrite::Cancel => {
-                let delete = self.dcs.delete(Key::Initialize, Expected::Anything);
+                let expected = match present {
+                    Initialize::Absent => return Outcome::Done(()),
+                    Initialize::InProgress(version) => Expected::Version(*version),
+                    Initialize::Done(_) | Initialize::Invalid(..) => return Outcome::Refused,
+                };
+                let delete = self.dcs.delete(Key::Initialize, expected);
                 within(limit, self.timed(StoreCall::Write, delete)).await
             }
         }

@@ -80,12 +80,12 @@ pub enum Initialize {
     /// No key: nobody has started a bootstrap.
     #[default]
     Absent,
-    /// An empty value: some node is bootstrapping right now.
-    InProgress,
+    /// An empty value: some node is bootstrapping right now. The version tells one from the next.
+    InProgress(Version),
     /// The system identifier of the cluster.
     Done(SystemId),
     /// Something that is no system identifier.
-    Invalid(String),
+    Invalid(String, Version),
 }
 
 /// The key `/leader`.

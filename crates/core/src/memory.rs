@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cluster::{Member, SyncState};
+use crate::cluster::{Member, SyncState, Version};
 use crate::lsn::{Lsn, Timeline};
 use crate::name::MemberName;
 use crate::request::{RequestId, ScheduledRestart};
@@ -53,8 +53,8 @@ pub struct Memory {
     pub was_paused: bool,
     /// A new cluster is being made here.
     pub bootstrapping: bool,
-    /// Since when `/initialize` has been empty with nobody at work on it.
-    pub initialize_stale_since: Option<Moment>,
+    /// Since when `/initialize` has been empty, in that version, with nobody at work on it.
+    pub initialize_stale_since: Option<(Version, Moment)>,
     /// When a bootstrap or clone failed last: not tried again at once.
     pub creation_failed_at: Option<Moment>,
     /// Since when PostgreSQL is starting, and the limit where a request gave one.

@@ -279,9 +279,9 @@ fn rows(cluster: &Cluster, entries: &[Entry], optional: &[&'static str], show: S
 fn title(cluster: &Cluster, show: Show<'_>) -> String {
     let initialize = match &cluster.initialize {
         Initialize::Absent => "uninitialized".to_owned(),
-        Initialize::InProgress => "initializing".to_owned(),
+        Initialize::InProgress(_) => "initializing".to_owned(),
         Initialize::Done(id) => id.to_string(),
-        Initialize::Invalid(text) => text.clone(),
+        Initialize::Invalid(text, _) => text.clone(),
     };
     match show.citus {
         None => format!(" Cluster: {} ({initialize}) ", show.scope),

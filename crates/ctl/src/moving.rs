@@ -74,7 +74,7 @@ fn of_target(from: &Cluster, to: &Cluster, there: &str) -> Vec<Finding> {
         Initialize::Absent => None,
         same if *same == from.initialize => None,
         Initialize::Done(id) => Some(format!("another cluster of this name, with the system identifier {id}")),
-        Initialize::InProgress | Initialize::Invalid(_) => {
+        Initialize::InProgress(_) | Initialize::Invalid(..) => {
             Some("the beginning of another cluster of this name".to_owned())
         }
     };
@@ -109,7 +109,7 @@ fn text(key: Key, cluster: &Cluster) -> Option<String> {
         Key::History => cluster.history.as_ref().map(|history| history.raw.clone()),
         Key::Initialize => match &cluster.initialize {
             Initialize::Done(id) => Some(id.to_string()),
-            Initialize::Absent | Initialize::InProgress | Initialize::Invalid(_) => None,
+            Initialize::Absent | Initialize::InProgress(_) | Initialize::Invalid(..) => None,
         },
         Key::Status => {
             let status = &cluster.status;

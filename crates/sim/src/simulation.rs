@@ -248,8 +248,8 @@ impl Simulation {
         match universe.store.cluster().initialize {
             patroni_core::cluster::Initialize::Done(_) => Duration::ZERO,
             patroni_core::cluster::Initialize::Absent
-            | patroni_core::cluster::Initialize::InProgress
-            | patroni_core::cluster::Initialize::Invalid(_) => 2 * base.ttl + Duration::from_secs(40),
+            | patroni_core::cluster::Initialize::InProgress(_)
+            | patroni_core::cluster::Initialize::Invalid(..) => 2 * base.ttl + Duration::from_secs(40),
         }
     }
 

@@ -31,7 +31,11 @@ pub(crate) enum StoreRequest {
         last_lsn: Option<Lsn>,
     },
     Touch(Box<MemberData>),
-    Initialize(InitializeWrite),
+    /// If the key still is as it was found.
+    Initialize {
+        write: InitializeWrite,
+        found: Initialize,
+    },
     WriteConfig {
         expected: Option<Version>,
         data: JsonMap,
@@ -102,7 +106,7 @@ impl Store {
             }
             StoreRequest::Release { key, last_lsn } => self.release(me, key, last_lsn),
             StoreRequest::Touch(data) => self.touch(me, *data, now + ttl),
-            StoreRequest::Initialize(write) => self.initialize(write),
+            StoreRequest::Initialize { write, found } => self.initialize(write, &found),
             StoreRequest::WriteConfig { expected, data } => self.write_config(expected, data),
             StoreRequest::WriteFailover { expected, request } => self.write_failover(expected, request),
             StoreRequest::WriteSync { expected, electorate } => self.write_sync(me, expected, electorate),
@@ -190,18 +194,17 @@ impl Store {
         (StoreReply::Done, heard)
     }
 
-    fn initialize(&mut self, write: InitializeWrite) -> (StoreReply, bool) {
-        let present = self.cluster.initialize.clone();
-        let next = match (write, &present) {
-            (InitializeWrite::Begin, Initialize::Absent) => Initialize::InProgress,
-            (InitializeWrite::Finish(id), Initialize::Absent | Initialize::InProgress | Initialize::Invalid(_)) => {
-                Initialize::Done(id)
-            }
+    fn initialize(&mut self, write: InitializeWrite, found: &Initialize) -> (StoreReply, bool) {
+        let present = &self.cluster.initialize;
+        let version = Version(self.revision + 1);
+        let next = match (write, present) {
+            (InitializeWrite::Begin, Initialize::Absent) => Initialize::InProgress(version),
             (InitializeWrite::Finish(id), Initialize::Done(same)) if id == *same => Initialize::Done(id),
-            (InitializeWrite::Cancel, Initialize::InProgress | Initialize::Absent) => Initialize::Absent,
-            (InitializeWrite::Begin | InitializeWrite::Finish(_) | InitializeWrite::Cancel, _) => {
-                return (StoreReply::Refused, false);
-            }
+            (_, Initialize::Done(_)) | (InitializeWrite::Begin, _) => return (StoreReply::Refused, false),
+            (InitializeWrite::Cancel, Initialize::Absent) => Initialize::Absent,
+            (InitializeWrite::Finish(id), present) if present == found => Initialize::Done(id),
+            (InitializeWrite::Cancel, present) if present == found => Initialize::Absent,
+            (InitializeWrite::Finish(_) | InitializeWrite::Cancel, _) => return (StoreReply::Refused, false),
         };
         self.bump();
         self.edit().initialize = next;

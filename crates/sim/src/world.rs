@@ -410,7 +410,8 @@ impl World for SimWorld {
             Op::PollPeers(names) => Answer::Peers(self.poll_peers(&names).await),
             Op::AskFailsafe(members) => Answer::Failsafe(self.ask_failsafe(&members, limit).await),
             Op::Initialize(write) => {
-                Answer::Initialize(self.write(StoreRequest::Initialize(write), limit, false, |_| ()).await)
+                let found = facts.cluster.as_ref().map(|cluster| cluster.initialize.clone()).unwrap_or_default();
+                Answer::Initialize(self.write(StoreRequest::Initialize { write, found }, limit, false, |_| ()).await)
             }
             Op::WriteConfig(expected) => {
                 let data = JsonMap::from_iter([("ttl".to_owned(), json!(self.settings.ttl.as_secs()))]);

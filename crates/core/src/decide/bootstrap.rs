@@ -28,7 +28,7 @@ impl Tick<'_> {
         if let Some(source) = self.clone_from(cluster) {
             return Ok(self.clone_replica(cluster, source));
         }
-        if self.settings.can_clone_without_leader && cluster.initialize != Initialize::InProgress {
+        if self.settings.can_clone_without_leader && !matches!(cluster.initialize, Initialize::InProgress(_)) {
             return Ok(self.clone_replica(cluster, CloneFrom::Backup));
         }
         Ok(Verdict::WaitingForLeader { standby: self.is_standby_cluster() })
@@ -45,16 +45,18 @@ impl Tick<'_> {
     /// An agent that died while it made a new cluster leaves an empty `/initialize` behind. Where no member has said
     /// for a whole `ttl` that it is at it, the key is removed and the race begins anew.
     pub(super) fn clear_stale_initialize(&mut self, cluster: &Cluster) -> Needs<()> {
-        let abandoned = cluster.initialize == Initialize::InProgress
-            && cluster.is_unlocked()
-            && !cluster.members.values().any(|m| m.name != *self.me() && m.data.is_bootstrapping());
-        if !abandoned {
-            self.memory.initialize_stale_since = None;
-            return Ok(());
-        }
+        let somebody_is_at_it = cluster.members.values().any(|m| m.name != *self.me() && m.data.is_bootstrapping());
+        let abandoned = match &cluster.initialize {
+            Initialize::InProgress(version) if cluster.is_unlocked() && !somebody_is_at_it => Some(*version),
+            Initialize::Absent | Initialize::InProgress(_) | Initialize::Done(_) | Initialize::Invalid(..) => None,
+        };
+        let since = self.memory.initialize_stale_since.take();
+        let Some(version) = abandoned else { return Ok(()) };
         let now = self.facts.now.boot;
-        let since = *self.memory.initialize_stale_since.get_or_insert(now);
+        // Of another version: somebody has begun anew since, and may not have said so yet.
+        let since = since.filter(|(of, _)| *of == version).map_or(now, |(_, since)| since);
         if now.since(since) < self.settings.ttl {
+            self.memory.initialize_stale_since = Some((version, since));
             return Ok(());
         }
         self.note(
@@ -63,7 +65,6 @@ impl Tick<'_> {
         );
         let outcome = self.initialize(InitializeWrite::Cancel)?;
         self.note_failure("remove the initialize key", &outcome);
-        self.memory.initialize_stale_since = None;
         self.wake_after = Duration::ZERO;
         Ok(())
     }

@@ -70,12 +70,12 @@ impl Tick<'_> {
         match &cluster.initialize {
             Initialize::Done(id) if *id == local => Ok(None),
             Initialize::Done(id) => self.foreign_system(cluster, *id, local).map(Some),
-            Initialize::Absent | Initialize::Invalid(_)
+            Initialize::Absent | Initialize::Invalid(..)
                 if cluster.is_unlocked() && !self.settings.paused && !self.memory.started =>
             {
                 self.adopt_existing(local)
             }
-            Initialize::InProgress => {
+            Initialize::InProgress(_) => {
                 self.clear_stale_initialize(cluster)?;
                 if cluster.is_unlocked() && !self.settings.paused && !self.memory.bootstrapping {
                     if self.is_or_may_become_primary() {
@@ -86,7 +86,7 @@ impl Tick<'_> {
                 }
                 Ok(None)
             }
-            Initialize::Absent | Initialize::Invalid(_) => Ok(None),
+            Initialize::Absent | Initialize::Invalid(..) => Ok(None),
         }
     }
 

@@ -234,7 +234,7 @@ impl<'a> Tick<'a> {
 
     /// Done: `/initialize` is there, or now says that the data directory of this node is the cluster.
     fn is_the_cluster(&mut self, cluster: &Cluster) -> Needs<Outcome<()>> {
-        let (Initialize::Absent | Initialize::Invalid(_) | Initialize::InProgress, Some(id)) =
+        let (Initialize::Absent | Initialize::Invalid(..) | Initialize::InProgress(_), Some(id)) =
             (&cluster.initialize, self.system_id())
         else {
             return Ok(Outcome::Done(()));

@@ -173,7 +173,7 @@ impl Tick<'_> {
         }
         let same = match &cluster.initialize {
             Initialize::Done(id) => self.system_id() == Some(*id),
-            Initialize::Absent | Initialize::InProgress | Initialize::Invalid(_) => true,
+            Initialize::Absent | Initialize::InProgress(_) | Initialize::Invalid(..) => true,
         };
         if self.settings.paused && !same { Claim::Defer } else { Claim::Best }
     }

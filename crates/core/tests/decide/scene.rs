@@ -226,7 +226,7 @@ impl Scene {
             "initialize" => {
                 cluster.initialize = match value {
                     "absent" => Initialize::Absent,
-                    "in-progress" => Initialize::InProgress,
+                    "in-progress" => Initialize::InProgress(Version(3)),
                     "foreign" => Initialize::Done(SystemId(8)),
                     _ => return false,
                 }
@@ -433,7 +433,8 @@ impl Scene {
             }
             "answering" => memory.answering = Some(RequestId(0)),
             "bootstrapping" => memory.bootstrapping = true,
-            "stale-initialize" => memory.initialize_stale_since = Some(ago()),
+            "stale-initialize" => memory.initialize_stale_since = Some((Version(3), ago())),
+            "stale-earlier-initialize" => memory.initialize_stale_since = Some((Version(2), ago())),
             "creation-failed" => memory.creation_failed_at = Some(ago()),
             "pre-promote-refused" => memory.promotion_refused_at = Some(ago()),
             "starting-since" => memory.starting = Some(Starting { since: ago(), timeout: None }),

@@ -27,7 +27,7 @@ pub(crate) fn of_cluster(cluster: &Cluster, scope: &str, now_ms: i64) -> Vec<Fin
     if Flags::of(cluster).paused {
         found.push(finding("the cluster is paused: nobody fails over", format!("patronictl resume {scope}")));
     }
-    if let Initialize::Invalid(text) = &cluster.initialize {
+    if let Initialize::Invalid(text, _) = &cluster.initialize {
         let what = format!("the key initialize holds {text:?}, which is no system identifier");
         found.push(finding(what, "write the identifier that pg_controldata shows on the leader"));
     }

@@ -99,9 +99,9 @@ impl Picture {
 fn identifier(initialize: &Initialize) -> String {
     match initialize {
         Initialize::Absent => "uninitialized".to_owned(),
-        Initialize::InProgress => "initializing".to_owned(),
+        Initialize::InProgress(_) => "initializing".to_owned(),
         Initialize::Done(id) => id.to_string(),
-        Initialize::Invalid(text) => text.clone(),
+        Initialize::Invalid(text, _) => text.clone(),
     }
 }
 

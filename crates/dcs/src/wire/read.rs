@@ -61,12 +61,12 @@ const SYSTEM_ID_DIGITS: usize = 10;
 fn initialize(raw: &RawKey) -> Initialize {
     let text = raw.text();
     if text.is_empty() {
-        return Initialize::InProgress;
+        return Initialize::InProgress(raw.version());
     }
     let is_id = text.len() >= SYSTEM_ID_DIGITS && text.bytes().all(|b| b.is_ascii_digit());
     match text.parse() {
         Ok(number) if is_id => Initialize::Done(SystemId(number)),
-        Ok(_) | Err(_) => Initialize::Invalid(text),
+        Ok(_) | Err(_) => Initialize::Invalid(text, raw.version()),
     }
 }
 

@@ -154,7 +154,7 @@ async fn writes_compare_versions(world: &impl World) {
     let (a, b) = (world.member("a", TIMING), world.member("b", TIMING));
     let first = a.write(Key::Initialize, "", Expected::Absent).await.done().expect("it is absent");
     assert_eq!(b.write(Key::Initialize, "", Expected::Absent).await, Outcome::Refused);
-    assert_eq!(load(&b).await.initialize, Initialize::InProgress);
+    assert_eq!(load(&b).await.initialize, Initialize::InProgress(first));
     let second =
         a.write(Key::Initialize, "7000000007", Expected::Version(first)).await.done().expect("it is that version");
     assert!(second > first);
