@@ -231,6 +231,10 @@ impl Scene {
                     _ => return false,
                 }
             }
+            "config" if value == "empty" => {
+                let config = cluster.config.as_mut().expect("a configuration");
+                config.data = Some(serde_json::Map::new());
+            }
             "config" => cluster.config = None,
             "timeline" => cluster.history = Some(history(value.parse().expect("a timeline"))),
             "last-lsn" => cluster.status.last_lsn = value.parse().expect("a position"),
@@ -293,6 +297,11 @@ impl Scene {
             ("backup-label", "") => {
                 if let Postmaster::Stopped(Some(control)) = &mut server.postmaster {
                     control.backup_label = true;
+                }
+            }
+            ("standby-signal", "") => {
+                if let Postmaster::Stopped(Some(control)) = &mut server.postmaster {
+                    control.standby_signal = true;
                 }
             }
             ("torn", "") => {

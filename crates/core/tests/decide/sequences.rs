@@ -122,6 +122,18 @@ fn failsafe_mode_ends_with_the_claim_to_lead() {
     assert_eq!((memory.lease_until, memory.failsafe_until()), (None, None));
 }
 
+/// Whoever is not in `/failsafe` would not be asked by others either: it does not go on.
+#[test]
+fn only_a_leader_that_failsafe_names_goes_on_without_the_store() {
+    let (goes_on, stops) = (
+        "continue to run as a leader because failsafe mode is enabled and all members are accessible",
+        "demoted self because DCS is not accessible and I was a leader",
+    );
+    for (key, then) in [("failsafe-key a b c", goes_on), ("failsafe-key b c", stops)] {
+        assert_eq!(last_verdict("leader", &[&[key], &["no-store"]]), then, "{key}");
+    }
+}
+
 /// A standby whose WAL is in order, and that does not get on: said once as long as it stands there.
 #[test]
 fn a_standby_that_stands_still_for_no_reason_known_says_so_once() {
