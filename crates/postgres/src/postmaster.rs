@@ -94,6 +94,7 @@ impl Postmaster {
             return Ok(if single { Found::SingleUser { pid: -file.pid } } else { Found::Nobody });
         }
         let Some(process) = Self::open(file.pid)? else { return Ok(Found::Nobody) };
+        process.listed.store(true, Ordering::Relaxed);
         let ours = is_postmaster(file.pid, data_dir, file.start_time);
         Ok(match (process.is_alive(), ours) {
             (false, _) => Found::Nobody,

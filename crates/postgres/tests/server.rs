@@ -175,6 +175,26 @@ fn a_pid_file_of_another_process_is_no_postmaster() {
     });
 }
 
+/// The last thing that a postmaster does before it exits. Taken for a server that starts, it made an agent forget what it was stopped for.
+#[test]
+fn a_server_that_has_removed_its_pid_file_is_on_its_way_out() {
+    as_postgres("a_server_that_has_removed_its_pid_file_is_on_its_way_out", async {
+        let mut node = Node::new("a");
+        node.bootstrap().await;
+        // One that has no connection yet.
+        let monitor = node.second_monitor();
+        let postmaster = monitor.alive().expect("a look").expect("it runs").pid();
+        let pid_file = node.data_dir().join("postmaster.pid");
+        kill(postmaster, Signal::STOP);
+        let text = fs::read(&pid_file).expect("a pid file");
+        fs::remove_file(&pid_file).expect("removed");
+        let server = monitor.inspect(Instant::now() + Duration::from_millis(500)).await;
+        fs::write(&pid_file, text).expect("restored");
+        kill(postmaster, Signal::CONT);
+        assert!(matches!(server.postmaster, Postmaster::Stopping), "{server:?}");
+    });
+}
+
 #[test]
 fn a_hung_server_is_unreachable_at_the_deadline() {
     as_postgres("a_hung_server_is_unreachable_at_the_deadline", async {
