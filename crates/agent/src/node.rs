@@ -312,7 +312,10 @@ impl Node {
             return Outcome::Failed("the timeline is not known".to_owned());
         };
         match timeout(budget, self.maintenance.history(timeline, cluster, &facts.settings)).await {
-            Ok(Ok(Some(value))) => self.store.write_history(&value, budget).await,
+            Ok(Ok(Some(value))) => {
+                let found = cluster.history.as_ref().map(|history| history.version);
+                self.store.write_history(found, &value, budget).await
+            }
             Ok(Ok(None)) => Outcome::Done(()),
             Ok(Err(why)) => Outcome::Failed(why),
             Err(_) => Outcome::Failed("the history file could not be read in time".to_owned()),

@@ -152,9 +152,10 @@ impl Store {
         self.write(Key::Failover, &value, Expected::Version(found), limit).await
     }
 
-    /// Writes `/history`.
-    pub async fn write_history(&self, value: &str, limit: Duration) -> Outcome<()> {
-        self.write(Key::History, value, Expected::Anything, limit).await
+    /// Writes `/history`, if it still has the version it was found with: what an earlier leader wrote may come late.
+    pub async fn write_history(&self, found: Option<Version>, value: &str, limit: Duration) -> Outcome<()> {
+        let expected = found.map_or(Expected::Absent, Expected::Version);
+        self.write(Key::History, value, expected, limit).await
     }
 
     /// Measures the call; one that is given up at its deadline counts with that time.
