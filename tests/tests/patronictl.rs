@@ -100,6 +100,33 @@ fn what_is_printed_is_what_the_reference_prints() {
     same(&cluster, &["restart", "batman", "--scheduled", "2099-01-01T00:00+00:00", "--force"]);
 }
 
+#[test]
+fn queries_are_answered_as_by_the_reference() {
+    if Programs::find().reference.is_none() {
+        eprintln!("SKIPPED: Patroni 4.1.5 is not installed (target/reference); ./test installs it from PyPI");
+        return;
+    }
+    let cluster = Cluster::mixed(&[Kind::Ours]).start();
+    let query = |sql: &str, more: &[&str]| {
+        let login = ["query", "batman", "-U", "postgres", "-d", "postgres", "-c", sql];
+        same(&cluster, &[&login[..], more].concat());
+    };
+    // Tables are found, and made, where the operator's own search path says.
+    cluster.nodes[0].sql("CREATE TABLE app (n int); INSERT INTO app VALUES (1)");
+    query("SELECT * FROM app", &[]);
+    query("SELECT * FROM app", &["--role", "primary"]);
+    query("SHOW search_path", &[]);
+    for kind in [Kind::Ours, Kind::Reference] {
+        let create = format!("CREATE TABLE of_{kind:?} AS SELECT 2 AS n");
+        cluster.ctl_of(kind, &["query", "batman", "-U", "postgres", "-d", "postgres", "-c", &create]);
+    }
+    query(
+        "SELECT schemaname, tablename FROM pg_tables WHERE tablename LIKE 'of\\_%' ORDER BY 2",
+        &["--format", "json"],
+    );
+    query("SELECT n FROM of_ours UNION SELECT n FROM public.of_reference", &[]);
+}
+
 /// A command on a terminal of its own (`script` makes one): an answer is typed once its prompt is there. What the terminal
 /// showed, and the exit code.
 fn dialogue(cluster: &Cluster, kind: Kind, arguments: &str, answers: &[(&str, &str)]) -> (String, Option<i32>) {

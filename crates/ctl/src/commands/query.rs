@@ -118,7 +118,6 @@ impl Target<'_> {
             Some(RoleFilter::Primary) => Some(false),
             Some(RoleFilter::Replica | RoleFilter::Standby | RoleFilter::StandbyLeader) => Some(true),
         };
-        client.batch_execute("SET search_path = pg_catalog").await?;
         if let Some(wanted) = wants_recovery {
             let row = client.query_one("SELECT pg_catalog.pg_is_in_recovery()", &[]).await?;
             if row.get::<_, bool>(0) != wanted {
