@@ -273,8 +273,13 @@ fn unreadable(path: &str) -> Option<String> {
     if path == "-" {
         return None;
     }
-    let error = std::fs::File::open(path).err()?;
-    let text = error.to_string();
+    // A directory can be opened, but not read.
+    let is_directory = std::fs::metadata(path).is_ok_and(|data| data.is_dir());
+    let text = match std::fs::File::open(path) {
+        Ok(_) if is_directory => "Is a directory".to_owned(),
+        Ok(_) => return None,
+        Err(error) => error.to_string(),
+    };
     let reason = text.split(" (os error").next().unwrap_or(&text);
     Some(format!("{}: {reason}", quoted(path)))
 }
