@@ -46,14 +46,14 @@ fn with_minutes(text: &str) -> String {
 }
 
 /// `1 mon 2 days 03:04:05.5` becomes `32 days, 3:04:05.500000`: Python counts days, a month as 30, a year as 365 of
-/// them. A negative time of the day has no such text and stays as it is.
+/// them. Only the days are ever negative: `-02:00:00` becomes `-1 day, 22:00:00`.
 fn interval(text: &str) -> Option<String> {
     let mut days: i64 = 0;
-    let mut clock = None;
+    let mut micros: i64 = 0;
     let mut words = text.split(' ');
     while let Some(word) = words.next() {
         if word.contains(':') {
-            clock = Some(word);
+            micros = time_of_day(word)?;
             continue;
         }
         let number: i64 = word.parse().ok()?;
@@ -65,19 +65,34 @@ fn interval(text: &str) -> Option<String> {
                 _ => return None,
             };
     }
-    let (hours, rest) = clock.unwrap_or("00:00:00").split_once(':')?;
-    let hours: i64 = hours.parse().ok().filter(|_| clock.is_none_or(|clock| !clock.starts_with('-')))?;
-    let rest = match rest.split_once('.') {
-        Some((whole, fraction)) => format!("{whole}.{fraction:0<6}"),
-        None => rest.to_owned(),
-    };
-    let days = days + hours / 24;
+    let days = days + micros.div_euclid(MICROS_OF_A_DAY);
+    let micros = micros.rem_euclid(MICROS_OF_A_DAY);
     let shown = match days {
         0 => String::new(),
         1 | -1 => format!("{days} day, "),
         _ => format!("{days} days, "),
     };
-    Some(format!("{shown}{}:{rest}", hours % 24))
+    let seconds = micros / MICROS;
+    let fraction = match micros % MICROS {
+        0 => String::new(),
+        fraction => format!(".{fraction:06}"),
+    };
+    Some(format!("{shown}{}:{:02}:{:02}{fraction}", seconds / 3600, seconds / 60 % 60, seconds % 60))
+}
+
+const MICROS: i64 = 1_000_000;
+const MICROS_OF_A_DAY: i64 = 24 * 3600 * MICROS;
+
+/// `-02:00:00.5` in microseconds.
+fn time_of_day(text: &str) -> Option<i64> {
+    let (sign, clock) = text.strip_prefix('-').map_or((1, text), |clock| (-1, clock));
+    let (whole, fraction) = clock.split_once('.').unwrap_or((clock, ""));
+    let mut seconds: i64 = 0;
+    for part in whole.trim_start_matches('+').split(':') {
+        seconds = seconds.checked_mul(60)?.checked_add(part.parse().ok()?)?;
+    }
+    let fraction: i64 = format!("{fraction:0<6}").parse().ok()?;
+    Some(sign * seconds.checked_mul(MICROS)?.checked_add(fraction)?)
 }
 
 /// `\x6869` becomes `b'hi'`.
@@ -148,7 +163,12 @@ mod tests {
             ("1 mon 2 days 03:04:05.5", Type::INTERVAL, "32 days, 3:04:05.500000"),
             ("-1 days", Type::INTERVAL, "-1 day, 0:00:00"),
             ("00:00:00", Type::INTERVAL, "0:00:00"),
-            ("-00:00:01", Type::INTERVAL, "-00:00:01"),
+            ("-00:00:01", Type::INTERVAL, "-1 day, 23:59:59"),
+            ("1 day -00:00:01.5", Type::INTERVAL, "23:59:58.500000"),
+            ("11 mons -3 days -25:00:00", Type::INTERVAL, "325 days, 23:00:00"),
+            ("-1 mons +5 days", Type::INTERVAL, "-25 days, 0:00:00"),
+            ("-24:00:00", Type::INTERVAL, "-1 day, 0:00:00"),
+            ("PT2H", Type::INTERVAL, "PT2H"),
         ];
         for (text, of, expected) in rows {
             assert_eq!(of_text(Some(text), Some(of)).python_text(), *expected, "{text}");
