@@ -125,6 +125,19 @@ fn queries_are_answered_as_by_the_reference() {
         &["--format", "json"],
     );
     query("SELECT n FROM of_ours UNION SELECT n FROM public.of_reference", &[]);
+    // What has no columns, no statement, or rows that are not sent as such.
+    for format in ["tsv", "json", "yaml"] {
+        query("SELECT FROM pg_class LIMIT 2", &["--format", format]);
+    }
+    for sql in
+        ["", ";", "-- nothing", "/* a /* b */ */ ;", "COPY app TO STDOUT", "COPY app FROM STDIN", "SELECT 1;; --"]
+    {
+        query(sql, &[]);
+    }
+    query(
+        "SELECT interval '-2 hours', interval '1 day -0.5 s', interval '11 mons -3 days -25:00', '-1 day'::interval",
+        &[],
+    );
 }
 
 /// A command on a terminal of its own (`script` makes one): an answer is typed once its prompt is there. What the terminal

@@ -84,11 +84,13 @@ fn rows_of_queries_are_printed_as_the_reference_prints_them() {
     let error =
         Rows { rows: vec![vec!["2026-11-23 01:00:00".into(), "ERROR, SQLSTATE: 42601".into()]], ..Rows::default() };
     let empty = Rows { columns: Some(vec!["n".to_owned()]), ..Rows::default() };
+    let columnless = Rows { columns: Some(Vec::new()), rows: vec![Vec::new(); 2], ..Rows::default() };
     for (how, expected) in read("query_rows.json")["printed"].as_object().expect("printed") {
         let (format, kind) = how.split_once(' ').unwrap_or((how, ""));
         let rows = match kind {
             "error" => error.clone(),
             "empty" => empty.clone(),
+            "columnless" => columnless.clone(),
             _ => table.clone(),
         };
         assert_eq!(rows.render(Format::parse(format).expect("format"), "\t"), text_of(expected), "{how}");

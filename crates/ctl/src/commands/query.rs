@@ -105,7 +105,7 @@ impl Target<'_> {
             Ok(Some(rows)) => Ok(rows),
             Ok(None) => Ok(message(&self.unavailable())),
             Err(error) => {
-                let state = error.code().map(|code| code.code().to_owned()).unwrap_or_else(|| sql::describe(&error));
+                let state = error.code().map_or_else(|| no_state(&error), |code| code.code().to_owned());
                 Ok(message(&format!("ERROR, SQLSTATE: {}", state.replace('\n', " "))))
             }
         }
@@ -129,7 +129,7 @@ impl Target<'_> {
             Ok(statement) => statement.columns().iter().map(|column| column.type_().clone()).collect(),
             Err(_) => Vec::new(),
         };
-        if sql.trim().is_empty() {
+        if says_nothing(sql) {
             return Ok(Some(message(
                 "ERROR, SQLSTATE: the last operation didn't produce records (result status: EMPTY_QUERY)",
             )));
@@ -144,6 +144,49 @@ impl Target<'_> {
             (None, None) => "No connection is available".to_owned(),
         }
     }
+}
+
+/// What is wrong where PostgreSQL reports no error. Its answer to `COPY` from or to the client is one that a query
+/// does not expect.
+fn no_state(error: &tokio_postgres::Error) -> String {
+    match sql::describe(error).as_str() {
+        "unexpected message from server" => "COPY cannot be used with this method; use copy() instead".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+/// Whether there is no statement, only blanks, semicolons and comments.
+fn says_nothing(sql: &str) -> bool {
+    let mut rest = sql;
+    loop {
+        rest = rest.trim_start_matches(|c: char| c == ';' || c.is_ascii_whitespace());
+        rest = if rest.starts_with("--") {
+            rest.split_once(['\n', '\r']).map_or("", |(_, after)| after)
+        } else if let Some(comment) = rest.strip_prefix("/*") {
+            after_comment(comment)
+        } else {
+            return rest.is_empty();
+        };
+    }
+}
+
+/// What follows a comment whose `/*` was read; comments are nested.
+fn after_comment(mut rest: &str) -> &str {
+    let mut depth = 1;
+    while depth > 0 && !rest.is_empty() {
+        let mut characters = rest.chars();
+        rest = match rest.get(..2) {
+            Some(mark @ ("/*" | "*/")) => {
+                depth += if mark == "/*" { 1 } else { -1 };
+                &rest[2..]
+            }
+            Some(_) | None => {
+                characters.next();
+                characters.as_str()
+            }
+        };
+    }
+    rest
 }
 
 /// The rows of the first statement.
@@ -171,4 +214,19 @@ fn first_result(messages: &[SimpleQueryMessage], types: &[Type]) -> Rows {
 fn message(text: &str) -> Rows {
     let row = vec![Value::from(output::timestamp_seconds()), Value::from(text)];
     Rows { rows: vec![row], ..Rows::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_holds_no_statement() {
+        for sql in ["", " \n", ";", "-- hi", "--a\n;;--b", "/* a /* ü */ b */ ;", "/**/"] {
+            assert!(says_nothing(sql), "{sql}");
+        }
+        for sql in ["select", "-- hi\nselect 1", "/* a */ select", "/* /* */ */ /", "; select", "-1", "/ 2"] {
+            assert!(!says_nothing(sql), "{sql}");
+        }
+    }
 }

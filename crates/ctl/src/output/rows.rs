@@ -85,7 +85,7 @@ impl Rows {
 
     fn separated(&self, delimiter: &str) -> String {
         let mut out = String::new();
-        if let Some(columns) = &self.columns {
+        if let Some(columns) = self.columns.as_ref().filter(|columns| !columns.is_empty()) {
             out.push_str(&format!("{}\n", columns.join(delimiter)));
         }
         for row in &self.rows {
