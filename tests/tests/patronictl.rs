@@ -34,7 +34,11 @@ fn started() -> Cluster {
 /// Both kinds of patronictl, same command, same exit code, same standard output.
 #[track_caller]
 fn same(cluster: &Cluster, arguments: &[&str]) {
-    let [ours, theirs] = [Kind::Ours, Kind::Reference].map(|kind| cluster.ctl_of(kind, arguments));
+    same_output(arguments, [Kind::Ours, Kind::Reference].map(|kind| cluster.ctl_of(kind, arguments)));
+}
+
+#[track_caller]
+fn same_output(arguments: &[&str], [ours, theirs]: [Output; 2]) {
     let shown = |output: &Output| without_what_moves(&String::from_utf8_lossy(&output.stdout));
     assert_eq!(shown(&ours), shown(&theirs), "{arguments:?}: {} | {}", text(&ours), text(&theirs));
     assert_eq!(ours.status.code(), theirs.status.code(), "{arguments:?}: {} | {}", text(&ours), text(&theirs));
@@ -106,11 +110,19 @@ fn queries_are_answered_as_by_the_reference() {
         eprintln!("SKIPPED: Patroni 4.1.5 is not installed (target/reference); ./test installs it from PyPI");
         return;
     }
-    let cluster = Cluster::mixed(&[Kind::Ours]).start();
-    let query = |sql: &str, more: &[&str]| {
+    let cluster = Cluster::of(1).start();
+    let ask = |kind, environment: &[(&str, &str)], sql: &str, more: &[&str]| {
+        let mut command = cluster.sandbox.command(&cluster.programs.ctl(kind));
+        command.env("PGPASSWORD", "super-secret").envs(environment.iter().copied());
+        command.arg("-c").arg(cluster.nodes[0].directory().join("patroni.yml"));
         let login = ["query", "batman", "-U", "postgres", "-d", "postgres", "-c", sql];
-        same(&cluster, &[&login[..], more].concat());
+        command.args(login).args(more).output().unwrap()
     };
+    let query_in = |environment: &[(&str, &str)], sql: &str, more: &[&str]| {
+        same_output(&[sql], [Kind::Ours, Kind::Reference].map(|kind| ask(kind, environment, sql, more)));
+    };
+    let query = |sql: &str, more: &[&str]| query_in(&[], sql, more);
+    assert_eq!(text(&ask(Kind::Ours, &[], "SELECT 1 AS n", &[])), "n\n1\n", "a query is let in");
     // Tables are found, and made, where the operator's own search path says.
     cluster.nodes[0].sql("CREATE TABLE app (n int); INSERT INTO app VALUES (1)");
     query("SELECT * FROM app", &[]);
@@ -118,7 +130,7 @@ fn queries_are_answered_as_by_the_reference() {
     query("SHOW search_path", &[]);
     for kind in [Kind::Ours, Kind::Reference] {
         let create = format!("CREATE TABLE of_{kind:?} AS SELECT 2 AS n");
-        cluster.ctl_of(kind, &["query", "batman", "-U", "postgres", "-d", "postgres", "-c", &create]);
+        ask(kind, &[], &create, &[]);
     }
     query(
         "SELECT schemaname, tablename FROM pg_tables WHERE tablename LIKE 'of\\_%' ORDER BY 2",
