@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, Read};
 
+use patroni_config::yaml::{Data, Node};
 use patroni_core::JsonMap;
 use patroni_core::cluster::ClusterConfig;
 use patroni_dcs::{Expected, Key};
@@ -129,10 +130,24 @@ fn read_mapping(file: &str) -> Result<JsonMap, CtlError> {
 }
 
 fn mapping(text: &str, whence: &str) -> Result<JsonMap, CtlError> {
-    match patroni_config::yaml::parse(text).map(|node| node.to_json()) {
+    let parsed = patroni_config::yaml::parse(text);
+    if let Some(number) = parsed.as_ref().ok().and_then(unstorable) {
+        return failed(format!("{whence} has a number that cannot be stored: {number}; quote it to store it as text"));
+    }
+    match parsed.map(|node| node.to_json()) {
         Ok(Value::Object(map)) => Ok(map),
         Ok(_) => failed(format!("{whence} is not a configuration: it must hold a YAML mapping")),
         Err(error) => failed(format!("{whence} is not YAML: {error}")),
+    }
+}
+
+/// The first number that JSON, or 64 bits, cannot hold. Without this check it would become a text unnoticed.
+fn unstorable(node: &Node) -> Option<String> {
+    match &node.data {
+        Data::Int(_) | Data::Float(_) => node.to_json().as_str().map(str::to_owned),
+        Data::List(items) => items.iter().find_map(unstorable),
+        Data::Map(entries) => entries.iter().find_map(|entry| unstorable(&entry.value)),
+        Data::Null | Data::Bool(_) | Data::Text(_) => None,
     }
 }
 
@@ -142,7 +157,13 @@ fn set(config: &mut JsonMap, pair: &str) -> Result<(), CtlError> {
         return failed(format!("Invalid parameter setting {pair}"));
     };
     let value = match patroni_config::yaml::parse(value) {
-        Ok(node) => node.to_json(),
+        Ok(node) => match unstorable(&node) {
+            Some(number) => {
+                let advice = format!("{number} cannot be stored as a number; quote it to store it as text");
+                return failed(format!("Invalid parameter setting {pair}: {advice}"));
+            }
+            None => node.to_json(),
+        },
         Err(error) => return failed(format!("Invalid parameter setting {pair}: the value is not YAML: {error}")),
     };
     let path = path.trim();
@@ -261,5 +282,15 @@ mod tests {
         }
         let error = set(&mut JsonMap::new(), "ttl").map_err(|e| e.to_string());
         assert_eq!(error, Err("Invalid parameter setting ttl".to_owned()));
+        for number in ["123456789012345678901234567890", ".inf", "[-.inf]", "{a: .nan}"] {
+            let error = set(&mut JsonMap::new(), &format!("a={number}")).expect_err(number).to_string();
+            assert!(error.contains("quote it to store it as text"), "{error}");
+        }
+        for number in ["18446744073709551615", "-9223372036854775808", "1e300", "'.inf'"] {
+            set(&mut JsonMap::new(), &format!("a={number}")).expect(number);
+        }
+        let error = mapping("a: {b: .inf}", "x.yaml").map_err(|e| e.to_string());
+        let expected = "x.yaml has a number that cannot be stored: .inf; quote it to store it as text";
+        assert_eq!(error, Err(expected.to_owned()));
     }
 }
