@@ -1,9 +1,12 @@
 //! The operator's editor, and the text they wrote in it, which is not lost whatever happens then.
 
 use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
+use std::process::ExitStatus;
 
 use crate::error::{CtlError, failed};
+use crate::interrupts;
 
 /// A file with what the operator wrote. It stays unless everything went well.
 #[derive(Debug)]
@@ -14,10 +17,13 @@ pub(crate) async fn edit(text: &str, scope: &str) -> Result<Kept, CtlError> {
     let command = command()?;
     let kept = Kept::new(text, scope)?;
     let [program, arguments @ ..] = command.as_slice() else { return failed("EDITOR names no program") };
-    let status = tokio::process::Command::new(program).args(arguments).arg(&kept.0).status().await;
+    let mut editor = tokio::process::Command::new(program);
+    editor.args(arguments).arg(&kept.0);
+    // Started inside, because it may be interrupted as soon as it runs.
+    let status = interrupts::ignored_during(async { editor.status().await }).await;
     let problem = match status {
         Ok(status) if status.success() => return Ok(kept),
-        Ok(status) => format!("Editor exited with return code {}", status.code().unwrap_or(-1)),
+        Ok(status) => format!("Editor exited with return code {}", return_code(status)),
         Err(error) => format!("the editor {program} cannot be started: {error}"),
     };
     // Nothing was written: there is nothing to keep.
@@ -26,6 +32,11 @@ pub(crate) async fn edit(text: &str, scope: &str) -> Result<Kept, CtlError> {
         return failed(problem);
     }
     Err(kept.keep_for(problem))
+}
+
+/// A signal is a negative code, as Python has it.
+fn return_code(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| -status.signal().unwrap_or(1))
 }
 
 /// `EDITOR` with its arguments, or the first of the usual ones.
@@ -63,11 +74,12 @@ impl Kept {
 
     /// The problem, and where the text is.
     fn keep_for(self, problem: String) -> CtlError {
-        CtlError::Failed(format!("{problem}\n{}", self.told()))
+        CtlError::Failed(format!("{problem}{}", self.told()))
     }
 
+    /// Where the text is, on a line of its own; nothing if the editor has removed the file.
     fn told(&self) -> String {
-        format!("What you edited is kept in {}", self.0.display())
+        if self.0.exists() { format!("\nWhat you edited is kept in {}", self.0.display()) } else { String::new() }
     }
 
     /// Removes the file after success; says where it is otherwise.
@@ -79,7 +91,7 @@ impl Kept {
             }
             Err(CtlError::Failed(text)) => Err(self.keep_for(text)),
             Err(other) => {
-                eprintln!("\n{}", self.told());
+                eprintln!("{}", self.told());
                 Err(other)
             }
         }
@@ -88,5 +100,30 @@ impl Kept {
     fn remove(self) {
         // A file that stays behind harms nobody.
         let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_kept_where_it_is_told_to_be() {
+        let kept = Kept::new("ttl: 30\n", "a/b").expect("kept");
+        let path = kept.0.clone();
+        let told = kept.settle(failed("wrong")).map_err(|error| error.to_string());
+        assert_eq!(told, Err(format!("wrong\nWhat you edited is kept in {}", path.display())));
+        assert!(path.exists());
+        let again = Kept(path.clone());
+        std::fs::remove_file(&path).expect("the editor removes it");
+        let told = again.settle(failed("wrong")).map_err(|error| error.to_string());
+        assert_eq!(told, Err("wrong".to_owned()));
+    }
+
+    #[test]
+    fn codes_of_editors() {
+        for (raw, code) in [(1 << 8, 1), (9, -9), (2, -2)] {
+            assert_eq!(return_code(ExitStatus::from_raw(raw)), code);
+        }
     }
 }

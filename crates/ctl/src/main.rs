@@ -10,6 +10,7 @@ mod doctor;
 mod editor;
 mod embedded;
 mod error;
+mod interrupts;
 mod members;
 mod moving;
 mod output;
@@ -50,7 +51,7 @@ fn main() -> ExitCode {
         tokio::select! {
             biased;
             result = run(&words) => result,
-            _ = tokio::signal::ctrl_c() => {
+            () = interrupts::pressed() => {
                 eprintln!();
                 Err(CtlError::Abort)
             }

@@ -3,7 +3,7 @@
 use std::io::{BufRead, IsTerminal, Write};
 
 use crate::error::CtlError;
-use crate::output;
+use crate::{interrupts, output};
 
 /// Asks for a text. An empty answer means the default; without one the question is asked again.
 pub(crate) async fn ask(question: &str, default: Option<&str>) -> Result<String, CtlError> {
@@ -57,7 +57,7 @@ async fn read_line(question: &str) -> Result<String, CtlError> {
     });
     tokio::select! {
         biased;
-        _ = tokio::signal::ctrl_c() => Err(CtlError::Abort),
+        () = interrupts::pressed() => Err(CtlError::Abort),
         read = reading => match read {
             Ok(Ok((bytes, line))) if bytes > 0 => Ok(line.trim_end_matches(['\n', '\r']).to_owned()),
             _ => Err(CtlError::Abort),

@@ -15,7 +15,7 @@ use crate::difflib::unified_diff;
 use crate::editor::{self, Kept};
 use crate::error::{CtlError, failed};
 use crate::output::{self, yaml};
-use crate::prompt;
+use crate::{interrupts, prompt};
 
 pub(crate) const COMMAND: Command = Command {
     name: "edit-config",
@@ -72,7 +72,11 @@ async fn run(context: &Context, matches: &Matches) -> Result<(), CtlError> {
         }
         None => {
             let kept = editor::edit(&before, &store.scope).await?;
-            let result = edited(&store, matches, &config, &before, &kept).await;
+            let result = tokio::select! {
+                biased;
+                result = edited(&store, matches, &config, &before, &kept) => result,
+                () = interrupts::pressed() => Err(CtlError::Abort),
+            };
             kept.settle(result)
         }
     }

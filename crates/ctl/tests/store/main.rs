@@ -139,13 +139,29 @@ fn nonsense_and_a_failing_editor_change_nothing_and_lose_nothing(store: Box<dyn 
         (": > $1", "Error: what the editor left is not a configuration", 3),
         ("echo x >> $1; exit 3", "Error: Editor exited with return code 3\nWhat you edited is kept in ", 4),
         ("exit 4", "Error: Editor exited with return code 4\n", 4),
+        ("kill -KILL $$", "Error: Editor exited with return code -9\n", 4),
+        // As Ctrl-C on a terminal: it goes to both programs, and ends the editor, which does not expect it.
+        (
+            "echo x >> $1; kill -INT $PPID; kill -INT $$; sleep 9",
+            "Error: Editor exited with return code -2\nWhat you edited is kept in ",
+            5,
+        ),
     ] {
         let editor = world.editor(line);
         let error = error_of(&world.patronictl(&["edit-config", "batman", "--force"], Some(&editor)));
         assert!(error.starts_with(expected), "{line}: {error}");
         assert_eq!(world.kept().len(), kept, "{line}");
     }
+    // What is not there is not said to be kept.
+    let editor = world.editor("rm $1");
+    let error = error_of(&world.patronictl(&["edit-config", "batman", "--force"], Some(&editor)));
+    assert!(error.starts_with("Error: cannot read ") && !error.contains("kept in"), "{error}");
     assert_eq!(world.store.get("config"), CONFIG);
+    // An editor may have a use of its own for Ctrl-C and Ctrl-\.
+    let editor = world.editor("kill -INT $PPID; kill -QUIT $PPID; sed -i s/30/40/ $1");
+    let output = world.patronictl(&["edit-config", "batman", "--force"], Some(&editor));
+    assert!(output.status.success(), "{output:?}");
+    assert!(world.store.get("config").contains(r#""ttl":40"#), "{}", world.store.get("config"));
 }
 
 fn without_an_answering_member_requests_go_to_the_store(store: Box<dyn Store>) {
