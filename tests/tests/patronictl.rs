@@ -137,6 +137,24 @@ fn queries_are_answered_as_by_the_reference() {
         &["--format", "json"],
     );
     query("SELECT n FROM of_ours UNION SELECT n FROM public.of_reference", &[]);
+    // What libpq takes from the environment.
+    for (environment, sql) in [
+        (&[("PGAPPNAME", "mine")][..], "SELECT current_setting('application_name')"),
+        (&[], "SELECT current_setting('application_name')"),
+        (
+            &[("PGOPTIONS", "-c search_path=a,\\ b -c work_mem=1MB")],
+            "SELECT current_setting('search_path'), current_setting('work_mem')",
+        ),
+        (&[("PGOPTIONS", "-c TimeZone=UTC"), ("PGTZ", "Asia/Tokyo")], "SELECT '2026-01-01 00:00Z'::timestamptz::text"),
+        (&[("PGOPTIONS", "-c search_path=a\\ b")], "SELECT 1"),
+        (&[("PGTZ", "default")], "SHOW timezone"),
+        (&[("PGTZ", "no where")], "SHOW timezone"),
+        (&[("PGDATESTYLE", "ISO, DMY")], "SELECT '2/1/2026'::date, current_setting('datestyle')"),
+        (&[("PGDATESTYLE", "German")], "SELECT '2026-01-02'::date::text"),
+        (&[("PGGEQO", "off")], "SHOW geqo"),
+    ] {
+        query_in(environment, sql, &[]);
+    }
     // What has no columns, no statement, or rows that are not sent as such.
     for format in ["tsv", "json", "yaml"] {
         query("SELECT FROM pg_class LIMIT 2", &["--format", format]);

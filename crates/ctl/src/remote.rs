@@ -111,8 +111,8 @@ fn addresses(section: &JsonMap) -> Vec<Address> {
 async fn ask(context: &Context, address: &Address) -> Result<Remote, String> {
     let superuser = context.section("postgresql").and_then(|section| section.get("authentication")?.get("superuser"));
     let configured = |key: &str| superuser.and_then(|user| user.get(key)?.as_str()).map(str::to_owned);
-    let login =
-        Login { user: configured("username"), password: configured("password"), dbname: Some("postgres".to_owned()) };
+    let [user, password] = ["username", "password"].map(configured);
+    let login = Login { user, password, dbname: Some("postgres".to_owned()), ..Login::default() };
     let client = sql::connect(address, &login).await?;
     let sql = "SELECT pg_catalog.pg_is_in_recovery(), system_identifier FROM pg_catalog.pg_control_system()";
     let answer = tokio::time::timeout(sql::CONNECT_TIMEOUT, client.simple_query(sql)).await;

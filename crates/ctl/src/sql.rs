@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 use tokio_postgres::config::SslMode;
+use tokio_postgres::error::DbError;
 use tokio_postgres::{Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -23,11 +24,42 @@ pub(crate) struct Login {
     pub(crate) password: Option<String>,
     /// `--dbname`
     pub(crate) dbname: Option<String>,
+    /// Settings of the session, as on the command line of a server.
+    pub(crate) options: Option<String>,
 }
 
-/// Connects. What is not given comes from `PGUSER`, `PGDATABASE`, `PGPASSWORD` or the password file, as with libpq;
-/// TLS is used where the server offers it, without checking its certificate (`sslmode=prefer`), or as `PGSSLMODE`
-/// says.
+/// The settings that libpq takes from the environment. `PGCLIENTENCODING` is not among them: what comes is read as
+/// UTF-8.
+pub(crate) fn options_of_environment() -> Option<String> {
+    options(|name| std::env::var(name).ok())
+}
+
+fn options(variable: impl Fn(&str) -> Option<String>) -> Option<String> {
+    let mut words: Vec<String> = variable("PGOPTIONS").into_iter().collect();
+    // libpq sends these on their own, which the server reads after the options: the last ones count.
+    for (name, setting) in [("PGTZ", "TimeZone"), ("PGDATESTYLE", "DateStyle"), ("PGGEQO", "geqo")] {
+        if let Some(value) = variable(name).filter(|value| !value.eq_ignore_ascii_case("default")) {
+            words.push(format!("-c {setting}={}", escaped(&value)));
+        }
+    }
+    (!words.is_empty()).then(|| words.join(" "))
+}
+
+/// One word of a server's options.
+fn escaped(value: &str) -> String {
+    let mut word = String::new();
+    for c in value.chars() {
+        if c == '\\' || c.is_ascii_whitespace() || c == '\x0b' {
+            word.push('\\');
+        }
+        word.push(c);
+    }
+    word
+}
+
+/// Connects. What is not given comes from `PGUSER`, `PGDATABASE`, `PGPASSWORD` or the password file, as with libpq, and
+/// so does the name of the application from `PGAPPNAME`; TLS is used where the server offers it, without checking its
+/// certificate (`sslmode=prefer`), or as `PGSSLMODE` says.
 pub(crate) async fn connect(address: &Address, login: &Login) -> Result<Client, String> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let user = login.user.clone().or_else(|| variable("PGUSER")).or_else(system_user);
@@ -37,7 +69,11 @@ pub(crate) async fn connect(address: &Address, login: &Login) -> Result<Client, 
     let password = password.or_else(|| password_from_file(address, &dbname, &user));
     let mut config = Config::new();
     config.host(&address.host).port(address.port).user(&user).dbname(&dbname);
-    config.connect_timeout(CONNECT_TIMEOUT).application_name("Patroni ctl");
+    config.connect_timeout(CONNECT_TIMEOUT);
+    config.application_name(variable("PGAPPNAME").unwrap_or_else(|| "Patroni ctl".to_owned()));
+    if let Some(options) = &login.options {
+        config.options(options);
+    }
     if let Some(password) = password {
         config.password(password);
     }
@@ -85,8 +121,18 @@ fn describe_no_connection(error: &tokio_postgres::Error) -> String {
             let reason = reason.split(" (os error").next().unwrap_or_default();
             format!("{reason}\n\tIs the server running on that host and accepting TCP/IP connections?")
         }
-        None => describe(error).replace("invalid configuration: password missing", "fe_sendauth: no password supplied"),
+        None => {
+            let more = error.as_db_error().map(more_of).unwrap_or_default();
+            describe(error).replace("invalid configuration: password missing", "fe_sendauth: no password supplied")
+                + &more
+        }
     }
+}
+
+/// The lines that libpq adds to an error.
+fn more_of(said: &DbError) -> String {
+    let lines = [("DETAIL", said.detail()), ("HINT", said.hint())];
+    lines.iter().filter_map(|(name, text)| Some(format!("\n{name}:  {}", (*text)?))).collect()
 }
 
 /// What PostgreSQL says, or else the whole chain of causes.
@@ -161,6 +207,18 @@ mod tests {
              server running on that host and accepting TCP/IP connections?"
         );
         assert_eq!(refused, expected);
+    }
+
+    #[test]
+    fn settings_from_the_environment() {
+        let of = |given: &'static [(&str, &str)]| {
+            options(|name| given.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()))
+        };
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[("PGTZ", "DEFAULT")]), None);
+        assert_eq!(of(&[("PGTZ", "UTC"), ("PGOPTIONS", "-c a=b")]).as_deref(), Some("-c a=b -c TimeZone=UTC"));
+        let spaces = of(&[("PGDATESTYLE", "ISO, DMY"), ("PGTZ", r"a\ b")]);
+        assert_eq!(spaces.as_deref(), Some(r"-c TimeZone=a\\\ b -c DateStyle=ISO,\ DMY"));
     }
 
     #[test]

@@ -66,7 +66,8 @@ async fn login(context: &Context, matches: &Matches) -> Result<Login, CtlError> 
         (false, Some(_)) => None,
     };
     let dbname = matches.text("dbname").map_or_else(|| "postgres".to_owned(), str::to_owned);
-    Ok(Login { user: user.or_else(|| configured("username")), password, dbname: Some(dbname) })
+    let user = user.or_else(|| configured("username"));
+    Ok(Login { user, password, dbname: Some(dbname), ..Login::default() })
 }
 
 async fn of_certificates(context: &Context, cluster: &Cluster, scope: &str, now_s: i64) -> Vec<Finding> {

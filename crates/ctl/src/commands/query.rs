@@ -49,7 +49,8 @@ async fn run(context: &Context, matches: &Matches) -> Result<(), CtlError> {
     let format = Format::parse(matches.text("format").unwrap_or("tsv"))?;
     let text = |key| matches.text(key).filter(|value| !value.is_empty()).map(str::to_owned);
     let password = if matches.flag("password") { Some(prompt::password().await?) } else { None };
-    let login = Login { user: text("username"), password, dbname: text("dbname") };
+    let options = sql::options_of_environment();
+    let login = Login { user: text("username"), password, dbname: text("dbname"), options };
     let role = matches.text("role").map(str::parse).transpose()?;
     let target = Target { role, role_text: matches.text("role"), member: matches.text("member"), login };
     let cluster = context.open_given(matches)?.load().await?;
