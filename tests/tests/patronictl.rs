@@ -164,6 +164,7 @@ fn queries_are_answered_as_by_the_reference() {
     {
         query(sql, &[]);
     }
+    query("SELECT now() - now(), time '01:02:03.5', timetz '01:02:03-05', timestamp '2026-01-02 03:04:05.25'", &[]);
     query(
         "SELECT interval '-2 hours', interval '1 day -0.5 s', interval '11 mons -3 days -25:00', '-1 day'::interval",
         &[],

@@ -17,7 +17,7 @@ pub(crate) fn of_text(text: Option<&str>, of: Option<&Type>) -> Value {
         }
         Type::FLOAT4 | Type::FLOAT8 => float(text),
         Type::JSON | Type::JSONB => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
-        Type::TIMESTAMPTZ => with_minutes(text).into(),
+        Type::TIMESTAMP | Type::TIMESTAMPTZ | Type::TIME | Type::TIMETZ => time(text).into(),
         Type::BYTEA => bytes(text).into(),
         Type::INTERVAL => interval(text).unwrap_or_else(|| text.to_owned()).into(),
         _ => text.into(),
@@ -34,15 +34,16 @@ fn float(text: &str) -> Value {
     }
 }
 
-/// Python shows the minutes of an offset, and six digits of a fraction.
-fn with_minutes(text: &str) -> String {
-    let Some(at) = text.rfind(['+', '-']).filter(|at| *at > 10) else { return text.to_owned() };
-    let (time, offset) = text.split_at(at);
-    let time = match time.split_once('.') {
-        Some((whole, fraction)) => format!("{whole}.{fraction:0<6}"),
-        None => time.to_owned(),
-    };
-    if offset.contains(':') { format!("{time}{offset}") } else { format!("{time}{offset}:00") }
+/// Python shows six digits of a fraction, and the minutes of an offset.
+fn time(text: &str) -> String {
+    let Some(first) = text.find(':') else { return text.to_owned() };
+    let end = text[first..].find(['+', '-']).map_or(text.len(), |after| first + after);
+    let (time, offset) = text.split_at(end);
+    let minutes = if offset.is_empty() || offset.contains(':') { "" } else { ":00" };
+    match time.rsplit_once('.').filter(|(_, fraction)| fraction.bytes().all(|b| b.is_ascii_digit())) {
+        Some((whole, fraction)) => format!("{whole}.{fraction:0<6}{offset}{minutes}"),
+        None => format!("{time}{offset}{minutes}"),
+    }
 }
 
 /// `1 mon 2 days 03:04:05.5` becomes `32 days, 3:04:05.500000`: Python counts days, a month as 30, a year as 365 of
@@ -154,6 +155,13 @@ mod tests {
             ("1", Type::FLOAT8, "1.0"),
             ("Infinity", Type::FLOAT8, "inf"),
             ("2026-01-31 12:00:00.5+02", Type::TIMESTAMPTZ, "2026-01-31 12:00:00.500000+02:00"),
+            ("2026-01-31 12:00:00.5", Type::TIMESTAMP, "2026-01-31 12:00:00.500000"),
+            ("01.02.2026 12:00:00", Type::TIMESTAMP, "01.02.2026 12:00:00"),
+            ("infinity", Type::TIMESTAMP, "infinity"),
+            ("0001-01-01 00:00:00.5 BC", Type::TIMESTAMP, "0001-01-01 00:00:00.5 BC"),
+            ("01:02:03.25", Type::TIME, "01:02:03.250000"),
+            ("01:02:03-05", Type::TIMETZ, "01:02:03-05:00"),
+            ("01:02:03.5+05:30", Type::TIMETZ, "01:02:03.500000+05:30"),
             ("\\x6869ff", Type::BYTEA, "b'hi\\xff'"),
             ("{1,2,NULL}", Type::INT4_ARRAY, "[1, 2, None]"),
             ("{a,\"b,\\\"c\"}", Type::TEXT_ARRAY, "['a', 'b,\"c']"),
