@@ -149,6 +149,7 @@ fn queries_are_answered_as_by_the_reference() {
         (&[("PGOPTIONS", "-c search_path=a\\ b")], "SELECT 1"),
         (&[("PGTZ", "default")], "SHOW timezone"),
         (&[("PGTZ", "no where")], "SHOW timezone"),
+        (&[("PGSSLMODE", "require")], "SELECT 1"),
         (&[("PGDATESTYLE", "ISO, DMY")], "SELECT '2/1/2026'::date, current_setting('datestyle')"),
         (&[("PGDATESTYLE", "German")], "SELECT '2026-01-02'::date::text"),
         (&[("PGGEQO", "off")], "SHOW geqo"),

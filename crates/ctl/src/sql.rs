@@ -123,9 +123,18 @@ fn describe_no_connection(error: &tokio_postgres::Error) -> String {
         }
         None => {
             let more = error.as_db_error().map(more_of).unwrap_or_default();
-            describe(error).replace("invalid configuration: password missing", "fe_sendauth: no password supplied")
-                + &more
+            in_words_of_libpq(describe(error)) + &more
         }
+    }
+}
+
+fn in_words_of_libpq(text: String) -> String {
+    match text.as_str() {
+        "invalid configuration: password missing" => "fe_sendauth: no password supplied".to_owned(),
+        "error performing TLS handshake: server does not support TLS" => {
+            "server does not support SSL, but SSL was required".to_owned()
+        }
+        _ => text,
     }
 }
 
