@@ -39,6 +39,10 @@ fn a_standby_cluster_outlives_what_happens_on_the_other_side_and_changes_sides()
     assert_eq!(codes, [503, 503, 200]);
     standby.nodes[1].wait_sql("SELECT row FROM t", "begin", Limit(10));
 
+    // The doctor looks at a server that is in recovery as at any other.
+    let doctor = standby.ctl(&["doctor"]);
+    assert!(!String::from_utf8_lossy(&doctor.stderr).contains("not looked at"), "{doctor:?}");
+
     // A switchover inside: nothing is stopped.
     let postmaster = standby.nodes[0].postmaster();
     standby.ctl_ok(&["switchover", "batman", "--candidate", "n1", "--force"]);

@@ -93,19 +93,19 @@ async fn of_certificates(context: &Context, cluster: &Cluster, scope: &str, now_
 async fn of_leader(context: &Context, cluster: &Cluster, scope: &str, login: &Login) -> Vec<Finding> {
     let Some(leader) = cluster.leader_member() else { return Vec::new() };
     let Some(address) = Address::of(&leader.data) else { return Vec::new() };
-    let facts = match sql::connect(&address, login).await {
+    let mut facts = match sql::connect(&address, login).await {
         Ok(client) => server::ask(&client).await,
-        Err(reason) => Err(reason),
-    };
-    let mut facts = match facts {
-        Ok(facts) => facts,
         Err(reason) => {
             output::warn(&format!(
-                "slots, archiving, pg_rewind and pg_hba were not looked at (see --username): {reason}"
+                "slots, archiving, pg_rewind and pg_hba were not looked at{}: {reason}",
+                if is_about_login(&reason) { " (see --username)" } else { "" }
             ));
             return Vec::new();
         }
     };
+    for (about, reason) in &facts.missed {
+        output::warn(&format!("{about}: not looked at: {reason}"));
+    }
     if cluster.sync.leader.is_none() {
         facts.turned_down.clear(); // Nobody is waited for anyway.
     }
@@ -117,9 +117,33 @@ async fn of_leader(context: &Context, cluster: &Cluster, scope: &str, login: &Lo
     server::findings(&facts, leader.name.as_str(), scope, user, &replicas)
 }
 
+/// A connection failed because of the user or the password, and not because there is no server to be reached.
+fn is_about_login(reason: &str) -> bool {
+    ["password", "authentication", "role \"", "pg_hba.conf", "no user is named"]
+        .iter()
+        .any(|part| reason.contains(part))
+}
+
 /// Where a member comes from, as far as its own address tells.
 async fn ip_of(member: &Member) -> Option<IpAddr> {
     let address = Address::of(&member.data)?;
     let found = tokio::net::lookup_host((address.host.as_str(), address.port)).await.ok()?.next();
     found.map(|found| found.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_failed_login_is_one() {
+        for (reason, expected) in [
+            ("connection failed: FATAL:  password authentication failed for user \"x\"", true),
+            ("connection failed: FATAL:  role \"x\" does not exist", true),
+            ("connection failed: Connection refused", false),
+            ("connection failed: FATAL:  the database system is starting up", false),
+        ] {
+            assert_eq!(is_about_login(reason), expected, "{reason}");
+        }
+    }
 }

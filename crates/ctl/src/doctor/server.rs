@@ -25,14 +25,16 @@ pub(crate) struct Facts {
     pub(crate) archive_failed: Option<String>,
     /// Finished segments that wait for the archiver.
     pub(crate) unarchived: u64,
-    /// `wal_log_hints` or data checksums: pg_rewind works.
-    pub(crate) can_rewind: bool,
+    /// Neither `wal_log_hints` nor data checksums.
+    pub(crate) cannot_rewind: bool,
     /// `pg_hba.conf`; empty where it may not be read.
     pub(crate) rules: Vec<Rule>,
     /// Where `synchronous_commit` is turned down: `off for role app`.
     pub(crate) turned_down: Vec<String>,
     /// Lines of `pg_hba.conf` with errors: line and error.
     pub(crate) hba_errors: Vec<(String, String)>,
+    /// What could not be looked at, and why.
+    pub(crate) missed: Vec<(&'static str, String)>,
 }
 
 /// A replication slot.
@@ -48,51 +50,86 @@ pub(crate) struct Slot {
     pub(crate) wal_status: String,
 }
 
-/// Asks the leader.
-///
-/// # Errors
-/// The text of the first question that is vital and was not answered.
-pub(crate) async fn ask(client: &Client) -> Result<Facts, String> {
+/// A standby leader has no current position: what it has received counts.
+const SLOTS: &str = "SELECT slot_name, active, pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN \
+                     greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) ELSE pg_current_wal_lsn() END, \
+                     restart_lsn)::bigint, to_jsonb(s) ->> 'wal_status' FROM pg_replication_slots s";
+/// A standby archives only with `always`.
+const ARCHIVER: &str = "SELECT current_setting('archive_mode') = CASE WHEN pg_is_in_recovery() THEN 'always' ELSE 'on' END \
+                        OR current_setting('archive_mode') = 'always', CASE WHEN last_failed_time > \
+                        coalesce(last_archived_time, '-infinity') THEN last_failed_wal END FROM pg_stat_archiver";
+const WAITING: &str = "SELECT count(*) FROM pg_ls_dir('pg_wal/archive_status') name WHERE name LIKE '%.ready'";
+const REWIND: &str = "SELECT current_setting('wal_log_hints') = 'on' OR current_setting('data_checksums') = 'on'";
+const COMMITS: &str = "SELECT concat(split_part(c, '=', 2), ' for ', concat_ws(' in ', 'role ' || rolname, 'database ' || \
+                       datname)) FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = setrole LEFT JOIN pg_database d \
+                       ON d.oid = setdatabase, unnest(setconfig) c WHERE c ~* \
+                       '^synchronous_commit=(off|local|false|no|0)$' UNION ALL SELECT reset_val || ' for the server' FROM \
+                       pg_settings WHERE name = 'synchronous_commit' AND reset_val IN ('off', 'local') AND source NOT \
+                       LIKE '%user' AND source <> 'database' ORDER BY 1";
+const RULES: &str = "SELECT type, to_json(database), to_json(user_name), address, netmask, auth_method, line_number, error \
+                     FROM pg_hba_file_rules ORDER BY line_number";
+
+/// Asks the leader. A question that is not answered (some are for superusers) hides nothing else: it is in `missed`.
+pub(crate) async fn ask(client: &Client) -> Facts {
+    let mut questions = Questions { client, missed: Vec::new() };
     let mut facts = Facts::default();
-    let slots = "SELECT slot_name, active, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint, to_jsonb(s) ->> \
-                 'wal_status' FROM pg_replication_slots s";
-    for row in rows(client, slots).await? {
-        facts.slots.push(Slot {
-            name: text(&row, 0),
-            active: text(&row, 1) == "t",
-            held: text(&row, 2).parse().unwrap_or(0),
-            wal_status: text(&row, 3),
-        });
+    facts.slots = questions.rows("slots", SLOTS).await.iter().flatten().map(slot).collect();
+    for row in questions.rows("archiving", ARCHIVER).await.iter().flatten() {
+        facts.archives = text(row, 0) == "t";
+        facts.archive_failed = Some(text(row, 1)).filter(|wal| !wal.is_empty());
     }
-    let archiver = "SELECT current_setting('archive_mode') <> 'off', CASE WHEN last_failed_time > \
-                    coalesce(last_archived_time, '-infinity') THEN last_failed_wal END FROM pg_stat_archiver";
-    for row in rows(client, archiver).await? {
-        facts.archives = text(&row, 0) == "t";
-        facts.archive_failed = Some(text(&row, 1)).filter(|wal| !wal.is_empty());
+    if facts.archives {
+        let waiting = questions.rows("WAL that waits to be archived", WAITING).await.unwrap_or_default();
+        facts.unarchived = waiting.first().and_then(|row| text(row, 0).parse().ok()).unwrap_or(0);
     }
-    let rewind = "SELECT current_setting('wal_log_hints') = 'on' OR current_setting('data_checksums') = 'on'";
-    facts.can_rewind = rows(client, rewind).await?.iter().any(|row| text(row, 0) == "t");
-    let commits = "SELECT concat(split_part(c, '=', 2), ' for ', concat_ws(' in ', 'role ' || rolname, 'database ' || \
-                   datname)) FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = setrole LEFT JOIN pg_database d ON \
-                   d.oid = setdatabase, unnest(setconfig) c WHERE c ~* '^synchronous_commit=(off|local|false|no|0)$' \
-                   UNION ALL SELECT reset_val || ' for the server' FROM pg_settings WHERE name = 'synchronous_commit' \
-                   AND reset_val IN ('off', 'local') AND source NOT LIKE '%user' AND source <> 'database' ORDER BY 1";
-    facts.turned_down = rows(client, commits).await?.iter().map(|row| text(row, 0)).collect();
-    // These are for superusers; without them less is found.
-    let waiting = "SELECT count(*) FROM pg_ls_dir('pg_wal/archive_status') name WHERE name LIKE '%.ready'";
-    let waiting = rows(client, waiting).await.unwrap_or_default();
-    facts.unarchived = waiting.first().and_then(|row| text(row, 0).parse().ok()).unwrap_or(0);
-    let rules = "SELECT type, to_json(database), to_json(user_name), address, netmask, auth_method, line_number, error \
-                 FROM pg_hba_file_rules ORDER BY line_number";
-    for row in rows(client, rules).await.unwrap_or_default() {
-        let error = text(&row, 7);
+    let rewind = questions.rows("pg_rewind", REWIND).await;
+    facts.cannot_rewind = rewind.is_some_and(|rows| rows.iter().all(|row| text(row, 0) != "t"));
+    let commits = questions.rows("synchronous_commit", COMMITS).await.unwrap_or_default();
+    facts.turned_down = commits.iter().map(|row| text(row, 0)).collect();
+    for row in questions.rows("pg_hba.conf", RULES).await.iter().flatten() {
+        let error = text(row, 7);
         if error.is_empty() {
-            facts.rules.push(rule(&row));
+            facts.rules.push(rule(row));
         } else {
-            facts.hba_errors.push((text(&row, 6), error));
+            facts.hba_errors.push((text(row, 6), error));
         }
     }
-    Ok(facts)
+    facts.missed = questions.missed;
+    facts
+}
+
+/// Questions to a server, and what came of those that it did not answer.
+struct Questions<'a> {
+    client: &'a Client,
+    missed: Vec<(&'static str, String)>,
+}
+
+impl Questions<'_> {
+    async fn rows(&mut self, about: &'static str, sql: &str) -> Option<Vec<SimpleQueryRow>> {
+        match self.client.simple_query(sql).await {
+            Ok(answer) => Some(answer.into_iter().filter_map(row_of).collect()),
+            Err(error) => {
+                self.missed.push((about, crate::sql::describe(&error)));
+                None
+            }
+        }
+    }
+}
+
+fn row_of(message: SimpleQueryMessage) -> Option<SimpleQueryRow> {
+    match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    }
+}
+
+fn slot(row: &SimpleQueryRow) -> Slot {
+    Slot {
+        name: text(row, 0),
+        active: text(row, 1) == "t",
+        held: text(row, 2).parse().unwrap_or(0),
+        wal_status: text(row, 3),
+    }
 }
 
 fn rule(row: &SimpleQueryRow) -> Rule {
@@ -105,15 +142,6 @@ fn rule(row: &SimpleQueryRow) -> Rule {
         mask: text(row, 4),
         method: text(row, 5),
     }
-}
-
-async fn rows(client: &Client, sql: &str) -> Result<Vec<SimpleQueryRow>, String> {
-    let answer = client.simple_query(sql).await.map_err(|error| crate::sql::describe(&error))?;
-    let row = |message| match message {
-        SimpleQueryMessage::Row(row) => Some(row),
-        _ => None,
-    };
-    Ok(answer.into_iter().filter_map(row).collect())
 }
 
 fn text(row: &SimpleQueryRow, index: usize) -> String {
@@ -140,7 +168,7 @@ pub(crate) fn findings(
             "make archive_command faster, or look for what it waits for",
         ));
     }
-    if !facts.can_rewind {
+    if facts.cannot_rewind {
         found.push(finding(
             "pg_rewind cannot work: wal_log_hints is off and there are no data checksums",
             format!("patronictl edit-config {scope} -p wal_log_hints=on, then patronictl restart {scope} --pending"),
@@ -214,7 +242,7 @@ mod tests {
             mask: "255.255.255.0".to_owned(),
             method: "md5".to_owned(),
         };
-        let healthy = Facts { can_rewind: true, rules: vec![rule], ..Facts::default() };
+        let healthy = Facts { rules: vec![rule], ..Facts::default() };
         let replicas = [("b".to_owned(), IpAddr::from([10, 0, 0, 2]))];
         let found = |facts: &Facts| findings(facts, "a", "batman", "rep", &replicas);
         assert_eq!(found(&healthy), []);
@@ -238,7 +266,7 @@ mod tests {
                 "17 segments of WAL wait to be archived on a",
             ),
             (
-                Facts { can_rewind: false, ..healthy.clone() },
+                Facts { cannot_rewind: true, ..healthy.clone() },
                 "pg_rewind cannot work: wal_log_hints is off and there are no data checksums",
             ),
             (
