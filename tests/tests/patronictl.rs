@@ -364,18 +364,22 @@ fn members_behind_tls_and_passwords_are_reached() {
         ("PATRONI_CTL_KEYFILE", &key),
         ("PATRONI_CTL_CACERT", &ca),
     ];
-    let reload = |without: &[&str]| {
+    let run = |without: &[&str], arguments: &[&str]| {
         let given = environment.iter().filter(|(name, _)| !without.contains(name));
         let mut command = cluster.sandbox.command(&cluster.programs.patronictl);
-        text(&command.envs(given.copied()).args(["reload", "batman", "n1", "--force"]).output().unwrap())
+        text(&command.envs(given.copied()).args(arguments).output().unwrap())
     };
+    let reload = |without: &[&str]| run(without, &["reload", "batman", "n1", "--force"]);
     assert!(reload(&[]).contains("Reload request received for member n1"), "{}", reload(&[]));
     for (without, expected) in [
         (&["PATRONI_RESTAPI_USERNAME", "PATRONI_RESTAPI_PASSWORD"][..], "status code=401"),
-        (&["PATRONI_CTL_CACERT"], "UnknownIssuer"),
-        (&["PATRONI_CTL_CERTFILE", "PATRONI_CTL_KEYFILE"], "member n1 cannot be asked to reload"),
+        (&["PATRONI_CTL_CACERT"], "is not trusted: it is issued by nobody who is trusted here"),
+        (&["PATRONI_CTL_CERTFILE", "PATRONI_CTL_KEYFILE"], "it wants a certificate of this side"),
     ] {
         let said = reload(without);
         assert!(said.contains(expected), "without {without:?}: {said}");
     }
+    let found = run(&["PATRONI_CTL_CACERT"], &["doctor", "batman"]);
+    assert!(found.contains("remedy: name the authority of its certificate in ctl.cacert, or give -k"), "{found}");
+    assert!(!found.contains("delete the key"), "{found}");
 }

@@ -5,7 +5,7 @@ use patroni_core::lsn::Lsn;
 use patroni_core::settings::SynchronousMode;
 use serde_json::Value;
 
-use crate::statuses::{Status, Statuses};
+use crate::statuses::{Silence, Status, Statuses};
 
 /// `maximum_lag_on_failover` where it is not set, in bytes.
 const DEFAULT_MAXIMUM_LAG: u64 = 1_048_576;
@@ -21,6 +21,8 @@ pub(crate) struct Contender {
     pub(crate) priority: i64,
     /// All that keeps it from being promoted; empty for a candidate.
     pub(crate) obstacles: Vec<String>,
+    /// Why all this is from its key alone: it lives, and could not be asked from here.
+    pub(crate) unasked: Option<String>,
 }
 
 /// All members but the leader, the one that would win first; candidates before the others.
@@ -35,6 +37,10 @@ pub(crate) fn contenders(cluster: &Cluster, statuses: &Statuses) -> Vec<Contende
             position,
             priority: member.data.tags.failover_priority(),
             obstacles: obstacles(cluster, flags, member, answer, position),
+            unasked: match answer {
+                Some(Err(Silence::NotTrusted(reason))) => Some(reason.clone()),
+                Some(Err(Silence::NoAnswer(_)) | Ok(_)) | None => None,
+            },
         }
     };
     let mut all: Vec<Contender> = others.map(contender).collect();
@@ -60,11 +66,11 @@ fn obstacles(
     cluster: &Cluster,
     flags: Flags,
     member: &Member,
-    answer: Option<&Result<Status, String>>,
+    answer: Option<&Result<Status, Silence>>,
     position: Lsn,
 ) -> Vec<String> {
     let mut found = Vec::new();
-    if let Some(Err(reason)) = answer {
+    if let Some(Err(Silence::NoAnswer(reason))) = answer {
         found.push(format!("its REST API does not answer ({reason})"));
     }
     if member.data.tags.nofailover() {

@@ -68,6 +68,13 @@ pub(crate) enum RequestError {
     Tls(#[from] patroni_http::TlsError),
 }
 
+impl RequestError {
+    /// The member lives: its certificate is what keeps it from being asked.
+    pub(crate) fn is_about_trust(&self) -> bool {
+        matches!(self, RequestError::Http(_, HttpError::Untrusted(..)) | RequestError::Tls(_))
+    }
+}
+
 impl Context {
     /// Reads the configuration that the options before the command name.
     pub(crate) fn load(global: &Matches) -> Result<Self, CtlError> {
@@ -196,6 +203,7 @@ impl Context {
                     answer.headers.get(http::header::DATE).and_then(|date| date.to_str().ok()).map(str::to_owned);
                 Ok(Answer { status: answer.status, body: answer.body, date })
             }
+            Err(HttpError::Tls(error)) => Err(RequestError::Tls(error)),
             Err(error) => Err(RequestError::Http(url, error)),
         }
     }

@@ -17,7 +17,24 @@ use crate::context::{Context, QUICK};
 const TOLERANCE_S: i64 = 2;
 
 /// What members say, or why they say nothing.
-pub(crate) type Statuses = BTreeMap<MemberName, Result<Status, String>>;
+pub(crate) type Statuses = BTreeMap<MemberName, Result<Status, Silence>>;
+
+/// Why a member says nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Silence {
+    /// No answer, or none that can be read.
+    #[error("{0}")]
+    NoAnswer(String),
+    /// It lives, and was not asked: its certificate is not trusted here, or the files that say whom to trust are missing.
+    #[error("{0}")]
+    NotTrusted(String),
+}
+
+impl From<String> for Silence {
+    fn from(reason: String) -> Self {
+        Silence::NoAnswer(reason)
+    }
+}
 
 /// What a member says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -62,18 +79,21 @@ pub(crate) async fn ask_all(context: &Context, cluster: &Cluster) -> Statuses {
 }
 
 /// Asks one.
-pub(crate) async fn ask(context: &Context, member: &Member) -> Result<Status, String> {
+pub(crate) async fn ask(context: &Context, member: &Member) -> Result<Status, Silence> {
     let begin = Timestamp::now();
     let answer = context.request(member, Method::GET, Some("patroni"), None, QUICK).await;
-    let answer = answer.map_err(|error| error.to_string())?;
+    let answer = answer.map_err(|error| match error.is_about_trust() {
+        true => Silence::NotTrusted(error.to_string()),
+        false => Silence::NoAnswer(error.to_string()),
+    })?;
     match serde_json::from_str(&answer.body) {
         Ok(Value::Object(document)) => {
             let date = answer.date.as_deref().and_then(date_of);
             let clock_ahead_s = date.map(|date| ahead(date, begin, Timestamp::now()));
             Ok(Status { document, clock_ahead_s })
         }
-        Ok(_) => Err("its answer is not an object of JSON".to_owned()),
-        Err(error) => Err(format!("its answer is not JSON: {error}")),
+        Ok(_) => Err("its answer is not an object of JSON".to_owned().into()),
+        Err(error) => Err(format!("its answer is not JSON: {error}").into()),
     }
 }
 

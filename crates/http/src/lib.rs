@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 mod keys;
+mod refusal;
 pub mod tls;
 mod verify;
 
@@ -81,6 +82,12 @@ pub enum HttpError {
     /// No connection.
     #[error("no connection to {0}: {1}")]
     Connect(String, #[source] std::io::Error),
+    /// A server whose certificate is not trusted: it lives, and was not asked.
+    #[error("the certificate of {0} is not trusted: {1}")]
+    Untrusted(String, String),
+    /// A connection without TLS on it.
+    #[error("no TLS connection to {0}: {1}")]
+    Handshake(String, String),
     /// The connection was lost, or what came is not HTTP.
     #[error("the connection broke or the answer is not HTTP: {0}")]
     Protocol(String),
@@ -135,7 +142,7 @@ impl HttpClient {
         let stream = TlsConnector::from(self.tls_config()?)
             .connect(name, stream)
             .await
-            .map_err(|e| HttpError::Connect(target.authority.clone(), e))?;
+            .map_err(|e| refusal::of_handshake(&target.authority, e))?;
         send(stream, request).await
     }
 
@@ -221,7 +228,7 @@ async fn send<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Response, H
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let protocol = |e: &dyn std::error::Error| HttpError::Protocol(with_cause(e));
+    let protocol = |e: &(dyn std::error::Error + 'static)| HttpError::Protocol(with_cause(e));
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| protocol(&e))?;
     let answer = async {
         let response = sender.send_request(request).await.map_err(|e| protocol(&e))?;
@@ -241,10 +248,11 @@ where
     }
 }
 
-fn with_cause(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
+fn with_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    match (refusal::of_exchange(error), error.source()) {
+        (Some(sentence), _) => sentence,
+        (None, Some(cause)) => format!("{error}: {cause}"),
+        (None, None) => error.to_string(),
     }
 }
 

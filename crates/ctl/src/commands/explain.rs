@@ -10,7 +10,7 @@ use crate::cli::parse::Matches;
 use crate::context::Context;
 use crate::error::CtlError;
 use crate::output;
-use crate::statuses::{self, Statuses};
+use crate::statuses::{self, Silence, Statuses};
 
 pub(crate) const COMMAND: Command = Command {
     name: "explain",
@@ -79,7 +79,8 @@ fn leader_lines(cluster: &Cluster, flags: Flags, statuses: &Statuses, now_s: i64
                 );
             }
         }
-        Some(Err(reason)) => lines.push(format!("Its REST API does not answer ({reason}).")),
+        Some(Err(Silence::NoAnswer(reason))) => lines.push(format!("Its REST API does not answer ({reason}).")),
+        Some(Err(Silence::NotTrusted(reason))) => lines.push(format!("It was not asked ({reason}).")),
         None => lines.push("It has no member key: its agent is gone, or has just begun.".to_owned()),
     }
     lines
@@ -96,7 +97,8 @@ fn contender_line(one: &Contender, cluster: &Cluster) -> String {
     let lag = cluster.status.last_lsn.0.saturating_sub(one.position.0);
     let behind = if lag == 0 { "all that the store knows of".to_owned() } else { format!("{lag} bytes behind") };
     let priority = if one.priority == 1 { String::new() } else { format!(", failover_priority {}", one.priority) };
-    format!("{} is a candidate: it has WAL up to {} ({behind}){priority}.", one.name, one.position)
+    let unasked = one.unasked.as_ref().map(|reason| format!(" It was not asked ({reason}).")).unwrap_or_default();
+    format!("{} is a candidate: it has WAL up to {} ({behind}){priority}.{unasked}", one.name, one.position)
 }
 
 /// What would happen if the leader died this second; what will, if there is none.
@@ -196,7 +198,7 @@ mod tests {
         let config = json!({"maximum_lag_on_failover": 100, "synchronous_mode": true});
         let sync = r#"{"leader": "a", "sync_standby": "b"}"#;
         let mut statuses = statuses();
-        statuses.insert(MemberName::from("c"), Err("no connection".to_owned()));
+        statuses.insert(MemberName::from("c"), Err("no connection".to_owned().into()));
         let text = explain(&cluster(&config, Some(sync)), "batman", &statuses, 0);
         for line in [
             "b is no candidate: it is 1000 bytes behind, more than maximum_lag_on_failover (100).",
@@ -206,6 +208,12 @@ mod tests {
         ] {
             assert!(text.lines().any(|other| other == line), "{line}\n{text}");
         }
+        let unasked = Silence::NotTrusted("the certificate of h:1 is not trusted".to_owned());
+        statuses.insert(MemberName::from("b"), Err(unasked));
+        let text = explain(&cluster(&json!({}), None), "batman", &statuses, 0);
+        let line = "b is a candidate: it has WAL up to 0/FA0 (1000 bytes behind). It was not asked (the certificate of \
+                    h:1 is not trusted).";
+        assert!(text.lines().any(|other| other == line), "{text}");
         let text = explain(&cluster(&json!({"pause": true}), None), "batman", &statuses, 0);
         assert!(text.contains("the cluster is paused (patronictl resume)"), "{text}");
     }
@@ -218,7 +226,8 @@ mod tests {
             let text = explain(&cluster, "batman", statuses, 0);
             text.trim_end().rsplit('\n').next().unwrap().to_owned()
         };
-        let silent: Statuses = statuses().into_keys().map(|name| (name, Err("no connection".to_owned()))).collect();
+        let silent: Statuses =
+            statuses().into_keys().map(|name| (name, Err("no connection".to_owned().into()))).collect();
         for (config, statuses, expected) in [
             (
                 json!({"ttl": 30}),

@@ -11,7 +11,7 @@ use crate::cli::parse::Matches;
 use crate::context::{Context, MEDIUM};
 use crate::error::{CtlError, failed};
 use crate::selection::RoleFilter;
-use crate::statuses::{self, Status};
+use crate::statuses::{self, Silence, Status};
 use crate::{output, progress, prompt, selection};
 
 pub(crate) const COMMAND: Command = Command {
@@ -98,7 +98,7 @@ async fn wait(context: &Context, mut members: Vec<&Member>) -> Result<(), CtlErr
 }
 
 /// What a member is still doing; `None` when it is through.
-fn unfinished(status: &Result<Status, String>) -> Option<String> {
+fn unfinished(status: &Result<Status, Silence>) -> Option<String> {
     let status = match status {
         Ok(status) => status,
         Err(reason) => return Some(format!("no answer ({reason})")),
@@ -130,6 +130,6 @@ mod tests {
         for state in ["running", "start failed"] {
             assert_eq!(unfinished(json!({"state": state})), None);
         }
-        assert!(super::unfinished(&Err("no connection".to_owned())).is_some());
+        assert!(super::unfinished(&Err("no connection".to_owned().into())).is_some());
     }
 }

@@ -4,7 +4,7 @@ use patroni_core::cluster::{Cluster, Initialize, Member};
 
 use super::{Finding, finding};
 use crate::candidates::{contenders, maximum_lag, position};
-use crate::statuses::{Status, Statuses};
+use crate::statuses::{Silence, Status, Statuses};
 
 /// All of it.
 pub(crate) fn of_members(cluster: &Cluster, statuses: &Statuses, scope: &str) -> Vec<Finding> {
@@ -15,7 +15,11 @@ pub(crate) fn of_members(cluster: &Cluster, statuses: &Statuses, scope: &str) ->
         found.extend(of_key(cluster, member, status, scope));
         match answer {
             Some(Ok(status)) => found.extend(of_status(cluster, member, status)),
-            Some(Err(reason)) => found.push(silent(member, reason)),
+            Some(Err(Silence::NoAnswer(reason))) => found.push(silent(member, reason)),
+            Some(Err(Silence::NotTrusted(reason))) => found.push(finding(
+                format!("{} could not be asked: {reason}", member.name),
+                "name the authority of its certificate in ctl.cacert, or give -k to trust whoever answers",
+            )),
             None => {}
         }
     }
@@ -145,7 +149,8 @@ mod tests {
         let ahead = answer.get("ahead").and_then(Value::as_i64);
         let document = merged(json!({"database_system_identifier": "7000000000000000077"}), answer);
         let of_b = match answer.get("silent") {
-            Some(_) => Err("no connection".to_owned()),
+            Some(Value::Bool(true)) => Err(Silence::NoAnswer("no connection".to_owned())),
+            Some(_) => Err(Silence::NotTrusted("not trusted".to_owned())),
             None => Ok(Status { document, clock_ahead_s: ahead }),
         };
         let statuses = BTreeMap::from([(MemberName::from("a"), Ok(Status::default())), (MemberName::from("b"), of_b)]);
@@ -167,6 +172,7 @@ mod tests {
             ),
             (json!({"tags": {"nofailover": true}}), json!({}), "no member could take over from the leader", false),
             (json!({}), json!({"silent": true}), "b does not answer: no connection", true),
+            (json!({}), json!({"silent": "not trusted"}), "b could not be asked: not trusted", false),
             (json!({}), json!({"ahead": -7}), "the clock of b is 7 s behind the clock here", false),
             (json!({}), json!({"watchdog_failed": true}), "the watchdog of b is required and does not work", true),
             (

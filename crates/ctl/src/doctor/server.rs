@@ -72,8 +72,8 @@ const RULES: &str = "SELECT type, to_json(database), to_json(user_name), address
 /// Asks the leader. A question that is not answered (some are for superusers) hides nothing else: it is in `missed`.
 pub(crate) async fn ask(client: &Client) -> Facts {
     let mut questions = Questions { client, missed: Vec::new() };
-    let mut facts = Facts::default();
-    facts.slots = questions.rows("slots", SLOTS).await.iter().flatten().map(slot).collect();
+    let slots = questions.rows("slots", SLOTS).await.iter().flatten().map(slot).collect();
+    let mut facts = Facts { slots, ..Facts::default() };
     for row in questions.rows("archiving", ARCHIVER).await.iter().flatten() {
         facts.archives = text(row, 0) == "t";
         facts.archive_failed = Some(text(row, 1)).filter(|wal| !wal.is_empty());

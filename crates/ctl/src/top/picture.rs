@@ -7,7 +7,7 @@ use patroni_core::settings::SynchronousMode;
 use serde_json::Value;
 
 use crate::members::title_case;
-use crate::statuses::{Status, Statuses};
+use crate::statuses::{Silence, Status, Statuses};
 
 /// The cluster.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -141,7 +141,7 @@ fn node(
     flags: Flags,
     member: &Member,
     depth: usize,
-    answer: Option<&Result<Status, String>>,
+    answer: Option<&Result<Status, Silence>>,
     end: u64,
 ) -> Node {
     let data = &member.data;
@@ -172,7 +172,7 @@ fn node(
     }
 }
 
-fn node_notes(member: &Member, answer: Option<&Result<Status, String>>) -> Vec<String> {
+fn node_notes(member: &Member, answer: Option<&Result<Status, Silence>>) -> Vec<String> {
     let data = &member.data;
     let mut notes = Vec::new();
     match answer {

@@ -182,7 +182,7 @@ fn what_changes_is_told() {
     let before = Picture::of("batman", &cluster(Some("n1")), &statuses(), NOW_S);
     assert_eq!(events::between(&before, &before), Vec::<String>::new());
     let mut later = statuses();
-    later.insert(MemberName::from("n1"), Err("no connection".to_owned()));
+    later.insert(MemberName::from("n1"), Err("no connection".to_owned().into()));
     let running = json!({"state": "running", "timeline": 8, "xlog": {"location": 70_000_000}});
     let document = running.as_object().cloned().expect("an object");
     later.insert(MemberName::from("n2"), Ok(Status { document, clock_ahead_s: None }));
