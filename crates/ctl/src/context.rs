@@ -65,7 +65,7 @@ pub(crate) enum RequestError {
     #[error("{0}: {1}")]
     Http(String, HttpError),
     #[error("the TLS settings of the section ctl cannot be used: {0}")]
-    Tls(#[from] patroni_http::TlsError),
+    Tls(patroni_http::TlsError),
 }
 
 impl RequestError {
@@ -197,7 +197,7 @@ impl Context {
         let api_url = member.data.api_url.as_deref().ok_or(RequestError::NoAddress)?;
         let url = endpoint.map_or_else(|| api_url.to_owned(), |endpoint| endpoint_url(api_url, endpoint));
         let body = body.map(patroni_core::json::compact);
-        match self.client()?.request(method, &url, body, limit).await {
+        match self.client().request(method, &url, body, limit).await {
             Ok(answer) => {
                 let date =
                     answer.headers.get(http::header::DATE).and_then(|date| date.to_str().ok()).map(str::to_owned);
@@ -222,12 +222,9 @@ impl Context {
             .or_else(|error| failed(format!("member {} cannot be asked to {endpoint}: {error}", member.name)))
     }
 
-    fn client(&self) -> Result<&HttpClient, RequestError> {
-        if let Some(client) = self.http.get() {
-            return Ok(client);
-        }
-        let client = HttpClient::new(self.client_options())?;
-        Ok(self.http.get_or_init(|| client))
+    /// As with 4.1.5, files of TLS settings that are missing do not matter before an API with TLS is met.
+    fn client(&self) -> &HttpClient {
+        self.http.get_or_init(|| HttpClient::lazy(self.client_options()))
     }
 
     /// All sections of the configuration.

@@ -55,7 +55,7 @@ struct Inner {
     options: ClientOptions,
     authorization: Option<HeaderValue>,
     user_agent: HeaderValue,
-    // The certificates of the system are many: without a `cacert` they are read when a server with TLS is met.
+    // The certificates of the system are many: they are read when a server with TLS is met.
     tls: OnceLock<Arc<ClientConfig>>,
 }
 
@@ -102,13 +102,18 @@ impl HttpClient {
     /// # Errors
     /// A file is missing or is not what it should be.
     pub fn new(options: ClientOptions) -> Result<Self, TlsError> {
-        let tls = OnceLock::new();
-        if options.cacert.is_some() || options.identity.is_some() {
-            let _ = tls.set(Arc::new(tls::client_config(&options)?));
+        let client = Self::lazy(options);
+        if client.0.options.cacert.is_some() || client.0.options.identity.is_some() {
+            client.tls_config()?;
         }
+        Ok(client)
+    }
+
+    /// Makes a client that reads its certificate files when it meets a server with TLS.
+    pub fn lazy(options: ClientOptions) -> Self {
         let authorization = options.auth.as_deref().map(basic_authorization);
         let user_agent = HeaderValue::from_str(&options.user_agent).unwrap_or(HeaderValue::from_static("patroni-rs"));
-        Ok(Self(Arc::new(Inner { options, authorization, user_agent, tls })))
+        Self(Arc::new(Inner { options, authorization, user_agent, tls: OnceLock::new() }))
     }
 
     /// Makes a request and reads the answer to its end, all within `limit`. A status that is an error is an answer.
@@ -273,6 +278,37 @@ mod tests {
         assert_eq!(target.path, "/patroni?x=1");
         for bad in ["", "patroni", "ftp://h/", "http://", "/patroni"] {
             assert!(Target::parse(bad).is_err(), "{bad:?} was accepted");
+        }
+    }
+
+    #[tokio::test]
+    async fn files_that_are_missing_matter_where_there_is_tls() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("its address");
+        let server = async {
+            loop {
+                let (mut stream, _) = listener.accept().await.expect("a connection");
+                let _ = stream.read(&mut [0; 1024]).await;
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+            }
+        };
+        let options = ClientOptions { cacert: Some("/nonexistent".to_owned()), ..ClientOptions::default() };
+        assert!(matches!(HttpClient::new(options.clone()), Err(TlsError::Read { .. })));
+        let client = HttpClient::lazy(options);
+        let ask = |url: String| {
+            let client = client.clone();
+            async move { client.request(Method::GET, &url, None, Duration::from_secs(5)).await }
+        };
+        let asked = async {
+            assert!(ask(format!("http://{address}/")).await.is_ok());
+            let refused = ask(format!("https://{address}/")).await;
+            assert!(matches!(refused, Err(HttpError::Tls(TlsError::Read { .. }))), "{refused:?}");
+        };
+        tokio::select! {
+            () = asked => {}
+            () = server => {}
         }
     }
 }
