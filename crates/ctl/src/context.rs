@@ -160,6 +160,7 @@ impl Context {
             retry_timeout: settings.retry_timeout,
         };
         Ok(Store {
+            prefix: place.prefix(&in_store),
             dcs: place.open(in_store, timing)?,
             label: place.label.clone(),
             scope: scope.to_owned(),
@@ -279,6 +280,8 @@ pub(crate) struct Store {
     dcs: Arc<dyn Dcs>,
     /// How messages call the store.
     pub(crate) label: String,
+    /// How the keys begin.
+    pub(crate) prefix: String,
     /// Name of the cluster.
     pub(crate) scope: String,
     /// Part of a Citus cluster: the group that was asked for.

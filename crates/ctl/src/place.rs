@@ -52,6 +52,11 @@ impl Place {
         Ok(Place { label: text.to_owned(), ..Self::of_configuration(&loaded.config) })
     }
 
+    /// How the keys of a cluster begin.
+    pub(crate) fn prefix(&self, scope: &str) -> String {
+        ClusterPath { namespace: self.namespace.clone(), scope: scope.to_owned() }.prefix()
+    }
+
     /// A handle on the keys of a cluster. Only an agent holds leases and a member key, so the name is used for nothing.
     pub(crate) fn open(&self, scope: String, timing: Timing) -> Result<Arc<dyn Dcs>, CtlError> {
         let path = ClusterPath { namespace: self.namespace.clone(), scope };

@@ -37,12 +37,12 @@ async fn run(context: &Context, matches: &Matches) -> Result<(), CtlError> {
     let cluster = store.load().await?;
     let scope = store.scope.as_str();
     let now = jiff::Timestamp::now();
-    let mut findings = keys::of_cluster(&cluster, scope, now.as_millisecond());
+    let mut findings = keys::of_cluster(&cluster, scope, &store.prefix, now.as_millisecond());
     if let Some(picture) = context.look_at_embedded().await? {
         findings.extend(embedded::findings::of_store(&picture));
     }
     let statuses = statuses::ask_all(context, &cluster).await;
-    findings.extend(members::of_members(&cluster, &statuses, scope));
+    findings.extend(members::of_members(&cluster, &statuses, scope, &store.prefix));
     findings.extend(of_certificates(context, &cluster, scope, now.as_second()).await);
     findings.extend(of_leader(context, &cluster, scope, &login).await);
     if findings.is_empty() {

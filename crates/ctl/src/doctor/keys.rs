@@ -12,8 +12,8 @@ const HELD_WAL: u64 = 1 << 30;
 /// A schedule that has been over for so long was forgotten, in milliseconds.
 const FORGOTTEN_MS: i64 = 60_000;
 
-/// All of it. `now_ms`: milliseconds since 1970.
-pub(crate) fn of_cluster(cluster: &Cluster, scope: &str, now_ms: i64) -> Vec<Finding> {
+/// All of it. `prefix`: how the keys begin; `now_ms`: milliseconds since 1970.
+pub(crate) fn of_cluster(cluster: &Cluster, scope: &str, prefix: &str, now_ms: i64) -> Vec<Finding> {
     let mut found = Vec::new();
     if cluster.is_unlocked() {
         found.push(finding("the cluster has no leader", format!("patronictl explain {scope}")));
@@ -33,7 +33,10 @@ pub(crate) fn of_cluster(cluster: &Cluster, scope: &str, now_ms: i64) -> Vec<Fin
     }
     found.extend(settings(cluster).and_then(|config| of_timing(config, scope)));
     found.extend(settings(cluster).and_then(|config| of_rewind(config, scope)));
-    found.extend(cluster.failover.as_ref().and_then(|request| of_request(cluster, request, scope, now_ms)));
+    found.extend(cluster.failover.as_ref().and_then(|request| {
+        let what = of_request(cluster, request, now_ms)?;
+        Some(finding(what, remedy_of_request(request, scope, prefix)))
+    }));
     found.extend(of_sync(cluster));
     found.extend(of_slots(cluster, scope));
     found
@@ -65,23 +68,31 @@ fn of_rewind(config: &JsonMap, scope: &str) -> Option<Finding> {
     })
 }
 
-fn of_request(cluster: &Cluster, request: &FailoverRequest, scope: &str, now_ms: i64) -> Option<Finding> {
-    let flush = format!("patronictl flush {scope} switchover");
+fn of_request(cluster: &Cluster, request: &FailoverRequest, now_ms: i64) -> Option<String> {
     let unknown = request.candidate.as_ref().filter(|name| !cluster.members.contains_key(*name));
     if let Some(candidate) = unknown {
-        return Some(finding(format!("a switchover to {candidate} is requested, which is no member"), flush));
+        return Some(format!("a switchover to {candidate} is requested, which is no member"));
     }
     if let Some(leader) = request.leader.as_ref().filter(|leader| cluster.leader_name() != Some(*leader)) {
-        return Some(finding(format!("a switchover from {leader} is requested, which is not the leader"), flush));
+        return Some(format!("a switchover from {leader} is requested, which is not the leader"));
     }
     match &request.scheduled_at {
         Some(Schedule::At(at, text)) if now_ms - at.0 > FORGOTTEN_MS => {
-            Some(finding(format!("the switchover that was scheduled at {text} is over and still stored"), flush))
+            Some(format!("the switchover that was scheduled at {text} is over and still stored"))
         }
-        Some(Schedule::Invalid(text)) => {
-            Some(finding(format!("a switchover is scheduled at {text:?}, which is no time"), flush))
-        }
+        Some(Schedule::Invalid(text)) => Some(format!("a switchover is scheduled at {text:?}, which is no time")),
         Some(Schedule::At(..)) | None => None,
+    }
+}
+
+/// `flush` and `DELETE /switchover` are for scheduled ones only, with 4.1.5 too.
+fn remedy_of_request(request: &FailoverRequest, scope: &str, prefix: &str) -> String {
+    match request.scheduled_at {
+        Some(_) => format!("patronictl flush {scope} switchover"),
+        None => format!(
+            "the agent of the leader deletes it within loop_wait; where it does not, delete the key {prefix}failover \
+             from the store"
+        ),
     }
 }
 
@@ -137,7 +148,7 @@ mod tests {
             ("config".to_owned(), raw(&json!({"ttl": 30, "postgresql": {"use_pg_rewind": true}}))),
         ]);
         all.extend(keys.iter().map(|(name, value)| ((*name).to_owned(), raw(value))));
-        of_cluster(&wire::cluster(&all), "batman", 1_800_000_000_000)
+        of_cluster(&wire::cluster(&all), "batman", "/service/batman/", 1_800_000_000_000)
     }
 
     #[test]
@@ -149,6 +160,8 @@ mod tests {
     #[test]
     fn each_trouble_and_its_remedy() {
         let flush = "patronictl flush batman switchover";
+        let delete = "the agent of the leader deletes it within loop_wait; where it does not, delete the key \
+                      /service/batman/failover from the store";
         let rows = [
             (
                 ("config", json!({"ttl": 20, "postgresql": {"use_pg_rewind": true}})),
@@ -169,10 +182,15 @@ mod tests {
             (
                 ("failover", json!({"leader": "a", "member": "z"})),
                 "a switchover to z is requested, which is no member",
-                flush,
+                delete,
             ),
             (
                 ("failover", json!({"leader": "b", "member": "a"})),
+                "a switchover from b is requested, which is not the leader",
+                delete,
+            ),
+            (
+                ("failover", json!({"leader": "b", "scheduled_at": "2099-01-01T00:00:00+00:00"})),
                 "a switchover from b is requested, which is not the leader",
                 flush,
             ),

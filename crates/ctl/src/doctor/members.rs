@@ -6,8 +6,8 @@ use super::{Finding, finding};
 use crate::candidates::{contenders, maximum_lag, position};
 use crate::statuses::{Silence, Status, Statuses};
 
-/// All of it.
-pub(crate) fn of_members(cluster: &Cluster, statuses: &Statuses, scope: &str) -> Vec<Finding> {
+/// All of it. `prefix`: how the keys begin.
+pub(crate) fn of_members(cluster: &Cluster, statuses: &Statuses, scope: &str, prefix: &str) -> Vec<Finding> {
     let mut found = Vec::new();
     for member in cluster.members.values() {
         let answer = statuses.get(&member.name);
@@ -15,7 +15,7 @@ pub(crate) fn of_members(cluster: &Cluster, statuses: &Statuses, scope: &str) ->
         found.extend(of_key(cluster, member, status, scope));
         match answer {
             Some(Ok(status)) => found.extend(of_status(cluster, member, status)),
-            Some(Err(Silence::NoAnswer(reason))) => found.push(silent(member, reason)),
+            Some(Err(Silence::NoAnswer(reason))) => found.push(silent(member, reason, prefix)),
             Some(Err(Silence::NotTrusted(reason))) => found.push(finding(
                 format!("{} could not be asked: {reason}", member.name),
                 "name the authority of its certificate in ctl.cacert, or give -k to trust whoever answers",
@@ -30,12 +30,12 @@ pub(crate) fn of_members(cluster: &Cluster, statuses: &Statuses, scope: &str) ->
     found
 }
 
-fn silent(member: &Member, reason: &str) -> Finding {
+fn silent(member: &Member, reason: &str, prefix: &str) -> Finding {
     let name = &member.name;
     // A key without a lease outlives the agent that wrote it.
     if member.session.is_none() {
         let what = format!("{name} does not answer, and its member key never expires: {reason}");
-        return finding(what, format!("start its agent, or delete the key members/{name} from the store"));
+        return finding(what, format!("start its agent, or delete the key {prefix}members/{name} from the store"));
     }
     finding(
         format!("{name} does not answer: {reason}"),
@@ -154,7 +154,7 @@ mod tests {
             None => Ok(Status { document, clock_ahead_s: ahead }),
         };
         let statuses = BTreeMap::from([(MemberName::from("a"), Ok(Status::default())), (MemberName::from("b"), of_b)]);
-        of_members(&wire::cluster(&keys), &statuses, "batman")
+        of_members(&wire::cluster(&keys), &statuses, "batman", "/service/batman/")
     }
 
     #[test]
