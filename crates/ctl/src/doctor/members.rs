@@ -68,7 +68,8 @@ fn of_key(cluster: &Cluster, member: &Member, status: Option<&Status>, scope: &s
             format!("patronictl reinit {scope} {name}, if it does not catch up"),
         ));
     }
-    if !is_leader && data.is_running() && !streams && !data.tags.nostream() {
+    // Without a leader there is nobody to stream from.
+    if !cluster.is_unlocked() && !is_leader && data.is_running() && !streams && !data.tags.nostream() {
         let state = data.replication_state.as_deref().unwrap_or("not connected");
         found.push(finding(
             format!("{name} does not stream ({state})"),
@@ -155,6 +156,16 @@ mod tests {
         };
         let statuses = BTreeMap::from([(MemberName::from("a"), Ok(Status::default())), (MemberName::from("b"), of_b)]);
         of_members(&wire::cluster(&keys), &statuses, "batman", "/service/batman/")
+    }
+
+    #[test]
+    fn nobody_streams_from_nobody() {
+        let key = json!({"state": "running", "role": "replica", "xlog_location": 1}).to_string();
+        let lease = Some("1".to_owned());
+        let raw = RawKey { value: key.into_bytes(), session: lease, ..RawKey::default() };
+        let cluster = wire::cluster(&BTreeMap::from([("members/b".to_owned(), raw)]));
+        let statuses = BTreeMap::from([(MemberName::from("b"), Ok(Status::default()))]);
+        assert_eq!(of_members(&cluster, &statuses, "batman", "/service/batman/"), []);
     }
 
     #[test]
