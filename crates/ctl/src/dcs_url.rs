@@ -49,6 +49,8 @@ pub(crate) fn parse(url: &str) -> Result<DcsUrl, CtlError> {
         Some((scheme, rest)) => (scheme.trim_end_matches(':').to_lowercase(), rest),
         None => (String::new(), url),
     };
+    // As in any address: what follows is no part of the path, and means nothing here.
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
     let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
     let authority = authority.rsplit_once('@').map_or(authority, |(_, address)| address);
     let mut hosts = Vec::new();
@@ -58,9 +60,12 @@ pub(crate) fn parse(url: &str) -> Result<DcsUrl, CtlError> {
             _ => (address, None),
         };
         let port = match port.filter(|port| !port.is_empty()).map(str::parse::<u16>) {
-            None => None,
+            // 0 is the usual port, as with 4.1.5.
+            None | Some(Ok(0)) => None,
             Some(Ok(port)) => Some(port),
-            Some(Err(_)) => return failed(format!("{url} is not an address of a store: the port is not a number")),
+            Some(Err(_)) => {
+                return failed(format!("{url} is not an address of a store: a port is a number up to 65535"));
+            }
         };
         hosts.push((if host.is_empty() { "localhost".to_owned() } else { host.to_lowercase() }, port));
     }
@@ -93,6 +98,9 @@ mod tests {
             ("etcd3://[::1]:23/", "etcd3", "[::1]:23", None),
             ("etcd3://[::1]", "etcd3", "[::1]:2379", None),
             ("etcd3://a,B:1/n", "etcd3", "a:2379 b:1", Some("/n")),
+            ("etcd3://a:0", "etcd3", "a:2379", None),
+            ("etcd3://a:1?x=/y", "etcd3", "a:1", None),
+            ("etcd3://a:1/n?x=y#z", "etcd3", "a:1", Some("/n")),
             ("raft://db1", "raft", "db1:9008", None),
             ("raft://db1,db2:7000,[::1]:1/custom", "raft", "db1:9008 db2:7000 [::1]:1", Some("/custom")),
         ];
@@ -103,6 +111,8 @@ mod tests {
         }
         assert_eq!(parse("foo://x").map_err(|e| e.to_string()), Err("Unknown dcs scheme: foo".to_owned()));
         assert!(parse("etcd3://x:y").is_err() && parse("raft://x,z:y").is_err());
+        let error = parse("etcd3://a:99999").map_err(|e| e.to_string()).unwrap_err();
+        assert!(error.ends_with("a port is a number up to 65535"), "{error}");
     }
 
     #[test]
