@@ -266,6 +266,16 @@ fn reinit_waits_until_the_copy_runs_and_the_doctor_sees_what_is_wrong() {
         if output.status.success() { Ok(()) } else { Err(text(&output)) }
     });
     assert!(cluster.ctl_ok(&["explain"]).contains("n1 would take over: it is the only candidate"));
+    for command in ["explain", "doctor"] {
+        let output = cluster.ctl(&[command, "nosuch"]);
+        assert_eq!(output.status.code(), Some(1), "{command}");
+        let said = text(&output);
+        assert!(
+            said.contains("there is no cluster nosuch in the store (etcd3 of the configuration): no key"),
+            "{said}"
+        );
+        assert!(!said.contains("leader"), "{said}");
+    }
 
     // Archiving that fails, a slot that nobody uses, a rule that keeps the replica out, a setting that waits.
     cluster.nodes[0].patch_config(&json!({

@@ -300,6 +300,17 @@ impl Store {
         }
     }
 
+    /// What is said of a cluster without any key; `None` where there is one.
+    pub(crate) fn absence(&self, cluster: &Cluster) -> Option<String> {
+        let text = || {
+            format!(
+                "there is no cluster {} in the store ({}): no key begins with {}",
+                self.scope, self.label, self.prefix
+            )
+        };
+        (*cluster == Cluster::default()).then(text)
+    }
+
     /// Prints the members.
     pub(crate) fn show(&self, cluster: &Cluster) {
         let show = Show { scope: &self.scope, extended: false, format: Format::Pretty, citus: self.citus };

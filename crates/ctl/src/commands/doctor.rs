@@ -7,7 +7,7 @@ use patroni_core::cluster::{Address, Cluster, Member};
 use crate::cli::definition::{CLUSTER_NAME, Command, GROUP, Kind, Opt};
 use crate::cli::parse::Matches;
 use crate::context::Context;
-use crate::doctor::{Finding, certificates, keys, members, server};
+use crate::doctor::{Finding, certificates, finding, keys, members, server};
 use crate::error::CtlError;
 use crate::sql::{self, Login};
 use crate::{embedded, output, prompt, statuses};
@@ -37,7 +37,10 @@ async fn run(context: &Context, matches: &Matches) -> Result<(), CtlError> {
     let cluster = store.load().await?;
     let scope = store.scope.as_str();
     let now = jiff::Timestamp::now();
-    let mut findings = keys::of_cluster(&cluster, scope, &store.prefix, now.as_millisecond());
+    let mut findings = match store.absence(&cluster) {
+        Some(absence) => vec![finding(absence, "look at the name, at namespace and at the address of the store")],
+        None => keys::of_cluster(&cluster, scope, &store.prefix, now.as_millisecond()),
+    };
     if let Some(picture) = context.look_at_embedded().await? {
         findings.extend(embedded::findings::of_store(&picture));
     }

@@ -8,7 +8,7 @@ use crate::candidates::{Contender, contenders};
 use crate::cli::definition::{CLUSTER_NAME, Command, GROUP};
 use crate::cli::parse::Matches;
 use crate::context::Context;
-use crate::error::CtlError;
+use crate::error::{CtlError, failed};
 use crate::output;
 use crate::statuses::{self, Silence, Statuses};
 
@@ -24,6 +24,9 @@ pub(crate) const COMMAND: Command = Command {
 async fn run(context: &Context, matches: &Matches) -> Result<(), CtlError> {
     let store = context.open_default(matches)?;
     let cluster = store.load().await?;
+    if let Some(absence) = store.absence(&cluster) {
+        return failed(absence);
+    }
     let statuses = statuses::ask_all(context, &cluster).await;
     let mut text = explain(&cluster, &store.scope, &statuses, jiff::Timestamp::now().as_second());
     if let Some(picture) = context.look_at_embedded().await? {
