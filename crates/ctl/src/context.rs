@@ -218,9 +218,10 @@ impl Context {
         body: Option<&Value>,
         limit: Duration,
     ) -> Result<Answer, CtlError> {
+        let what = what_is_asked(&method, endpoint);
         self.request(member, method, Some(endpoint), body, limit)
             .await
-            .or_else(|error| failed(format!("member {} cannot be asked to {endpoint}: {error}", member.name)))
+            .or_else(|error| failed(format!("member {} cannot be asked to {what}: {error}", member.name)))
     }
 
     /// As with 4.1.5, files of TLS settings that are missing do not matter before an API with TLS is met.
@@ -364,6 +365,11 @@ impl Store {
     }
 }
 
+/// What a member is asked to do: `restart`, or to call off a restart.
+fn what_is_asked(method: &Method, endpoint: &str) -> String {
+    if *method == Method::DELETE { format!("call off its scheduled {endpoint}") } else { endpoint.to_owned() }
+}
+
 fn is_readable(path: &Path) -> bool {
     std::fs::File::open(path).is_ok()
 }
@@ -377,4 +383,15 @@ fn default_path() -> Option<PathBuf> {
         std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| home().map(|home| home.join(".config")))
     };
     directory.map(|directory| directory.join("patroni").join("patronictl.yaml"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calling_off_a_restart_is_no_restart() {
+        assert_eq!(what_is_asked(&Method::POST, "restart"), "restart");
+        assert_eq!(what_is_asked(&Method::DELETE, "restart"), "call off its scheduled restart");
+    }
 }
