@@ -266,6 +266,11 @@ fn reinit_waits_until_the_copy_runs_and_the_doctor_sees_what_is_wrong() {
         if output.status.success() { Ok(()) } else { Err(text(&output)) }
     });
     assert!(cluster.ctl_ok(&["explain"]).contains("n1 would take over: it is the only candidate"));
+    let frozen = cluster.nodes[1].freeze();
+    cluster.etcd.delete("members/n1");
+    let found = text(&cluster.ctl(&["doctor"]));
+    frozen.thaw();
+    assert!(found.contains("n1 is not in the store any more, but its PostgreSQL still streams from n0"), "{found}");
     for command in ["explain", "doctor"] {
         let output = cluster.ctl(&[command, "nosuch"]);
         assert_eq!(output.status.code(), Some(1), "{command}");
@@ -307,6 +312,11 @@ fn reinit_waits_until_the_copy_runs_and_the_doctor_sees_what_is_wrong() {
     let explained = cluster.ctl_ok(&["explain"]);
     assert!(explained.contains("n1 is no candidate: its REST API does not answer"), "{explained}");
     assert!(explained.contains("If the leader died now, nobody could take over."), "{explained}");
+    wait_for("the lost member", Limit(60), || {
+        let found = text(&cluster.ctl(&["doctor"]));
+        let lost = "the member of the slot n1 is not in the store any more, but n0 still keeps its slot";
+        if found.contains(lost) { Ok(()) } else { Err(found) }
+    });
 }
 
 /// An authority, and a certificate of it for 127.0.0.1 that both sides show.

@@ -7,7 +7,8 @@ use patroni_core::cluster::{Address, Cluster, Member};
 use crate::cli::definition::{CLUSTER_NAME, Command, GROUP, Kind, Opt};
 use crate::cli::parse::Matches;
 use crate::context::Context;
-use crate::doctor::{Finding, certificates, finding, keys, members, server};
+use crate::doctor::server::Facts;
+use crate::doctor::{Finding, certificates, finding, keys, lost, members, server};
 use crate::error::CtlError;
 use crate::sql::{self, Login};
 use crate::{embedded, output, prompt, statuses};
@@ -47,7 +48,11 @@ async fn run(context: &Context, matches: &Matches) -> Result<(), CtlError> {
     let statuses = statuses::ask_all(context, &cluster).await;
     findings.extend(members::of_members(&cluster, &statuses, scope, &store.prefix));
     findings.extend(of_certificates(context, &cluster, scope, now.as_second()).await);
-    findings.extend(of_leader(context, &cluster, scope, &login).await);
+    let facts = ask_leader(&cluster, &login).await;
+    findings.extend(lost::findings(&cluster, facts.as_ref()));
+    if let (Some(leader), Some(facts)) = (cluster.leader_member(), facts) {
+        findings.extend(of_leader(context, &cluster, scope, leader, facts).await);
+    }
     if findings.is_empty() {
         output::echo(&format!("{scope}: nothing found"));
         return Ok(());
@@ -93,22 +98,32 @@ async fn of_certificates(context: &Context, cluster: &Cluster, scope: &str, now_
 }
 
 /// What PostgreSQL of the leader says. That it cannot be asked from here is no trouble of the cluster.
-async fn of_leader(context: &Context, cluster: &Cluster, scope: &str, login: &Login) -> Vec<Finding> {
-    let Some(leader) = cluster.leader_member() else { return Vec::new() };
-    let Some(address) = Address::of(&leader.data) else { return Vec::new() };
-    let mut facts = match sql::connect(&address, login).await {
+async fn ask_leader(cluster: &Cluster, login: &Login) -> Option<Facts> {
+    let address = Address::of(&cluster.leader_member()?.data)?;
+    let facts = match sql::connect(&address, login).await {
         Ok(client) => server::ask(&client).await,
         Err(reason) => {
             output::warn(&format!(
                 "slots, archiving, pg_rewind and pg_hba were not looked at{}: {reason}",
                 if is_about_login(&reason) { " (see --username)" } else { "" }
             ));
-            return Vec::new();
+            return None;
         }
     };
     for (about, reason) in &facts.missed {
         output::warn(&format!("{about}: not looked at: {reason}"));
     }
+    Some(facts)
+}
+
+/// What is found in that.
+async fn of_leader(
+    context: &Context,
+    cluster: &Cluster,
+    scope: &str,
+    leader: &Member,
+    mut facts: Facts,
+) -> Vec<Finding> {
     if cluster.sync.leader.is_none() {
         facts.turned_down.clear(); // Nobody is waited for anyway.
     }

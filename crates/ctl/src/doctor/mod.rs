@@ -4,6 +4,7 @@
 pub(crate) mod certificates;
 pub(crate) mod hba;
 pub(crate) mod keys;
+pub(crate) mod lost;
 pub(crate) mod members;
 pub(crate) mod server;
 

@@ -19,6 +19,8 @@ const WAITING_SEGMENTS: u64 = 16;
 pub(crate) struct Facts {
     /// Its slots.
     pub(crate) slots: Vec<Slot>,
+    /// Who streams from it: `application_name` and slot, both as far as there is one.
+    pub(crate) senders: Vec<(String, String)>,
     /// `archive_mode` is on.
     pub(crate) archives: bool,
     /// The last attempt to archive failed: the segment.
@@ -54,6 +56,8 @@ pub(crate) struct Slot {
 const SLOTS: &str = "SELECT slot_name, active, pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN \
                      greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) ELSE pg_current_wal_lsn() END, \
                      restart_lsn)::bigint, to_jsonb(s) ->> 'wal_status' FROM pg_replication_slots s";
+const SENDERS: &str = "SELECT application_name, slot_name FROM pg_stat_replication r LEFT JOIN pg_replication_slots s ON \
+                       active_pid = r.pid";
 /// A standby archives only with `always`.
 const ARCHIVER: &str = "SELECT current_setting('archive_mode') = CASE WHEN pg_is_in_recovery() THEN 'always' ELSE 'on' END \
                         OR current_setting('archive_mode') = 'always', CASE WHEN last_failed_time > \
@@ -73,7 +77,9 @@ const RULES: &str = "SELECT type, to_json(database), to_json(user_name), address
 pub(crate) async fn ask(client: &Client) -> Facts {
     let mut questions = Questions { client, missed: Vec::new() };
     let slots = questions.rows("slots", SLOTS).await.iter().flatten().map(slot).collect();
-    let mut facts = Facts { slots, ..Facts::default() };
+    let senders = questions.rows("who streams", SENDERS).await.unwrap_or_default();
+    let senders = senders.iter().map(|row| (text(row, 0), text(row, 1))).collect();
+    let mut facts = Facts { slots, senders, ..Facts::default() };
     for row in questions.rows("archiving", ARCHIVER).await.iter().flatten() {
         facts.archives = text(row, 0) == "t";
         facts.archive_failed = Some(text(row, 1)).filter(|wal| !wal.is_empty());
