@@ -58,7 +58,8 @@ fn leader_lines(cluster: &Cluster, flags: Flags, statuses: &Statuses, now_s: i64
     let kind = if flags.standby_cluster { "standby leader" } else { "leader" };
     let last = cluster.history.as_ref().and_then(|history| history.lines.last());
     let field = |index: usize| last.and_then(|line| line.0.get(index)).and_then(Value::as_str);
-    let since = match (field(3), field(4) == Some(leader.as_str())) {
+    // A standby leader was promoted by nobody: the history is that of the remote primary, or from before.
+    let since = match (field(3).filter(|_| !flags.standby_cluster), field(4) == Some(leader.as_str())) {
         (Some(time), true) => format!(": it was promoted at {time} ({})", field(2).unwrap_or("reason unknown")),
         (Some(_), false) | (None, _) => String::new(),
     };
@@ -137,6 +138,10 @@ fn forecast(cluster: &Cluster, flags: Flags, contenders: &[Contender]) -> Vec<St
         return vec![format!("As nobody leads, {who}")];
     }
     let lost = match flags.synchronous {
+        _ if flags.standby_cluster => {
+            "No transaction would be lost by that: WAL that it has not received comes from the remote primary, where that \
+             still has it."
+        }
         SynchronousMode::Off => "Transactions that it has not received by then would be lost.",
         SynchronousMode::On | SynchronousMode::Quorum => "No transaction that was confirmed to a client would be lost.",
     };
@@ -219,6 +224,19 @@ mod tests {
         assert!(text.lines().any(|other| other == line), "{text}");
         let text = explain(&cluster(&json!({"pause": true}), None), "batman", &statuses, 0);
         assert!(text.contains("the cluster is paused (patronictl resume)"), "{text}");
+    }
+
+    #[test]
+    fn a_standby_leader_was_not_promoted_and_loses_nothing() {
+        let config = json!({"ttl": 30, "standby_cluster": {"host": "remote"}});
+        let mut cluster = cluster(&config, None);
+        let history = json!([[1, 2, "reason", "2026-11-23T02:57:13+00:00", "a"]]).to_string();
+        let history = RawKey { value: history.into_bytes(), ..RawKey::default() };
+        cluster.history = wire::cluster(&BTreeMap::from([("history".to_owned(), history)])).history;
+        let text = explain(&cluster, "batman", &statuses(), 0);
+        assert!(text.contains("a is the standby leader, because it holds the leader key.\n"), "{text}");
+        assert!(text.ends_with("comes from the remote primary, where that still has it.\n"), "{text}");
+        assert!(!text.contains("would be lost."), "{text}");
     }
 
     #[test]
