@@ -13,6 +13,9 @@ const HELD_WAL: u64 = 1 << 30;
 const HELD_WAL_INACTIVE: u64 = 64 << 20;
 /// So many finished segments may wait for the archiver.
 const WAITING_SEGMENTS: u64 = 16;
+/// So long a finished segment may wait, in seconds. While the archiver still tries, PostgreSQL counts no failure, and a
+/// command that hangs is never counted.
+const WAITING_S: u64 = 120;
 
 /// What the leader says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,10 +26,12 @@ pub(crate) struct Facts {
     pub(crate) senders: Vec<(String, String)>,
     /// `archive_mode` is on.
     pub(crate) archives: bool,
-    /// The last attempt to archive failed: the segment.
-    pub(crate) archive_failed: Option<String>,
+    /// What the archiver gave up for now, and nothing was archived since.
+    pub(crate) archive_failed: Option<Failure>,
     /// Finished segments that wait for the archiver.
     pub(crate) unarchived: u64,
+    /// So long the oldest of them has waited, in seconds.
+    pub(crate) waits_s: u64,
     /// Neither `wal_log_hints` nor data checksums.
     pub(crate) cannot_rewind: bool,
     /// `pg_hba.conf`; empty where it may not be read.
@@ -37,6 +42,17 @@ pub(crate) struct Facts {
     pub(crate) hba_errors: Vec<(String, String)>,
     /// What could not be looked at, and why.
     pub(crate) missed: Vec<(&'static str, String)>,
+}
+
+/// A failure of the archiver. PostgreSQL counts one after three attempts, a second apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// The segment.
+    pub(crate) segment: String,
+    /// When.
+    pub(crate) at: String,
+    /// The last time that a segment was archived, or `never`.
+    pub(crate) succeeded: String,
 }
 
 /// A replication slot.
@@ -59,10 +75,15 @@ const SLOTS: &str = "SELECT slot_name, active, pg_wal_lsn_diff(CASE WHEN pg_is_i
 const SENDERS: &str = "SELECT application_name, slot_name FROM pg_stat_replication r LEFT JOIN pg_replication_slots s ON \
                        active_pid = r.pid";
 /// A standby archives only with `always`.
-const ARCHIVER: &str = "SELECT current_setting('archive_mode') = CASE WHEN pg_is_in_recovery() THEN 'always' ELSE 'on' END \
-                        OR current_setting('archive_mode') = 'always', CASE WHEN last_failed_time > \
-                        coalesce(last_archived_time, '-infinity') THEN last_failed_wal END FROM pg_stat_archiver";
-const WAITING: &str = "SELECT count(*) FROM pg_ls_dir('pg_wal/archive_status') name WHERE name LIKE '%.ready'";
+const ARCHIVER: &str = "SELECT current_setting('archive_mode') = 'always' OR current_setting('archive_mode') = 'on' AND NOT \
+                        pg_is_in_recovery(), CASE WHEN last_failed_time > coalesce(last_archived_time, '-infinity') THEN \
+                        last_failed_wal END, to_char(last_failed_time, 'YYYY-MM-DD HH24:MI:SS TZ'), \
+                        coalesce(to_char(last_archived_time, 'YYYY-MM-DD HH24:MI:SS TZ'), 'never') FROM \
+                        pg_stat_archiver";
+/// How many, and for how many seconds the oldest has waited.
+const WAITING: &str = "SELECT count(*), coalesce(extract(epoch FROM now() - min((pg_stat_file('pg_wal/archive_status/' || \
+                       name, true)).modification))::bigint, 0) FROM pg_ls_dir('pg_wal/archive_status') name WHERE name \
+                       LIKE '%.ready'";
 const REWIND: &str = "SELECT current_setting('wal_log_hints') = 'on' OR current_setting('data_checksums') = 'on'";
 const COMMITS: &str = "SELECT concat(split_part(c, '=', 2), ' for ', concat_ws(' in ', 'role ' || rolname, 'database ' || \
                        datname)) FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = setrole LEFT JOIN pg_database d \
@@ -82,11 +103,15 @@ pub(crate) async fn ask(client: &Client) -> Facts {
     let mut facts = Facts { slots, senders, ..Facts::default() };
     for row in questions.rows("archiving", ARCHIVER).await.iter().flatten() {
         facts.archives = text(row, 0) == "t";
-        facts.archive_failed = Some(text(row, 1)).filter(|wal| !wal.is_empty());
+        facts.archive_failed = Some(Failure { segment: text(row, 1), at: text(row, 2), succeeded: text(row, 3) })
+            .filter(|failure| !failure.segment.is_empty());
     }
     if facts.archives {
         let waiting = questions.rows("WAL that waits to be archived", WAITING).await.unwrap_or_default();
-        facts.unarchived = waiting.first().and_then(|row| text(row, 0).parse().ok()).unwrap_or(0);
+        for row in &waiting {
+            facts.unarchived = text(row, 0).parse().unwrap_or(0);
+            facts.waits_s = text(row, 1).parse().unwrap_or(0);
+        }
     }
     let rewind = questions.rows("pg_rewind", REWIND).await;
     facts.cannot_rewind = rewind.is_some_and(|rows| rows.iter().all(|row| text(row, 0) != "t"));
@@ -163,17 +188,7 @@ pub(crate) fn findings(
     replicas: &[(String, IpAddr)],
 ) -> Vec<Finding> {
     let mut found: Vec<Finding> = facts.slots.iter().filter_map(of_slot).collect();
-    if let Some(segment) = facts.archive_failed.as_ref().filter(|_| facts.archives) {
-        found.push(finding(
-            format!("{leader} could not archive {segment}: WAL piles up"),
-            format!("look into the log of PostgreSQL on {leader} for archive_command, and mend it"),
-        ));
-    } else if facts.archives && facts.unarchived > WAITING_SEGMENTS {
-        found.push(finding(
-            format!("{} segments of WAL wait to be archived on {leader}", facts.unarchived),
-            "make archive_command faster, or look for what it waits for",
-        ));
-    }
+    found.extend(of_archiver(facts, leader));
     if facts.cannot_rewind {
         found.push(finding(
             "pg_rewind cannot work: wal_log_hints is off and there are no data checksums",
@@ -211,6 +226,28 @@ pub(crate) fn findings(
         ));
     }
     found
+}
+
+fn of_archiver(facts: &Facts, leader: &str) -> Option<Finding> {
+    if !facts.archives {
+        return None;
+    }
+    let waiting = match facts.unarchived {
+        0 => String::new(),
+        count => format!("; segments that wait: {count}, the oldest for {} s", facts.waits_s),
+    };
+    if let Some(Failure { segment, at, succeeded }) = &facts.archive_failed {
+        return Some(finding(
+            format!("{leader} could not archive {segment} at {at} (last success: {succeeded}){waiting}"),
+            format!("look into the log of PostgreSQL on {leader} for archive_command, and mend it"),
+        ));
+    }
+    (facts.unarchived > WAITING_SEGMENTS || facts.unarchived > 0 && facts.waits_s > WAITING_S).then(|| {
+        finding(
+            format!("archiving on {leader} lags or hangs, without a failure that PostgreSQL has counted{waiting}"),
+            format!("look at what archive_command is doing on {leader}, and into the log of PostgreSQL there"),
+        )
+    })
 }
 
 fn of_slot(slot: &Slot) -> Option<Finding> {
@@ -258,18 +295,30 @@ mod tests {
         };
         let mut hba = healthy.clone();
         hba.rules[0].address = "10.0.9.0".to_owned();
+        let failure = Failure { segment: "0001".to_owned(), at: "12:00".to_owned(), succeeded: "never".to_owned() };
         let rows = [
             (slot(true, 100 << 20, "reserved"), ""),
             (slot(false, 100 << 20, "reserved"), "nobody uses the slot s, and it holds back 100 MB of WAL"),
             (slot(true, 2 << 30, "extended"), "the slot s holds back 2048 MB of WAL"),
             (slot(false, 0, "lost"), "the slot s has lost WAL that its consumer needs (lost)"),
             (
-                Facts { archives: true, archive_failed: Some("0001".to_owned()), ..healthy.clone() },
-                "a could not archive 0001: WAL piles up",
+                Facts { archives: true, archive_failed: Some(failure.clone()), ..healthy.clone() },
+                "a could not archive 0001 at 12:00 (last success: never)",
             ),
             (
-                Facts { archives: true, unarchived: 17, ..healthy.clone() },
-                "17 segments of WAL wait to be archived on a",
+                Facts { archives: true, archive_failed: Some(failure), unarchived: 2, waits_s: 9, ..healthy.clone() },
+                "a could not archive 0001 at 12:00 (last success: never); segments that wait: 2, the oldest for 9 s",
+            ),
+            (Facts { archives: true, unarchived: 2, waits_s: 9, ..healthy.clone() }, ""),
+            (
+                Facts { archives: true, unarchived: 17, waits_s: 9, ..healthy.clone() },
+                "archiving on a lags or hangs, without a failure that PostgreSQL has counted; segments that wait: 17, the \
+                 oldest for 9 s",
+            ),
+            (
+                Facts { archives: true, unarchived: 1, waits_s: 121, ..healthy.clone() },
+                "archiving on a lags or hangs, without a failure that PostgreSQL has counted; segments that wait: 1, the \
+                 oldest for 121 s",
             ),
             (
                 Facts { cannot_rewind: true, ..healthy.clone() },
