@@ -52,6 +52,21 @@ fn standbys_that_come_and_go_are_noticed_at_once() {
     let metric = metrics.lines().find(|line| line.starts_with("patroni_rs_synchronous_commit_turned_down{"));
     assert!(metric.is_some_and(|line| line.ends_with(" 1")), "{metric:?}");
 
+    cluster.nodes[0].sql("ALTER ROLE ALL SET synchronous_commit = off; ALTER ROLE app SET synchronous_commit = off");
+    let doctor = cluster.ctl(&["doctor"]);
+    let found = String::from_utf8_lossy(&doctor.stdout);
+    for (place, statement) in [
+        ("local for role app in database postgres", "ALTER ROLE app IN DATABASE postgres RESET synchronous_commit"),
+        ("off for role app", "ALTER ROLE app RESET synchronous_commit"),
+        ("off for all roles", "ALTER ROLE ALL RESET synchronous_commit"),
+    ] {
+        let whole = format!("synchronous_commit is {place}: those");
+        assert!(found.contains(&whole) && found.contains(&format!("remedy: {statement} (")), "{place}: {found}");
+        cluster.nodes[0].sql(statement);
+    }
+    let found = String::from_utf8_lossy(&cluster.ctl(&["doctor"]).stdout).into_owned();
+    assert!(!found.contains("synchronous_commit"), "{found}");
+
     // Lost without a word: only the connection tells.
     cluster.nodes[2].kill_hard();
     let lost = Instant::now();

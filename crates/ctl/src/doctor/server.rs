@@ -36,8 +36,8 @@ pub(crate) struct Facts {
     pub(crate) cannot_rewind: bool,
     /// `pg_hba.conf`; empty where it may not be read.
     pub(crate) rules: Vec<Rule>,
-    /// Where `synchronous_commit` is turned down: `off for role app`.
-    pub(crate) turned_down: Vec<String>,
+    /// Where `synchronous_commit` is turned down (`off for role app`), and the statement that resets it; none for the server.
+    pub(crate) turned_down: Vec<(String, String)>,
     /// Lines of `pg_hba.conf` with errors: line and error.
     pub(crate) hba_errors: Vec<(String, String)>,
     /// What could not be looked at, and why.
@@ -85,12 +85,16 @@ const WAITING: &str = "SELECT count(*), coalesce(extract(epoch FROM now() - min(
                        name, true)).modification))::bigint, 0) FROM pg_ls_dir('pg_wal/archive_status') name WHERE name \
                        LIKE '%.ready'";
 const REWIND: &str = "SELECT current_setting('wal_log_hints') = 'on' OR current_setting('data_checksums') = 'on'";
+/// Where, and the statement that resets it there; none for the server.
 const COMMITS: &str = "SELECT concat(split_part(c, '=', 2), ' for ', concat_ws(' in ', 'role ' || rolname, 'database ' || \
-                       datname)) FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = setrole LEFT JOIN pg_database d \
-                       ON d.oid = setdatabase, unnest(setconfig) c WHERE c ~* \
-                       '^synchronous_commit=(off|local|false|no|0)$' UNION ALL SELECT reset_val || ' for the server' FROM \
-                       pg_settings WHERE name = 'synchronous_commit' AND reset_val IN ('off', 'local') AND source NOT \
-                       LIKE '%user' AND source <> 'database' ORDER BY 1";
+                       datname, CASE WHEN setrole = 0 AND setdatabase = 0 THEN 'all roles' END)), concat_ws(' ', 'ALTER', \
+                       'ROLE ' || quote_ident(rolname), CASE WHEN setrole <> 0 AND setdatabase <> 0 THEN 'IN' WHEN \
+                       setrole = 0 AND setdatabase = 0 THEN 'ROLE ALL' END, 'DATABASE ' || quote_ident(datname), 'RESET \
+                       synchronous_commit') FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = setrole LEFT JOIN \
+                       pg_database d ON d.oid = setdatabase, unnest(setconfig) c WHERE c ~* \
+                       '^synchronous_commit=(off|local|false|no|0)$' UNION ALL SELECT reset_val || ' for the server', \
+                       NULL FROM pg_settings WHERE name = 'synchronous_commit' AND reset_val IN ('off', 'local') AND \
+                       source NOT LIKE '%user' AND source <> 'database' ORDER BY 1";
 const RULES: &str = "SELECT type, to_json(database), to_json(user_name), address, netmask, auth_method, line_number, error \
                      FROM pg_hba_file_rules ORDER BY line_number";
 
@@ -116,7 +120,7 @@ pub(crate) async fn ask(client: &Client) -> Facts {
     let rewind = questions.rows("pg_rewind", REWIND).await;
     facts.cannot_rewind = rewind.is_some_and(|rows| rows.iter().all(|row| text(row, 0) != "t"));
     let commits = questions.rows("synchronous_commit", COMMITS).await.unwrap_or_default();
-    facts.turned_down = commits.iter().map(|row| text(row, 0)).collect();
+    facts.turned_down = commits.iter().map(|row| (text(row, 0), text(row, 1))).collect();
     for row in questions.rows("pg_hba.conf", RULES).await.iter().flatten() {
         let error = text(row, 7);
         if error.is_empty() {
@@ -195,13 +199,15 @@ pub(crate) fn findings(
             format!("patronictl edit-config {scope} -p wal_log_hints=on, then patronictl restart {scope} --pending"),
         ));
     }
-    for place in &facts.turned_down {
+    for (place, reset) in &facts.turned_down {
         found.push(finding(
             format!(
                 "synchronous_commit is {place}: those commits do not wait for standbys, and a failover can lose them"
             ),
-            "reset synchronous_commit there (ALTER ROLE or ALTER DATABASE ... RESET synchronous_commit, or \
-             postgresql.parameters), or accept the loss",
+            match reset.as_str() {
+                "" => format!("patronictl edit-config {scope} -p synchronous_commit=on, or accept the loss"),
+                statement => format!("{statement} (on the leader), or accept the loss"),
+            },
         ));
     }
     for (line, error) in &facts.hba_errors {
@@ -276,6 +282,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_statement_that_resets_a_setting_is_the_remedy() {
+        let remedy = |reset: &str| {
+            let facts = Facts { turned_down: vec![("off for x".to_owned(), reset.to_owned())], ..Facts::default() };
+            findings(&facts, "a", "batman", "rep", &[]).remove(0).remedy
+        };
+        assert_eq!(remedy("ALTER ROLE x RESET y"), "ALTER ROLE x RESET y (on the leader), or accept the loss");
+        assert_eq!(remedy(""), "patronictl edit-config batman -p synchronous_commit=on, or accept the loss");
+    }
+
+    #[test]
     fn each_trouble() {
         let rule = Rule {
             kind: "host".to_owned(),
@@ -325,7 +341,7 @@ mod tests {
                 "pg_rewind cannot work: wal_log_hints is off and there are no data checksums",
             ),
             (
-                Facts { turned_down: vec!["off for role app".to_owned()], ..healthy.clone() },
+                Facts { turned_down: vec![("off for role app".to_owned(), String::new())], ..healthy.clone() },
                 "synchronous_commit is off for role app: those commits do not wait for standbys, and a failover can lose them",
             ),
             (hba, "pg_hba.conf of a has no rule for replication of user rep from b (10.0.0.2)"),
