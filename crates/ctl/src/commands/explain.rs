@@ -8,6 +8,7 @@ use crate::candidates::{Contender, contenders};
 use crate::cli::definition::{CLUSTER_NAME, Command, GROUP};
 use crate::cli::parse::Matches;
 use crate::context::Context;
+use crate::doctor::lost;
 use crate::error::{CtlError, failed};
 use crate::output;
 use crate::statuses::{self, Silence, Statuses};
@@ -40,12 +41,14 @@ async fn run(context: &Context, matches: &Matches) -> Result<(), CtlError> {
 fn explain(cluster: &Cluster, scope: &str, statuses: &Statuses, now_s: i64) -> String {
     let flags = Flags::of(cluster);
     let contenders = contenders(cluster, statuses);
+    let lost = lost::findings(cluster, None);
     let mut lines = vec![format!("Cluster {scope}"), String::new()];
     lines.extend(leader_lines(cluster, flags, statuses, now_s));
-    if !contenders.is_empty() {
+    if !contenders.is_empty() || !lost.is_empty() {
         lines.push(String::new());
     }
     lines.extend(contenders.iter().map(|one| contender_line(one, cluster)));
+    lines.extend(lost.into_iter().map(|finding| finding.what + "."));
     lines.push(String::new());
     lines.extend(forecast(cluster, flags, &contenders));
     lines.join("\n") + "\n"
@@ -199,6 +202,16 @@ mod tests {
              It would be noticed when the lease has ended, 30 s from now at most.\n\
              Transactions that it has not received by then would be lost.\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_lost_member_is_told_as_far_as_the_store_knows_it() {
+        let mut cluster = cluster(&json!({"ttl": 30}), None);
+        cluster.status.retain_slots = ["a", "b", "e"].map(str::to_owned).to_vec();
+        let text = explain(&cluster, "batman", &statuses(), 0);
+        let line =
+            "the member of the slot e is not in the store any more, but a still keeps its slot.\n\nIf the leader";
+        assert!(text.contains(line), "{text}");
     }
 
     #[test]
