@@ -75,7 +75,9 @@ async fn login(context: &Context, matches: &Matches) -> Result<Login, CtlError> 
     };
     let dbname = matches.text("dbname").map_or_else(|| "postgres".to_owned(), str::to_owned);
     let user = user.or_else(|| configured("username"));
-    Ok(Login { user, password, dbname: Some(dbname), ..Login::default() })
+    // What a database has besides the functions of PostgreSQL is not called by these questions.
+    let options = Some("-c search_path=pg_catalog".to_owned());
+    Ok(Login { user, password, dbname: Some(dbname), options })
 }
 
 async fn of_certificates(context: &Context, cluster: &Cluster, scope: &str, now_s: i64) -> Vec<Finding> {
