@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cluster::{Member, SyncState, Version};
+use crate::cluster::{Member, Version};
 use crate::lsn::{Lsn, Timeline};
 use crate::name::MemberName;
 use crate::request::{RequestId, ScheduledRestart};
@@ -77,8 +77,8 @@ pub struct Memory {
     pub answering: Option<RequestId>,
     /// What is known of `synchronous_standby_names` of this primary, while it manages them.
     pub enforcement: Option<Enforcement>,
-    /// `/sync` when it was last there: what goes should it be lost while nobody leads.
-    pub known_sync: Option<SyncState>,
+    /// Who wrote `/sync` when it was last there: who alone may lead should it be lost while nobody does.
+    pub wrote_sync: Option<MemberName>,
     /// Since when this standby, about to stop, asks not to be synchronous.
     pub leaving_sync: Option<Moment>,
     /// Clients of this former primary are held back.
@@ -128,7 +128,7 @@ impl Memory {
             scheduled_restart: None,
             answering: None,
             enforcement: None,
-            known_sync: None,
+            wrote_sync: None,
             leaving_sync: None,
             holding: None,
             readiness: Readiness::default(),

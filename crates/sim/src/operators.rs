@@ -39,10 +39,11 @@ pub(crate) fn operator_looks(simulation: &mut Simulation) {
     }
 }
 
-/// `/sync` was deleted by hand, and those who remember it and those who do not cannot agree: the operator chooses.
+/// `/sync` was deleted by hand, and who wrote it is gone, or those who remember that and those who do not cannot agree: the
+/// operator chooses.
 pub(crate) fn operator_chooses(universe: &mut Universe) {
     let cluster = universe.store.cluster();
-    if !(universe.amnesia && universe.sync_lost) || cluster.leader.is_some() {
+    if !universe.sync_lost || cluster.leader.is_some() {
         return;
     }
     let expected = cluster.failover.as_ref().map(|request| request.version);

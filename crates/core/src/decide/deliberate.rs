@@ -272,7 +272,7 @@ pub(super) fn done(step: Step, facts: &Facts) -> Step {
     match PRESENT.get() {
         Some(Bug::StayWithoutStore) => stay(&mut plan, DemoteMode::Offline),
         Some(Bug::StayWithoutLock) => stay(&mut plan, DemoteMode::ImmediateNolock),
-        Some(Bug::ForgetLostSync) => plan.memory.known_sync = None,
+        Some(Bug::ForgetLostSync) => plan.memory.wrote_sync = None,
         Some(Bug::KeepPromoting) if plan.job == JobOrder::Cancel => plan.job = JobOrder::Keep,
         Some(Bug::NeverStart) => {
             if let JobOrder::Start(Job::Start { .. }) = plan.job {

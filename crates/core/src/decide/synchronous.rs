@@ -266,27 +266,31 @@ impl Tick<'_> {
         Ok(inspection.as_ref().is_ok_and(|server| !server.checkpointer_busy && !server.standby_names.is_empty()))
     }
 
-    /// `/sync` is lost and nobody leads: it goes on as it was when it was last seen.
+    /// `/sync` is lost and nobody leads: whom it named may have changed since this node last saw it. Only whoever wrote it
+    /// surely has everything.
     pub(super) fn with_known_sync(&mut self, cluster: Arc<Cluster>) -> Arc<Cluster> {
         if cluster.sync.leader.is_some() {
-            self.memory.known_sync = Some(cluster.sync.clone());
+            self.memory.wrote_sync.clone_from(&cluster.sync.leader);
             return cluster;
         }
         if self.settings.synchronous.mode == SynchronousMode::Off {
             // Removed on purpose.
-            self.memory.known_sync = None;
+            self.memory.wrote_sync = None;
             return cluster;
         }
         if !cluster.is_unlocked() {
             // The leader writes it anew; but it may be about to stop, and not come to that.
             return cluster;
         }
-        let Some(known) = self.memory.known_sync.clone() else { return cluster };
-        self.note(Level::Warning, "the key /sync is gone; what it said when it was last there still goes");
-        // Whoever led since wrote another one, which this node has not seen: that leader knows.
-        let later = self.memory.last_leader.clone().filter(|leader| known.leader.as_ref() != Some(leader));
-        let known = later.map_or(known, |leader| SyncState { leader: Some(leader), ..SyncState::default() });
-        let sync = SyncState { version: cluster.sync.version, ..known };
+        let Some(wrote) = self.memory.wrote_sync.clone() else { return cluster };
+        // Whoever led since wrote another one, which this node has not seen.
+        let leader = self.memory.last_leader.clone().unwrap_or(wrote);
+        let text = format!(
+            "the key /sync is gone, and with it who has all that was acknowledged: only {leader}, which wrote it, may lead, or \
+             whom a manual failover asks for"
+        );
+        self.note(Level::Warning, text);
+        let sync = SyncState { version: cluster.sync.version, leader: Some(leader), ..SyncState::default() };
         Arc::new(Cluster { sync, ..Cluster::clone(&cluster) })
     }
 

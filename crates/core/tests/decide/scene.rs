@@ -597,10 +597,8 @@ impl Scene {
                 let Ok(shared) = &mut self.facts.cluster else { return false };
                 Arc::make_mut(shared).sync = SyncState::default();
             }
-            "sync-known" => {
-                let standbys = vec![MemberName::from(value)];
-                let known = SyncState { version: Some(Version(29)), leader: Some("b".into()), standbys, quorum: 0 };
-                self.memory.known_sync = Some(known);
+            "sync-written-by" => {
+                self.memory.wrote_sync = Some(value.into());
             }
             "sync-write" => self.sync = outcome(value, ()),
             "names-write" => self.standby_names = outcome(value, ()),
