@@ -440,6 +440,8 @@ impl Tick<'_> {
             return true;
         }
         let votes = self.quorum_is_active(cluster) && cluster.sync.standbys.contains(name);
+        // Whoever led last needs no votes. The other one does, and might not get them.
+        let led_last = cluster.sync.leader.as_ref() == Some(self.me());
         let (my_priority, priority) = (self.settings.tags.failover_priority(), status.tags.failover_priority());
         if mine == theirs && my_priority < priority {
             if former == Some(name) {
@@ -450,7 +452,7 @@ impl Tick<'_> {
                          {my_priority} priority"
                     ),
                 );
-            } else if !self.quorum_is_active(cluster) || votes {
+            } else if !self.quorum_is_active(cluster) || votes && !led_last {
                 self.note(
                     Level::Info,
                     format!(

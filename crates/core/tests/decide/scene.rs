@@ -53,6 +53,8 @@ pub(crate) enum Peers {
     Primary,
     Unreachable,
     Nofailover,
+    /// `failover_priority` is 3; that of this node is 1.
+    Preferred,
     NoWatchdog,
     OldTimeline,
     /// Further by numbers, with WAL of the timeline before.
@@ -774,6 +776,7 @@ impl Peers {
             "primary" => Peers::Primary,
             "unreachable" => Peers::Unreachable,
             "nofailover" => Peers::Nofailover,
+            "preferred" => Peers::Preferred,
             "no-watchdog" => Peers::NoWatchdog,
             "old-timeline" => Peers::OldTimeline,
             "ahead-on-old-timeline" => Peers::AheadOnOldTimeline,
@@ -802,6 +805,10 @@ impl Peers {
             Peers::Primary => status.in_recovery = false,
             Peers::Unreachable => return Peer::Unreachable("timed out".into()),
             Peers::Nofailover => status.tags = tags("nofailover"),
+            Peers::Preferred => {
+                status.wal_position = HERE;
+                status.tags = Tags(JsonMap::from_iter([("failover_priority".to_owned(), json!(3))]));
+            }
             Peers::NoWatchdog => status.watchdog_failed = true,
             Peers::OldTimeline => status.timeline = Some(Timeline(0)),
             Peers::AheadOnOldTimeline => {
