@@ -210,13 +210,14 @@ fn wal_that_is_received_but_not_replayed_is_not_missed() {
         let file = "SELECT pg_walfile_name(pg_current_wal_lsn())";
         let first = primary.sql(file).await.remove(0).expect("a name");
         until("the WAL to be replayed is gone", async || {
-            write_and_remove_wal(&primary).await;
+            primary.sql("SELECT txid_current(); SELECT pg_switch_wal()").await;
+            // What is removed before it was sent is never received.
+            receive_all(&primary, &standby).await;
+            primary.sql("CHECKPOINT").await;
             !primary.data_dir().join("pg_wal").join(&first).exists()
         })
         .await;
-        let end = primary.sql("SELECT pg_current_wal_flush_lsn()::text").await.remove(0).expect("a position");
-        let received = format!("SELECT (pg_last_wal_receive_lsn() >= '{end}')::text");
-        until("the WAL", async || standby.sql(&received).await == [Some("true".to_owned())]).await;
+        receive_all(&primary, &standby).await;
         assert_eq!(check(&mut standby, &member(&primary)).await, RewindCheck::NotNeeded);
 
         // Nobody starts it again while the replay is paused.
@@ -233,6 +234,12 @@ fn wal_that_is_received_but_not_replayed_is_not_missed() {
         let gone = check(&mut standby, &member(&primary)).await;
         assert_eq!(gone, RewindCheck::WalGone { file: last, archive: false });
     });
+}
+
+async fn receive_all(primary: &Node, standby: &Node) {
+    let end = primary.sql("SELECT pg_current_wal_flush_lsn()::text").await.remove(0).expect("a position");
+    let received = format!("SELECT (pg_last_wal_receive_lsn() >= '{end}')::text");
+    until("the WAL", async || standby.sql(&received).await == [Some("true".to_owned())]).await;
 }
 
 async fn keep_no_wal(primary: &Node) {
