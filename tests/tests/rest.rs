@@ -360,6 +360,8 @@ fn enter(state: &str, cluster: &mut Cluster) {
         "standby cluster moved" => {
             cluster.wait_standby_leader(1, Limit(60));
             cluster.nodes[0].wait_streaming(Limit(60));
+            // The new standby leader may still be on its way to the remote primary, and refuses to be restarted meanwhile.
+            cluster.nodes[1].wait_state("nothing to do", Limit(30), |status| status["job"].is_null());
         }
         other => panic!("unknown state {other}"),
     }
