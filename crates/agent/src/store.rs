@@ -136,8 +136,7 @@ impl Store {
 
     /// Writes `/config`, if it still has the version it was found with.
     pub async fn write_config(&self, found: Option<Version>, config: &JsonMap, limit: Duration) -> Outcome<()> {
-        let expected = found.map_or(Expected::Absent, Expected::Version);
-        self.write(Key::Config, &wire::config(config), expected, limit).await
+        self.write(Key::Config, &wire::config(config), found.into(), limit).await
     }
 
     /// Replaces or deletes `/failover`.
@@ -154,8 +153,7 @@ impl Store {
 
     /// Writes `/history`, if it still has the version it was found with: what an earlier leader wrote may come late.
     pub async fn write_history(&self, found: Option<Version>, value: &str, limit: Duration) -> Outcome<()> {
-        let expected = found.map_or(Expected::Absent, Expected::Version);
-        self.write(Key::History, value, expected, limit).await
+        self.write(Key::History, value, found.into(), limit).await
     }
 
     /// Measures the call; one that is given up at its deadline counts with that time.
@@ -172,7 +170,7 @@ impl Store {
         electorate: Option<&Electorate>,
         limit: Duration,
     ) -> Outcome<()> {
-        let expected = found.map_or(Expected::Absent, Expected::Version);
+        let expected = found.into();
         let Some(electorate) = electorate else {
             return within(limit, self.dcs.delete(Key::Sync, expected)).await;
         };

@@ -114,3 +114,10 @@ pub enum Expected {
     /// It has this version.
     Version(Version),
 }
+
+/// The key is as it was found: absent, or of that version.
+impl From<Option<Version>> for Expected {
+    fn from(found: Option<Version>) -> Self {
+        found.map_or(Expected::Absent, Expected::Version)
+    }
+}

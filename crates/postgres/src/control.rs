@@ -392,7 +392,7 @@ impl Control {
         let options = self.options();
         let deadline = Instant::now() + limit;
         while Instant::now() < deadline && !cancel.is_cancelled() {
-            if PidFileStatus::read_of(&options.data_dir, postmaster.pid())? == Some(PidFileStatus::Ready) {
+            if postmaster.status(&options.data_dir)? == Some(PidFileStatus::Ready) {
                 tracing::info!("{} - accepting connections", options.local_address_text());
                 return Ok(Started::Running);
             }

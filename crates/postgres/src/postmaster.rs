@@ -147,16 +147,16 @@ impl Postmaster {
         self.pid
     }
 
-    /// What its pid file says; `None` where there is none.
+    /// What its pid file says; `None` where there is none, or one of another postmaster.
     ///
     /// # Errors
     /// The file is there and cannot be read.
     pub(crate) fn status(&self, data_dir: &Path) -> Result<Option<PidFileStatus>> {
-        let status = PidFileStatus::read_of(data_dir, self.pid)?;
-        if status.is_some() {
+        let file = PidFile::read(data_dir)?.filter(|file| file.pid == self.pid);
+        if file.is_some() {
             self.listed.store(true, Ordering::Relaxed);
         }
-        Ok(status)
+        Ok(file.map(|file| file.status))
     }
 
     /// Its pid file has been seen. If it is gone now, the server has shut down, all but the exit of the process.
@@ -210,24 +210,6 @@ impl Postmaster {
             }
         }
         Ok(())
-    }
-}
-
-impl PidFileStatus {
-    /// Reads it from the pid file; `None` where there is no file.
-    ///
-    /// # Errors
-    /// The file is there and cannot be read.
-    pub fn read(data_dir: &Path) -> Result<Option<Self>> {
-        Ok(PidFile::read(data_dir)?.map(|f| f.status))
-    }
-
-    /// As [`PidFileStatus::read`]; `None` also while the file is that of another postmaster.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn read_of(data_dir: &Path, pid: i32) -> Result<Option<Self>> {
-        Ok(PidFile::read(data_dir)?.filter(|f| f.pid == pid).map(|f| f.status))
     }
 }
 

@@ -202,9 +202,9 @@ impl Store {
             (InitializeWrite::Finish(id), Initialize::Done(same)) if id == *same => Initialize::Done(id),
             (_, Initialize::Done(_)) | (InitializeWrite::Begin, _) => return (StoreReply::Refused, false),
             (InitializeWrite::Cancel, Initialize::Absent) => Initialize::Absent,
-            (InitializeWrite::Finish(id), present) if present == found => Initialize::Done(id),
-            (InitializeWrite::Cancel, present) if present == found => Initialize::Absent,
-            (InitializeWrite::Finish(_) | InitializeWrite::Cancel, _) => return (StoreReply::Refused, false),
+            (_, present) if present != found => return (StoreReply::Refused, false),
+            (InitializeWrite::Finish(id), _) => Initialize::Done(id),
+            (InitializeWrite::Cancel, _) => Initialize::Absent,
         };
         self.bump();
         self.edit().initialize = next;

@@ -72,11 +72,18 @@ impl Tick<'_> {
             Some(Peer::Unreachable(_)) | None => true,
         });
         if let Some(Member { name, .. }) = unclear {
-            let listed = cluster.failsafe.as_ref().is_none_or(|names| names.contains_key(self.me()));
-            let why = if listed { "this agent has just been started" } else { "this node is not in /failsafe" };
+            let why = if self.is_listed(cluster) {
+                "this agent has just been started"
+            } else {
+                "this node is not in /failsafe"
+            };
             self.note(Level::Info, format!("{why}: {name} may be going on as primary in failsafe mode"));
         }
         Ok(unclear.is_some())
+    }
+
+    fn is_listed(&self, cluster: &Cluster) -> bool {
+        cluster.failsafe.as_ref().is_none_or(|names| names.contains_key(self.me()))
     }
 
     /// Whom this node has to ask before it leads. Of one that this node was asked by it knows. An agent that has just been
@@ -84,8 +91,7 @@ impl Tick<'_> {
     /// those of whom one led last.
     pub(super) fn who_may_go_on(&self, cluster: &Cluster) -> Vec<Member> {
         let young = self.memory.began.is_none_or(|began| self.facts.now.boot.since(began) < self.settings.ttl);
-        let listed = cluster.failsafe.as_ref().is_none_or(|names| names.contains_key(self.me()));
-        let knows = listed && !young;
+        let knows = self.is_listed(cluster) && !young;
         if !self.settings.failsafe_mode || self.settings.paused || knows || !cluster.is_unlocked() {
             return Vec::new();
         }

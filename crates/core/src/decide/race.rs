@@ -348,11 +348,7 @@ impl Tick<'_> {
         let votes_of = |name: &MemberName| quorum && cluster.sync.standbys.contains(name);
         let asked: Vec<&Member> =
             members.iter().copied().filter(|m| !m.data.tags.nofailover() || votes_of(&m.name)).collect();
-        // The round has to be the same whichever rule asks first in this tick.
-        let peers = match &self.facts.answers.peers {
-            Some(peers) => peers.clone(),
-            None => self.ask_peers(asked.iter().copied())?.clone(),
-        };
+        let peers = self.ask_peers(asked.iter().copied())?.clone();
         let former = if self.sync_is_active(cluster) { cluster.sync.leader.clone() } else { former_leader };
         let mut tally = Tally { votes: 0, ahead: 0 };
         for member in asked {

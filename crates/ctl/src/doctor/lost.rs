@@ -11,11 +11,10 @@ use super::{Finding, finding};
 
 /// All of it. `facts`: what the leader says, where it could be asked.
 pub(crate) fn findings(cluster: &Cluster, facts: Option<&Facts>) -> Vec<Finding> {
-    let lost = names(cluster, facts).into_iter().filter(|name| {
-        let is_leader = cluster.leader_name() == Some(name);
-        !is_leader && !cluster.members.contains_key(name)
-    });
-    lost.filter_map(|name| of_name(cluster, facts, &name)).chain(of_slots_alone(cluster, facts)).collect()
+    let there: BTreeSet<MemberName> = cluster.members.keys().chain(cluster.leader_name()).cloned().collect();
+    let known = &names(cluster, facts) | &there;
+    let lost = known.difference(&there).filter_map(|name| of_name(cluster, facts, name));
+    lost.chain(of_slots_alone(cluster, &known)).collect()
 }
 
 /// Whoever is known to be or to have been a member. Somebody who streams is one if it uses the slot that a member of that
@@ -61,10 +60,8 @@ fn of_name(cluster: &Cluster, facts: Option<&Facts>, name: &MemberName) -> Optio
 }
 
 /// Slots that are kept for members of whom nothing but the slot is known.
-fn of_slots_alone(cluster: &Cluster, facts: Option<&Facts>) -> Vec<Finding> {
-    let known =
-        names(cluster, facts).into_iter().chain(cluster.members.keys().cloned()).chain(cluster.leader_name().cloned());
-    let known: BTreeSet<String> = known.map(|name| name.slot_name()).collect();
+fn of_slots_alone(cluster: &Cluster, known: &BTreeSet<MemberName>) -> Vec<Finding> {
+    let known: BTreeSet<String> = known.iter().map(MemberName::slot_name).collect();
     let alone = cluster.status.retain_slots.iter().filter(|slot| !known.contains(*slot));
     let leader = cluster.leader_name().map_or("the leader", MemberName::as_str);
     alone
