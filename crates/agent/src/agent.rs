@@ -17,6 +17,8 @@ use patroni_postgres::conf::Conf;
 use patroni_postgres::control::Control;
 use patroni_postgres::monitor::Monitor;
 use patroni_postgres::unfinished::end_leftover_copy;
+use patroni_tick::agreement::Agreement;
+use patroni_tick::driver;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -24,7 +26,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, ApiParts, Signal, StatusProbe};
 use crate::configuration::Configuration;
-use crate::failsafe::Agreement;
 use crate::guard::Guard;
 use crate::jobs::Jobs;
 use crate::log::Log;
@@ -37,7 +38,7 @@ use crate::slots::Slots;
 use crate::store::Store;
 use crate::synchronous::Synchronous;
 use crate::watchdog::WatchdogDevice;
-use crate::{clock, driver, options, peers};
+use crate::{clock, options, peers};
 
 /// How many requests of operators, and signals of the API, may wait for the loop.
 const QUEUE: usize = 64;

@@ -4,8 +4,6 @@ pub mod agent;
 pub mod api;
 mod clock;
 pub mod configuration;
-pub mod driver;
-pub mod failsafe;
 pub mod guard;
 pub mod jobs;
 pub mod log;

@@ -7,8 +7,8 @@ use patroni_core::facts::Facts;
 use patroni_core::name::MemberName;
 use patroni_core::server::Role;
 use patroni_core::time::Moment;
+use patroni_tick::driver::Limit;
 
-use crate::driver::Limit;
 use crate::universe::{Arrived, Event, Sender, Universe};
 use crate::world::{SimWorld, until};
 

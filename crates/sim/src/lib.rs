@@ -3,16 +3,8 @@
 //! A seed decides everything: the size of the cluster, its settings, every delay, every fault. The same seed gives the
 //! same trace, byte for byte. See `docs/proof.md` for what this proves and what it does not.
 
-// The loop itself, from the source that the agent is built from: taking the whole agent along would make each build of
-// the simulation a build of TLS and HTTP, of which the loop needs nothing.
-#[allow(dead_code, unreachable_pub)]
-#[path = "../../agent/src/failsafe.rs"]
-mod agreement;
 mod ambush;
 mod clients;
-#[allow(unreachable_pub)]
-#[path = "../../agent/src/driver.rs"]
-mod driver;
 mod failsafe;
 mod faults;
 mod invariants;

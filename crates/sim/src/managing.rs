@@ -7,8 +7,8 @@ use patroni_core::lsn::Lsn;
 use patroni_core::parameters::SynchronousStandbyNames;
 use patroni_core::settings::SynchronousMode;
 use patroni_core::sync::{Inspection, StandbyNames};
+use patroni_tick::driver::Limit;
 
-use crate::driver::Limit;
 use crate::synchronous::names_of;
 use crate::universe::{Event, Universe};
 use crate::world::{SimWorld, pause, until};

@@ -15,11 +15,11 @@ use patroni_core::server::Role;
 use patroni_core::settings::{RewindSettings, Settings, SlotSettings, Synchronous, SynchronousMode};
 use patroni_core::tags::Tags;
 use patroni_core::time::Moment;
+use patroni_tick::agreement::Agreement;
+use patroni_tick::driver;
 use serde_json::json;
 
-use crate::agreement::Agreement;
 use crate::ambush::Ambush;
-use crate::driver;
 use crate::faults::{self, Fault, Weather};
 use crate::invariants;
 use crate::jobs;

@@ -13,8 +13,8 @@ use patroni_core::plan::JobOrder;
 use patroni_core::request::{Answer, Request, RequestId};
 use patroni_core::server::Role;
 use patroni_core::settings::{Settings, Synchronous};
+use patroni_tick::agreement::Agreement;
 
-use crate::agreement::Agreement;
 use crate::ambush::{Ambush, Worst};
 use crate::clients::Write;
 use crate::faults::Fault;

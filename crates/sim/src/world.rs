@@ -18,10 +18,10 @@ use patroni_core::settings::{Settings, Synchronous, SynchronousMode};
 use patroni_core::slots::News;
 use patroni_core::time::{Moment, Now, WallTime};
 use patroni_core::verdict::Verdict;
+use patroni_tick::driver::{Limit, Observation, World};
 use serde_json::json;
 
 use crate::ambush::Worst;
-use crate::driver::{Limit, Observation, World};
 use crate::postgres::Process;
 use crate::store::{StoreReply, StoreRequest};
 use crate::universe::{Arrived, Event, STORE, Sender, Shared, Universe};

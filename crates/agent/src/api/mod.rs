@@ -13,9 +13,9 @@ use patroni_core::time::Now;
 use patroni_core::view::View;
 use patroni_dcs::Dcs;
 use patroni_http::HttpClient;
+use patroni_tick::agreement::Agreement;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::failsafe::Agreement;
 use crate::log::QueueState;
 use crate::metrics::Metrics;
 
