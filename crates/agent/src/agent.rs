@@ -35,7 +35,7 @@ use crate::node::Node;
 use crate::publisher::Publisher;
 use crate::requests::Requests;
 use crate::slots::Slots;
-use crate::store::Store;
+use crate::store::{self, Store};
 use crate::synchronous::Synchronous;
 use crate::watchdog::WatchdogDevice;
 use crate::{clock, options, peers};
@@ -54,11 +54,12 @@ const FAREWELL: Duration = Duration::from_secs(3);
 /// # Errors
 /// It cannot start: the text says why and what helps.
 pub async fn run(loaded: Loaded, log: Arc<Log>) -> anyhow::Result<Exit> {
-    let (shutdown, reload) = (watch::Sender::new(false), mpsc::channel(QUEUE));
+    let (shutdown, mut reload) = (watch::Sender::new(false), mpsc::channel(QUEUE));
     listen_for_signals(shutdown.clone(), reload.0.clone())?;
     let mut configuration = Configuration::new(loaded.config, Arc::clone(&log))?;
     let dcs = open_store(&configuration)?;
-    let Some(cluster) = first_load(&*dcs, shutdown.subscribe()).await else { return Ok(Exit::Clean) };
+    let first = first_load(&*dcs, &mut configuration, shutdown.subscribe(), &mut reload.1).await;
+    let Some(cluster) = first else { return Ok(Exit::Clean) };
     refuse_double(&configuration, &cluster).await?;
     configuration.take_dynamic(cluster.config.as_ref());
     let mut node = assemble(configuration, dcs, shutdown.subscribe(), reload, &log).await?;
@@ -76,8 +77,14 @@ fn open_store(configuration: &Configuration) -> anyhow::Result<Arc<dyn Dcs>> {
     Ok(patroni_dcs::open_for_agent(config.effective(), &path, config.name.clone(), timing)?)
 }
 
-/// Reads the store for the first time, however long it takes to be there. `None`: told to stop meanwhile.
-async fn first_load(dcs: &dyn Dcs, mut shutdown: watch::Receiver<bool>) -> Option<Cluster> {
+/// Reads the store for the first time, however long it takes to be there. `None`: told to stop meanwhile. A reload may bring
+/// the password that it takes.
+async fn first_load(
+    dcs: &dyn Dcs,
+    configuration: &mut Configuration,
+    mut shutdown: watch::Receiver<bool>,
+    reload: &mut mpsc::Receiver<Signal>,
+) -> Option<Cluster> {
     loop {
         let load = async {
             match dcs.load().await {
@@ -91,6 +98,10 @@ async fn first_load(dcs: &dyn Dcs, mut shutdown: watch::Receiver<bool>) -> Optio
         tokio::select! {
             cluster = load => if cluster.is_some() { return cluster },
             _ = shutdown.wait_for(|asked| *asked) => return None,
+            Some(Signal::Reload) = reload.recv() => {
+                configuration.reload().await;
+                store::reload(dcs, configuration.config().effective());
+            }
         }
     }
 }

@@ -262,6 +262,7 @@ impl Node {
             Signal::Wake => {}
             Signal::Reload => {
                 self.configuration.reload().await;
+                self.store.reload(self.configuration.config().effective());
                 self.store.set_http(self.configuration.http_client());
             }
         }

@@ -58,6 +58,11 @@ impl Store {
         }
     }
 
+    /// Takes over what a reloaded configuration says about access to the store.
+    pub fn reload(&self, configuration: &JsonMap) {
+        reload(&*self.dcs, configuration);
+    }
+
     /// Reads the cluster. Changes from here on wake the loop again.
     pub async fn load(&mut self, limit: Duration) -> Result<Arc<Cluster>, String> {
         self.changes.mark_unchanged();
@@ -186,6 +191,14 @@ impl Store {
             Outcome::Failed(why) => Outcome::Failed(why),
             Outcome::Unknown(why) => Outcome::Unknown(why),
         }
+    }
+}
+
+/// Takes over what a reloaded configuration says about access to the store. Where it cannot be used, the settings before
+/// stay in force.
+pub(crate) fn reload(dcs: &dyn Dcs, configuration: &JsonMap) {
+    if let Err(error) = dcs.reload(configuration) {
+        tracing::error!("{error}; the settings of the store before stay in force");
     }
 }
 

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use patroni_core::JsonMap;
 use patroni_core::cluster::{Cluster, MemberData, Version};
 use patroni_core::facts::Outcome;
 use patroni_core::lsn::Lsn;
@@ -29,6 +30,16 @@ use tokio::sync::watch;
 pub trait Dcs: Send + Sync {
     /// Sets how long leases last and how long an operation may be retried.
     fn configure(&self, timing: Timing);
+
+    /// Takes over what the configuration says now about access to the store: credentials and certificates. What else
+    /// changed takes effect when the agent is started again, and is reported in the log.
+    ///
+    /// # Errors
+    /// The section of this store is missing or has an error; the settings before stay in force.
+    fn reload(&self, configuration: &JsonMap) -> Result<(), OpenError> {
+        let _ = configuration;
+        Ok(())
+    }
 
     /// Reads all keys of the cluster at one revision. Linearizable.
     async fn load(&self) -> Outcome<Cluster>;

@@ -27,6 +27,9 @@ pub enum OpenError {
     /// A store that is not supported.
     #[error("the store {0} is not supported; supported are: etcd3, raft")]
     Unsupported(&'static str),
+    /// Another store, while one is in use.
+    #[error("the configuration names another store; it takes effect when the agent is started again")]
+    Replaced,
     /// The section is not a mapping.
     #[error("the section {0} is not a mapping; write its settings below it")]
     NotAMapping(&'static str),
@@ -95,6 +98,14 @@ fn open_with(
             let node = join(&options)?;
             Ok(Raft::open(RaftClient::new(&options, node)?, path, name, timing))
         }
+    }
+}
+
+/// The section of etcd, for a store that is open already.
+pub(crate) fn etcd3_options(configuration: &JsonMap) -> Result<Etcd3Options, OpenError> {
+    match choose(configuration)? {
+        Chosen::Etcd3(section) => Ok(Etcd3Options::from_json(section)?),
+        Chosen::Raft(_) => Err(OpenError::Replaced),
     }
 }
 

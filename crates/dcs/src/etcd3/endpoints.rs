@@ -6,6 +6,7 @@ use std::time::Duration;
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
 use tokio::sync::watch;
 
+use super::addresses::Addresses;
 use super::failure;
 use super::options::Etcd3Options;
 use super::srv;
@@ -15,20 +16,23 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) struct Endpoints {
-    options: Etcd3Options,
     inner: Mutex<Inner>,
     /// Grows whenever a connection is given up.
     generation: watch::Sender<u64>,
 }
 
-#[derive(Default)]
 struct Inner {
-    urls: Vec<String>,
-    current: usize,
-    client: Option<Client>,
+    options: Etcd3Options,
+    addresses: Addresses,
+    /// The SRV records are to be asked for the configured addresses before the next connection.
+    resolves: bool,
+    connection: Option<Connection>,
+    /// etcd said last time that it wants no authentication.
+    is_open: bool,
 }
 
 /// A connection, and which one it is.
+#[derive(Clone)]
 pub(super) struct Connection {
     pub(super) client: Client,
     pub(super) url: String,
@@ -43,26 +47,67 @@ pub(super) struct NoConnection {
 
 impl Endpoints {
     pub(super) fn new(options: Etcd3Options) -> Self {
-        let inner = Inner { urls: options.endpoints.clone(), ..Inner::default() };
-        Endpoints { options, inner: Mutex::new(inner), generation: watch::Sender::new(0) }
+        let addresses = Addresses::new(options.endpoints.clone());
+        let resolves = options.srv.is_some();
+        let inner = Inner { options, addresses, resolves, connection: None, is_open: false };
+        Endpoints { inner: Mutex::new(inner), generation: watch::Sender::new(0) }
+    }
+
+    /// Takes other credentials and certificates, with a new connection. The addresses stay: others could be those of
+    /// another etcd. False: the settings name other addresses.
+    pub(super) fn reconfigure(&self, options: Etcd3Options) -> bool {
+        let mut inner = self.lock();
+        let same_place = options.place() == inner.options.place();
+        let old = std::mem::take(&mut inner.options);
+        inner.options = Etcd3Options {
+            endpoints: old.endpoints.clone(),
+            srv: old.srv.clone(),
+            srv_suffix: old.srv_suffix.clone(),
+            use_proxies: old.use_proxies,
+            ..options
+        };
+        if inner.options != old {
+            self.give_up(&mut inner);
+        }
+        same_place
     }
 
     /// The connection in use, or a new one to the current endpoint. Connecting is lazy unless there are credentials.
     pub(super) async fn connection(&self, patience: Duration) -> Result<Connection, NoConnection> {
-        if let Some(connection) = self.present() {
+        if let Some(connection) = self.lock().connection.clone() {
             return Ok(connection);
         }
-        let (generation, url) = self.current().await?;
-        let options = self.connect_options(&url, patience).await?;
-        let client = Client::connect([&url], Some(options)).await.map_err(|error| NoConnection {
-            text: format!("{url}: {}", failure::text(&error)),
-            hopeless: failure::fate(&error) == failure::Fate::Refused,
-        })?;
+        self.resolve().await?;
+        let (generation, url, settings) = self.target()?;
+        let client = self.connect(&url, &settings, patience).await?;
+        let connection = Connection { client, url, generation };
         let mut inner = self.lock();
         if *self.generation.borrow() == generation {
-            inner.client.get_or_insert_with(|| client.clone());
+            inner.connection.get_or_insert_with(|| connection.clone());
         }
-        Ok(Connection { client, url, generation })
+        Ok(connection)
+    }
+
+    async fn connect(&self, url: &str, settings: &Etcd3Options, patience: Duration) -> Result<Client, NoConnection> {
+        let options = connect_options(url, settings, patience).await?;
+        let Some((name, password)) = &settings.credentials else {
+            return Client::connect([url], Some(options)).await.map_err(|error| no_connection(url, &error));
+        };
+        let refused = match Client::connect([url], Some(options.clone().with_user(name, password))).await {
+            Ok(client) => {
+                self.lock().is_open = false;
+                return Ok(client);
+            }
+            Err(error) => error,
+        };
+        if !failure::wants_no_authentication(&refused) {
+            return Err(no_connection(url, &refused));
+        }
+        // Once it is enabled, requests of this connection are refused, and the next one authenticates.
+        if !std::mem::replace(&mut self.lock().is_open, true) {
+            tracing::info!("Etcd authentication is not enabled");
+        }
+        Client::connect([url], Some(options)).await.map_err(|error| no_connection(url, &error))
     }
 
     /// Gives up the connection of this generation; the next one goes to the next endpoint.
@@ -71,12 +116,15 @@ impl Endpoints {
         if *self.generation.borrow() != generation {
             return;
         }
-        inner.client = None;
-        inner.current = (inner.current + 1) % inner.urls.len().max(1);
-        if inner.current == 0 && self.options.srv.is_some() {
-            // Every endpoint was tried: the records may have changed.
-            inner.urls = self.options.endpoints.clone();
-        }
+        let all_tried = inner.addresses.advance();
+        // The records may have changed.
+        inner.resolves |= all_tried && inner.options.srv.is_some();
+        self.give_up(&mut inner);
+    }
+
+    /// What uses the connection looks for another one.
+    fn give_up(&self, inner: &mut Inner) {
+        inner.connection = None;
         self.generation.send_modify(|generation| *generation += 1);
     }
 
@@ -90,82 +138,89 @@ impl Endpoints {
     }
 
     pub(super) fn count(&self) -> usize {
-        self.lock().urls.len().max(1)
+        self.lock().addresses.count().max(1)
     }
 
-    /// Adds the addresses that the members of etcd announce, unless the configured ones are proxies.
+    /// Takes over the addresses that the members of etcd announce now, unless the configured ones are proxies.
     pub(super) fn learn(&self, announced: impl Iterator<Item = String>) {
-        if self.options.use_proxies {
-            return;
-        }
         let mut inner = self.lock();
-        let scheme = if inner.urls.first().is_some_and(|url| url.starts_with("https:")) { "https:" } else { "http:" };
-        for url in announced.filter(|url| url.starts_with(scheme)) {
-            let url = url.trim_end_matches('/').to_owned();
-            if !inner.urls.contains(&url) && inner.urls.len() < 64 {
-                inner.urls.push(url);
+        if !inner.options.use_proxies {
+            inner.addresses.announce(announced);
+        }
+    }
+
+    fn target(&self) -> Result<(u64, String, Etcd3Options), NoConnection> {
+        let inner = self.lock();
+        let missing = || NoConnection { text: "no endpoint of etcd is known".into(), hopeless: false };
+        let url = inner.addresses.current().ok_or_else(missing)?.to_owned();
+        Ok((*self.generation.borrow(), url, inner.options.clone()))
+    }
+
+    /// Asks for the SRV records, if that is due. While there is no answer, the addresses that are known do.
+    async fn resolve(&self) -> Result<(), NoConnection> {
+        let (domain, suffix) = {
+            let inner = self.lock();
+            match &inner.options.srv {
+                Some(domain) if inner.resolves => (domain.clone(), inner.options.srv_suffix.clone()),
+                Some(_) | None => return Ok(()),
+            }
+        };
+        let found = srv::system_endpoints(&domain, suffix.as_deref()).await;
+        let mut inner = self.lock();
+        match found {
+            Ok(found) => {
+                inner.resolves = false;
+                inner.addresses.configure(found);
+                Ok(())
+            }
+            Err(text) if inner.addresses.count() == 0 => Err(NoConnection { text, hopeless: false }),
+            Err(text) => {
+                inner.resolves = false;
+                tracing::debug!("{text}; the addresses before stay in use");
+                Ok(())
             }
         }
-    }
-
-    fn present(&self) -> Option<Connection> {
-        let inner = self.lock();
-        let client = inner.client.clone()?;
-        Some(Connection { client, url: inner.urls.get(inner.current)?.clone(), generation: *self.generation.borrow() })
-    }
-
-    async fn current(&self) -> Result<(u64, String), NoConnection> {
-        let known = |inner: &Inner| inner.urls.get(inner.current % inner.urls.len().max(1)).cloned();
-        if let Some(url) = known(&self.lock()) {
-            return Ok((self.generation(), url));
-        }
-        let domain = self.options.srv.as_deref().unwrap_or_default();
-        let found = srv::system_endpoints(domain, self.options.srv_suffix.as_deref())
-            .await
-            .map_err(|text| NoConnection { text, hopeless: false })?;
-        let mut inner = self.lock();
-        if inner.urls.is_empty() {
-            inner.urls = found;
-            inner.current = 0;
-        }
-        let missing = || NoConnection { text: "no endpoint of etcd is known".into(), hopeless: false };
-        known(&inner).map(|url| (*self.generation.borrow(), url)).ok_or_else(missing)
-    }
-
-    async fn connect_options(&self, url: &str, patience: Duration) -> Result<ConnectOptions, NoConnection> {
-        // Shorter than the limit of the whole attempt, so that "not connected" is known and not only "no answer".
-        let mut options = ConnectOptions::new()
-            .with_connect_timeout(patience.mul_f32(0.7))
-            .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
-            .with_keep_alive_while_idle(true)
-            .with_require_leader(true)
-            .with_auto_token_refresh(true);
-        if let Some((name, password)) = &self.options.credentials {
-            options = options.with_user(name, password);
-        }
-        if url.starts_with("https://") {
-            options = options.with_tls(self.tls().await?);
-        }
-        Ok(options)
-    }
-
-    /// Files are read at each new connection, so that renewed certificates are used.
-    async fn tls(&self) -> Result<TlsOptions, NoConnection> {
-        let mut tls = TlsOptions::new();
-        match &self.options.cacert {
-            Some(path) => tls = tls.ca_certificate(Certificate::from_pem(read("cacert", path).await?)),
-            None => tls = tls.with_native_roots(),
-        }
-        if let Some(cert) = &self.options.cert {
-            let key = self.options.key.as_ref().unwrap_or(cert);
-            tls = tls.identity(Identity::from_pem(read("cert", cert).await?, read("key", key).await?));
-        }
-        Ok(tls)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn no_connection(url: &str, error: &etcd_client::Error) -> NoConnection {
+    NoConnection {
+        text: format!("{url}: {}", failure::text(error)),
+        hopeless: failure::fate(error) == failure::Fate::Refused,
+    }
+}
+
+async fn connect_options(
+    url: &str,
+    settings: &Etcd3Options,
+    patience: Duration,
+) -> Result<ConnectOptions, NoConnection> {
+    // Shorter than the limit of the whole attempt, so that "not connected" is known and not only "no answer".
+    let options = ConnectOptions::new()
+        .with_connect_timeout(patience.mul_f32(0.7))
+        .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
+        .with_keep_alive_while_idle(true)
+        .with_require_leader(true)
+        .with_auto_token_refresh(true);
+    Ok(if url.starts_with("https://") { options.with_tls(tls(settings).await?) } else { options })
+}
+
+/// Files are read at each new connection, so that renewed certificates are used.
+async fn tls(settings: &Etcd3Options) -> Result<TlsOptions, NoConnection> {
+    let mut tls = TlsOptions::new();
+    match &settings.cacert {
+        Some(path) => tls = tls.ca_certificate(Certificate::from_pem(read("cacert", path).await?)),
+        None => tls = tls.with_native_roots(),
+    }
+    if let Some(cert) = &settings.cert {
+        let key = settings.key.as_ref().unwrap_or(cert);
+        tls = tls.identity(Identity::from_pem(read("cert", cert).await?, read("key", key).await?));
+    }
+    Ok(tls)
 }
 
 async fn read(setting: &str, path: &str) -> Result<Vec<u8>, NoConnection> {

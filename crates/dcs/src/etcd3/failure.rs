@@ -35,6 +35,9 @@ pub(super) fn fate(error: &Error) -> Fate {
     }
 }
 
+/// The answer to an attempt to authenticate where that is turned off.
+const AUTHENTICATION_OFF: &str = "etcdserver: authentication is not enabled";
+
 /// The texts are those of etcd's `rpctypes/error.go`.
 fn fate_of_status(status: &Status) -> Fate {
     if never_connected(status) {
@@ -42,12 +45,14 @@ fn fate_of_status(status: &Status) -> Fate {
     }
     match (status.code(), status.message()) {
         (Code::NotFound, "etcdserver: requested lease not found") => Fate::LeaseNotFound,
-        (Code::Unavailable, "etcdserver: no leader" | "etcdserver: not capable" | "etcdserver: server stopped") => {
-            Fate::NotSent
-        }
+        (
+            Code::Unavailable,
+            "etcdserver: no leader" | "etcdserver: not capable" | "etcdserver: rpc not supported for learner",
+        ) => Fate::NotSent,
         (Code::ResourceExhausted, "etcdserver: too many requests") => Fate::NotSent,
-        // A new connection authenticates anew.
+        // A new connection authenticates anew, or not at all where that is not wanted any more.
         (Code::Unauthenticated, _) => Fate::NotSent,
+        (Code::FailedPrecondition, AUTHENTICATION_OFF) => Fate::NotSent,
         (Code::InvalidArgument, "etcdserver: revision of auth store is old" | "etcdserver: user name is empty") => {
             Fate::NotSent
         }
@@ -74,6 +79,12 @@ fn fate_of_status(status: &Status) -> Fate {
             _,
         ) => Fate::Unknown,
     }
+}
+
+/// An attempt to authenticate failed because etcd asks nobody to.
+pub(super) fn wants_no_authentication(error: &Error) -> bool {
+    matches!(error, Error::GRpcStatus(status)
+        if status.code() == Code::FailedPrecondition && status.message() == AUTHENTICATION_OFF)
 }
 
 fn never_connected(status: &Status) -> bool {
@@ -115,9 +126,13 @@ mod tests {
         for (code, message, expected) in [
             (Code::NotFound, "etcdserver: requested lease not found", Fate::LeaseNotFound),
             (Code::Unavailable, "etcdserver: no leader", Fate::NotSent),
+            (Code::Unavailable, "etcdserver: rpc not supported for learner", Fate::NotSent),
             (Code::Unavailable, "etcdserver: request timed out", Fate::Unknown),
+            // It stopped while it waited for a write to be carried out: others may do that.
+            (Code::Unavailable, "etcdserver: server stopped", Fate::Unknown),
             (Code::Unavailable, "etcdserver: leader changed", Fate::Unknown),
             (Code::Unauthenticated, "etcdserver: invalid auth token", Fate::NotSent),
+            (Code::FailedPrecondition, AUTHENTICATION_OFF, Fate::NotSent),
             (Code::PermissionDenied, "etcdserver: permission denied", Fate::Refused),
             (Code::InvalidArgument, "etcdserver: authentication failed, invalid user ID or password", Fate::Refused),
             (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", Fate::Refused),

@@ -1,6 +1,7 @@
 //! The store on etcd 3, through gRPC. Keys, leases and transactions are those of Patroni 4.1, so that its nodes and
 //! ours can be members of one cluster.
 
+mod addresses;
 mod attempts;
 mod endpoints;
 mod failure;
@@ -17,6 +18,7 @@ use async_trait::async_trait;
 use etcd_client::{
     Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse,
 };
+use patroni_core::JsonMap;
 use patroni_core::cluster::{Cluster, MemberData, Version};
 use patroni_core::facts::Outcome;
 use patroni_core::lsn::Lsn;
@@ -31,7 +33,7 @@ use self::lease::Lease;
 pub use self::options::{Etcd3Options, OptionsError};
 use crate::noticed::Changes;
 use crate::wire::{self, ClusterPath, RawKey};
-use crate::{Dcs, Expected, Key, LeaderUpdate, Timing};
+use crate::{Dcs, Expected, Key, LeaderUpdate, OpenError, Timing};
 
 /// The backend. Nothing is sent, and etcd need not be up, until an operation is asked for; a lease is taken only by
 /// operations that need one, so a handle that only reads (`patronictl`) leaves no trace.
@@ -90,6 +92,14 @@ impl Etcd3 {
 impl Dcs for Etcd3 {
     fn configure(&self, timing: Timing) {
         self.shared.state().timing = timing;
+    }
+
+    fn reload(&self, configuration: &JsonMap) -> Result<(), OpenError> {
+        let options = crate::open::etcd3_options(configuration)?;
+        if !self.shared.endpoints.reconfigure(options) {
+            tracing::warn!("other addresses of etcd take effect when the agent is started again");
+        }
+        Ok(())
     }
 
     async fn load(&self) -> Outcome<Cluster> {

@@ -100,6 +100,11 @@ impl Etcd3Options {
         Ok(options)
     }
 
+    /// What says where etcd is.
+    pub(super) fn place(&self) -> (&[String], Option<&str>, Option<&str>, bool) {
+        (&self.endpoints, self.srv.as_deref(), self.srv_suffix.as_deref(), self.use_proxies)
+    }
+
     fn set_url(&mut self, key: &'static str, url: &str) -> Result<(), OptionsError> {
         let error =
             |problem: String| OptionsError { key, problem, remedy: "write http://host:port or https://host:port" };

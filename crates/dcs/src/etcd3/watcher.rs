@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Event, EventType, WatchOptions, WatchStream};
+use etcd_client::{Client, Event, EventType, WatchOptions, WatchStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -15,6 +15,9 @@ use crate::noticed::Filter;
 const PATIENCE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// The members of etcd are asked for once per `loop_wait`, but not more often than this.
+const SHORTEST_MEMBERS_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Runs until it is dropped.
 pub(super) async fn watch_changes(shared: Arc<Shared>, changes: watch::Sender<u64>) {
     let mut pause = Duration::from_millis(100);
@@ -22,7 +25,7 @@ pub(super) async fn watch_changes(shared: Arc<Shared>, changes: watch::Sender<u6
     loop {
         let mut generations = shared.endpoints.generations();
         let generation = *generations.borrow_and_update();
-        if let Some(stream) = open(&shared, generation).await {
+        if let Some((stream, client)) = open(&shared, generation).await {
             pause = Duration::from_millis(100);
             // No revision was asked for, so compaction does not matter; what happened in between was missed.
             filter.forget();
@@ -31,6 +34,7 @@ pub(super) async fn watch_changes(shared: Arc<Shared>, changes: watch::Sender<u6
                 () = follow(&shared, stream, &mut filter, &changes) => shared.endpoints.failed(generation),
                 // Requests gave this connection up: it would only be noticed here much later.
                 _ = generations.changed() => {}
+                () = learn_members(&shared, client) => {}
             }
         }
         tokio::time::sleep(jittered(pause)).await;
@@ -38,7 +42,7 @@ pub(super) async fn watch_changes(shared: Arc<Shared>, changes: watch::Sender<u6
     }
 }
 
-async fn open(shared: &Shared, generation: u64) -> Option<WatchStream> {
+async fn open(shared: &Shared, generation: u64) -> Option<(WatchStream, Client)> {
     let opening = async {
         let mut connection = shared.endpoints.connection(PATIENCE).await.map_err(|none| none.text)?;
         if connection.generation != generation {
@@ -48,14 +52,13 @@ async fn open(shared: &Shared, generation: u64) -> Option<WatchStream> {
         let mut stream =
             connection.client.watch(shared.prefix.as_str(), Some(options)).await.map_err(|e| e.to_string())?;
         let first = stream.message().await.map_err(|e| e.to_string())?;
-        if first.is_none_or(|response| response.canceled()) {
-            return Err("the watch was refused".to_owned());
+        match first {
+            Some(response) if response.canceled() => {
+                Err(format!("the watch was refused: {}", response.cancel_reason()))
+            }
+            Some(_) => Ok((stream, connection.client)),
+            None => Err("the watch was refused".to_owned()),
         }
-        if let Ok(members) = connection.client.member_list().await {
-            let urls = members.members().iter().flat_map(|member| member.client_urls().to_vec());
-            shared.endpoints.learn(urls);
-        }
-        Ok(stream)
     };
     let problem = match timeout(PATIENCE, opening).await {
         Ok(Ok(stream)) => return Some(stream),
@@ -65,6 +68,23 @@ async fn open(shared: &Shared, generation: u64) -> Option<WatchStream> {
     tracing::debug!("cannot watch {}: {problem}", shared.prefix);
     shared.endpoints.failed(generation);
     None
+}
+
+/// Asks for the members of etcd, now and from time to time: they may all be replaced while the watch goes on. Ends
+/// only with the watch.
+async fn learn_members(shared: &Shared, mut client: Client) {
+    loop {
+        match timeout(PATIENCE, client.member_list()).await {
+            Ok(Ok(answer)) => {
+                // A learner answers no requests of clients.
+                let voters = answer.members().iter().filter(|member| !member.is_learner());
+                shared.endpoints.learn(voters.flat_map(|member| member.client_urls().to_vec()));
+            }
+            Ok(Err(error)) => tracing::debug!("the members of etcd are not known: {error}"),
+            Err(_) => tracing::debug!("the members of etcd are not known: no answer within {PATIENCE:?}"),
+        }
+        tokio::time::sleep(shared.timing().loop_wait.max(SHORTEST_MEMBERS_INTERVAL)).await;
+    }
 }
 
 async fn follow(shared: &Shared, mut stream: WatchStream, filter: &mut Filter, changes: &watch::Sender<u64>) {

@@ -15,7 +15,7 @@ use crate::{World, eventually, path};
 
 pub(crate) struct Etcd {
     servers: Vec<Server>,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 struct Server {
@@ -58,34 +58,52 @@ impl Etcd {
     pub(crate) fn launch(count: usize, scheme: &str, further: &[String]) -> Self {
         let directory = tempfile::tempdir().expect("no temporary directory");
         let ports = free_ports(count * 2);
-        let token = directory.path().display().to_string();
         let peer = |i: usize| format!("http://127.0.0.1:{}", ports[count + i]);
         let all: Vec<String> = (0..count).map(|i| format!("n{i}={}", peer(i))).collect();
         let servers = (0..count).map(|i| {
             let url = format!("{scheme}://127.0.0.1:{}", ports[i]);
-            let data = directory.path().join(format!("n{i}"));
-            let arguments = [
-                ("name", format!("n{i}")),
-                ("data-dir", data.display().to_string()),
-                ("listen-client-urls", url.clone()),
-                ("advertise-client-urls", url.clone()),
-                ("listen-peer-urls", peer(i)),
-                ("initial-advertise-peer-urls", peer(i)),
-                ("initial-cluster", all.join(",")),
-                ("initial-cluster-token", token.clone()),
-            ];
-            let arguments = arguments
-                .iter()
-                .flat_map(|(name, value)| [format!("--{name}"), value.clone()])
-                .chain(further.iter().cloned())
-                .collect();
+            let data = directory.path().join(format!("n{i}")).display().to_string();
+            let mut arguments = arguments(&format!("n{i}"), &data, &url, &peer(i), &all);
+            arguments.extend_from_slice(further);
             Server { arguments, url, child: None }
         });
-        let mut etcd = Etcd { servers: servers.collect(), _directory: directory };
+        let mut etcd = Etcd { servers: servers.collect(), directory: directory };
         for server in &mut etcd.servers {
             server.start();
         }
         etcd
+    }
+
+    /// The first server's place is taken by a new one, with another address.
+    pub(crate) async fn replace_first(&mut self) {
+        let mut client = self.client().await;
+        let members = client.member_list().await.expect("cannot list members");
+        let old = self.servers.remove(0);
+        let old_id = members.members().iter().find(|member| member.client_urls() == [old.url.as_str()]);
+        let old_id = old_id.expect("it is no member").id();
+        let ports = free_ports(2);
+        let peer = format!("http://127.0.0.1:{}", ports[1]);
+        let (url, name) = (format!("http://127.0.0.1:{}", ports[0]), format!("n{}", ports[0]));
+        // It takes no new member until those that there are have been connected for some seconds.
+        eventually("a member is added", || {
+            let (mut client, peer) = (client.clone(), peer.clone());
+            async move { client.member_add([peer], None).await.is_ok() }
+        })
+        .await;
+        let others = members.members().iter().map(|member| format!("{}={}", member.name(), member.peer_urls()[0]));
+        let all: Vec<String> = others.chain([format!("{name}={peer}")]).collect();
+        let data = self.directory.path().join(&name).display().to_string();
+        let mut server = Server { arguments: arguments(&name, &data, &url, &peer, &all), url, child: None };
+        server.arguments.push("--initial-cluster-state=existing".to_owned());
+        server.start();
+        self.servers.push(server);
+        self.ready().await;
+        let client = self.client().await;
+        eventually("a member is removed", || {
+            let mut client = client.clone();
+            async move { client.member_remove(old_id).await.is_ok() }
+        })
+        .await;
     }
 
     /// Waits until each server answers linearizable reads.
@@ -131,6 +149,21 @@ impl Etcd {
     pub(crate) async fn leases(&self) -> usize {
         self.client().await.leases().await.expect("cannot list leases").leases().len()
     }
+}
+
+fn arguments(name: &str, data: &str, url: &str, peer: &str, all: &[String]) -> Vec<String> {
+    let pairs = [
+        ("name", name),
+        ("data-dir", data),
+        ("listen-client-urls", url),
+        ("advertise-client-urls", url),
+        ("listen-peer-urls", peer),
+        ("initial-advertise-peer-urls", peer),
+        ("initial-cluster", &all.join(",")),
+        // No other cluster has the peers' ports at the same time.
+        ("initial-cluster-token", &all[0]),
+    ];
+    pairs.iter().map(|(name, value)| format!("--{name}={value}")).collect()
 }
 
 impl World for Etcd {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use etcd_client::PermissionType;
 use patroni_core::facts::Outcome;
 use patroni_dcs::etcd3::{Etcd3, Etcd3Options};
 use patroni_dcs::{Dcs, Expected, Key, LeaderUpdate, Timing};
@@ -18,7 +17,7 @@ use crate::etcd::Etcd;
 use crate::{TIMING, World, eventually, leader_of, load, member, path};
 
 /// Leases that outlast the trouble.
-const LONG: Timing = Timing { ttl: Duration::from_secs(60), ..TIMING };
+pub(crate) const LONG: Timing = Timing { ttl: Duration::from_secs(60), ..TIMING };
 
 #[tokio::test]
 async fn a_restart_of_etcd_is_survived() {
@@ -78,16 +77,6 @@ async fn a_hanging_endpoint_does_not_eat_the_budget() {
     })
     .await;
     etcd.signal(0, Signal::CONT);
-}
-
-#[tokio::test]
-async fn other_members_of_etcd_are_found_by_one() {
-    let mut etcd = Etcd::start(3).await;
-    let a = etcd.handle(vec![etcd.urls()[0].clone()], "a", LONG);
-    let changes = a.changes();
-    eventually("a watches", || async { *changes.borrow() > 0 }).await;
-    etcd.kill(0);
-    eventually("another member is asked", || async { a.load().await.is_done() }).await;
 }
 
 #[tokio::test]
@@ -188,57 +177,6 @@ async fn reading_leaves_no_trace() {
     load(&ctl).await;
     assert!(ctl.write(Key::Config, "{}", Expected::Anything).await.is_done());
     assert_eq!(etcd.leases().await, 0);
-}
-
-#[tokio::test]
-async fn credentials() {
-    let mut etcd = Etcd::start(1).await;
-    let mut root = etcd.client().await;
-    root.user_add("root", "secret", None).await.unwrap();
-    root.role_add("root").await.unwrap();
-    root.user_grant_role("root", "root").await.unwrap();
-    root.user_add("patroni", "word", None).await.unwrap();
-    root.role_add("patroni").await.unwrap();
-    let all = etcd_client::Permission::new(PermissionType::Readwrite, "/service/").with_prefix();
-    root.role_grant_permission("patroni", all).await.unwrap();
-    root.user_grant_role("patroni", "patroni").await.unwrap();
-    root.auth_enable().await.unwrap();
-    let handle = |name: &str, password: &str| {
-        let options = Etcd3Options {
-            endpoints: etcd.urls(),
-            credentials: Some((name.into(), password.into())),
-            ..Etcd3Options::default()
-        };
-        Etcd3::connect(options, &path(), "a".into(), LONG)
-    };
-    let a = handle("patroni", "word");
-    let mut changes = a.changes();
-    assert!(a.acquire().await.is_done());
-    assert!(a.renew(&LeaderUpdate::default()).await.is_done());
-    eventually("a watches", || async { *a.changes().borrow() > 0 }).await;
-
-    let asked = Instant::now();
-    let wrong = handle("patroni", "wrong").load().await;
-    assert!(matches!(&wrong, Outcome::Failed(text) if text.contains("authentication failed")), "{wrong:?}");
-    let nobody = etcd.member("a", LONG).write(Key::Sync, "{}", Expected::Absent).await;
-    assert!(matches!(nobody, Outcome::Failed(_)), "{nobody:?}");
-    assert!(asked.elapsed() < LONG.retry_timeout * 3);
-
-    // Tokens live in etcd's memory: after a restart the old one is worth nothing.
-    etcd.kill(0);
-    etcd.restart(0);
-    eventually("the lease is kept with another token", || async { a.renew(&LeaderUpdate::default()).await.is_done() })
-        .await;
-    assert!(a.touch_member(&member("running")).await.is_done());
-    eventually("the watch goes on with another token", || {
-        changes.mark_unchanged();
-        let (mut changes, a) = (changes.clone(), a.clone());
-        async move {
-            assert!(a.write(Key::Config, "{}", Expected::Anything).await.is_done());
-            tokio::time::timeout(Duration::from_millis(500), changes.changed()).await.is_ok()
-        }
-    })
-    .await;
 }
 
 #[tokio::test]

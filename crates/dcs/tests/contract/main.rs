@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod etcd;
+mod etcd_auth;
+mod etcd_members;
 mod faults;
 mod raft;
 mod raft_disk;

@@ -1,0 +1,167 @@
+//! Users, passwords and roles of etcd, as they change while agents run.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use etcd_client::{Client, ConnectOptions, Permission, PermissionType};
+use patroni_core::JsonMap;
+use patroni_core::facts::Outcome;
+use patroni_dcs::etcd3::{Etcd3, Etcd3Options};
+use patroni_dcs::{Dcs, Expected, Key, LeaderUpdate};
+use serde_json::json;
+
+use crate::etcd::Etcd;
+use crate::faults::LONG;
+use crate::{World, eventually, member, path};
+
+/// Users `root`, and `patroni` with the password `word`; authentication is still off. A client for administration.
+async fn with_users(etcd: &Etcd) -> Client {
+    let mut root = etcd.client().await;
+    root.user_add("root", "secret", None).await.unwrap();
+    root.role_add("root").await.unwrap();
+    root.user_grant_role("root", "root").await.unwrap();
+    root.user_add("patroni", "word", None).await.unwrap();
+    root.role_add("patroni").await.unwrap();
+    let all = Permission::new(PermissionType::Readwrite, "/service/").with_prefix();
+    root.role_grant_permission("patroni", all).await.unwrap();
+    root.user_grant_role("patroni", "patroni").await.unwrap();
+    root
+}
+
+async fn as_root(etcd: &Etcd) -> Client {
+    let options = ConnectOptions::new().with_user("root", "secret");
+    Client::connect(etcd.urls(), Some(options)).await.expect("root cannot connect")
+}
+
+fn handle(etcd: &Etcd, password: &str) -> Arc<dyn Dcs> {
+    let credentials = Some(("patroni".to_owned(), password.to_owned()));
+    let options = Etcd3Options { endpoints: etcd.urls(), credentials, ..Etcd3Options::default() };
+    Etcd3::connect(options, &path(), "a".into(), LONG)
+}
+
+/// The watch notices what happens from now on, whatever became of it meanwhile.
+async fn notices(a: &Arc<dyn Dcs>) {
+    eventually("the watch goes on", || {
+        let (mut changes, a) = (a.changes(), a.clone());
+        changes.mark_unchanged();
+        async move {
+            assert!(a.write(Key::Config, "{}", Expected::Anything).await.is_done());
+            tokio::time::timeout(Duration::from_millis(500), changes.changed()).await.is_ok()
+        }
+    })
+    .await;
+}
+
+/// Each operation that a leader needs gets through, at the first time.
+async fn leads(a: &Arc<dyn Dcs>) {
+    let renewed = a.renew(&LeaderUpdate::default()).await;
+    assert!(renewed.is_done(), "{renewed:?}");
+    let touched = a.touch_member(&member("running")).await;
+    assert!(touched.is_done(), "{touched:?}");
+    let loaded = a.load().await;
+    assert!(loaded.is_done(), "{loaded:?}");
+}
+
+#[tokio::test]
+async fn credentials() {
+    let mut etcd = Etcd::start(1).await;
+    with_users(&etcd).await.auth_enable().await.unwrap();
+    let a = handle(&etcd, "word");
+    assert!(a.acquire().await.is_done());
+    assert!(a.renew(&LeaderUpdate::default()).await.is_done());
+    eventually("a watches", || async { *a.changes().borrow() > 0 }).await;
+
+    let asked = Instant::now();
+    let wrong = handle(&etcd, "wrong").load().await;
+    assert!(matches!(&wrong, Outcome::Failed(text) if text.contains("authentication failed")), "{wrong:?}");
+    let nobody = etcd.member("a", LONG).write(Key::Sync, "{}", Expected::Absent).await;
+    assert!(matches!(nobody, Outcome::Failed(_)), "{nobody:?}");
+    assert!(asked.elapsed() < LONG.retry_timeout * 3);
+
+    // Tokens live in etcd's memory: after a restart the old one is worth nothing.
+    etcd.kill(0);
+    etcd.restart(0);
+    eventually("the lease is kept with another token", || async { a.renew(&LeaderUpdate::default()).await.is_done() })
+        .await;
+    assert!(a.touch_member(&member("running")).await.is_done());
+    notices(&a).await;
+}
+
+/// Credentials may be configured long before etcd asks for them, and after.
+#[tokio::test]
+async fn authentication_is_turned_on_and_off() {
+    let mut etcd = Etcd::start(1).await;
+    let mut root = with_users(&etcd).await;
+    let a = handle(&etcd, "word");
+    let acquired = a.acquire().await;
+    assert!(acquired.is_done(), "authentication is off: {acquired:?}");
+    notices(&a).await;
+    root.auth_enable().await.unwrap();
+    leads(&a).await;
+    notices(&a).await;
+    as_root(&etcd).await.auth_disable().await.unwrap();
+    leads(&a).await;
+    notices(&a).await;
+    // The token is as lost as the connection.
+    etcd.kill(0);
+    etcd.restart(0);
+    etcd.ready().await;
+    leads(&a).await;
+    notices(&a).await;
+    root.auth_enable().await.unwrap();
+    leads(&a).await;
+    notices(&a).await;
+}
+
+#[tokio::test]
+async fn tokens_expire() {
+    let etcd = Etcd::launch(1, "http", &["--auth-token-ttl=1".to_owned()]);
+    etcd.ready().await;
+    with_users(&etcd).await.auth_enable().await.unwrap();
+    let a = handle(&etcd, "word");
+    assert!(a.acquire().await.is_done());
+    for _ in 0..2 {
+        etcd.pass(Duration::from_secs(3)).await;
+        leads(&a).await;
+    }
+    notices(&a).await;
+}
+
+#[tokio::test]
+async fn a_password_is_changed_first_there_and_then_here() {
+    let etcd = Etcd::start(1).await;
+    with_users(&etcd).await.auth_enable().await.unwrap();
+    let a = handle(&etcd, "word");
+    assert!(a.acquire().await.is_done());
+    as_root(&etcd).await.user_change_password("patroni", "new").await.unwrap();
+    let refused = a.renew(&LeaderUpdate::default()).await;
+    assert!(matches!(&refused, Outcome::Failed(text) if text.contains("authentication failed")), "{refused:?}");
+    let section = |password: &str| {
+        let section = json!({"hosts": etcd.urls(), "username": "patroni", "password": password});
+        JsonMap::from_iter([("etcd3".to_owned(), section)])
+    };
+    a.reload(&section("new")).unwrap();
+    leads(&a).await;
+    notices(&a).await;
+    // Here first: what is still in use is given up, and comes back with the other password.
+    a.reload(&section("newer")).unwrap();
+    assert!(!a.load().await.is_done());
+    as_root(&etcd).await.user_change_password("patroni", "newer").await.unwrap();
+    leads(&a).await;
+}
+
+#[tokio::test]
+async fn a_role_is_withdrawn_and_granted_again() {
+    let etcd = Etcd::start(1).await;
+    with_users(&etcd).await.auth_enable().await.unwrap();
+    let a = handle(&etcd, "word");
+    assert!(a.acquire().await.is_done());
+    notices(&a).await;
+    let mut root = as_root(&etcd).await;
+    root.user_revoke_role("patroni", "patroni").await.unwrap();
+    let refused = a.renew(&LeaderUpdate::default()).await;
+    assert!(matches!(&refused, Outcome::Failed(text) if text.contains("permission denied")), "{refused:?}");
+    root.user_grant_role("patroni", "patroni").await.unwrap();
+    leads(&a).await;
+    notices(&a).await;
+}
