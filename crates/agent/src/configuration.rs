@@ -22,7 +22,6 @@ use tokio::time::timeout;
 use crate::api::Api;
 use crate::log::Log;
 use crate::maintenance::Maintenance;
-use crate::node::running;
 use crate::options;
 
 /// How long PostgreSQL may take to compare its settings with new ones.
@@ -188,7 +187,7 @@ impl Configuration {
 
     /// Where no server answers, the next one is to be started as configured now.
     pub fn prepare(&mut self, control: &mut Control, facts: &Facts) {
-        let Some(untold) = self.untold.filter(|_| running(&facts.server).is_none()) else { return };
+        let Some(untold) = self.untold.filter(|_| facts.server.running().is_none()) else { return };
         if untold == Untold::Adopted && !matches!(facts.server.postmaster, Postmaster::Stopped(_)) {
             return;
         }
@@ -203,7 +202,7 @@ impl Configuration {
 
     /// Tells PostgreSQL what it has not been told yet. Needs the handle, so it waits for a job to end. True: it was told.
     pub async fn apply(&mut self, control: &mut Control, maintenance: &mut Maintenance, facts: &Facts) -> bool {
-        let (Some(untold), Some(running)) = (self.untold, running(&facts.server)) else { return false };
+        let (Some(untold), Some(running)) = (self.untold, facts.server.running()) else { return false };
         let server = Arc::new(options::server_options(&self.config));
         match timeout(COMPARE_LIMIT * 2, self.tell(control, running, facts, server, untold)).await {
             Ok(Ok(pending)) => {

@@ -62,7 +62,7 @@ impl Guard {
             (Some(until), _) if will_run => self.arm(deadline(until, settings.ttl), ANY).await,
             (Some(until), Some(pid)) => self.arm(deadline(until, settings.ttl), pid).await,
             // Without a lease, with PostgreSQL still on its way down, or up: the deadline that was told stands.
-            (None, Some(_)) if self.armed.is_some() && !crate::node::is_standby(&facts.server) => {}
+            (None, Some(_)) if self.armed.is_some() && !facts.server.is_standby() => {}
             (None, None) if self.armed.is_some() && runs => {}
             (None | Some(_), _) => self.disarm().await,
         }
@@ -71,8 +71,7 @@ impl Guard {
     /// Before the lease is asked for. A server that is a primary already, as that of a new cluster, must not outlast a
     /// lease of which the agent never hears.
     pub async fn expect(&mut self, asked_at: Moment, facts: &Facts) {
-        let is_primary = crate::node::running(&facts.server).is_some_and(|running| !running.wal.is_standby());
-        if facts.settings.paused || !is_primary {
+        if facts.settings.paused || !facts.server.is_primary() {
             return;
         }
         if let Some(pid) = self.postmaster() {

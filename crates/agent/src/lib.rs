@@ -4,6 +4,7 @@ pub mod agent;
 pub mod api;
 mod clock;
 pub mod configuration;
+mod effects;
 pub mod guard;
 pub mod jobs;
 pub mod log;

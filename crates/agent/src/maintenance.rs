@@ -12,7 +12,6 @@ use patroni_core::facts::{Facts, RewindCheck, UpstreamCheck};
 use patroni_core::history::{NewTimeline, cluster_history, parse_history};
 use patroni_core::job::{RewindSource, Upstream};
 use patroni_core::lsn::Timeline;
-use patroni_core::plan::Plan;
 use patroni_core::server::{DataDir, Postmaster, Running, Server};
 use patroni_core::settings::Settings;
 use patroni_postgres::conf::RunningRecovery;
@@ -23,7 +22,6 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::jobs::Jobs;
-use crate::node::running;
 use crate::rewind;
 
 /// How long the checkpoint of a new primary may take.
@@ -129,15 +127,9 @@ impl Maintenance {
         control.conf().check_upstream(upstream, &recovery).await.map_err(|error| error.to_string())
     }
 
-    /// Starts what the tick calls for.
-    pub fn after_tick(&mut self, plan: &Plan, facts: &Facts, woken: &Arc<Notify>) {
-        let Some(running) = running(&facts.server) else {
-            self.connection = None;
-            return;
-        };
-        let leads = plan.memory.lease_until.is_some() && !running.wal.is_standby();
-        let running = self.checkpoint.as_ref().is_some_and(|task| !task.is_finished());
-        if leads && plan.memory.checkpoint_pending && !running {
+    /// Starts the first checkpoint of a new primary, unless it is being written.
+    pub fn start_checkpoint(&mut self, woken: &Arc<Notify>) {
+        if self.checkpoint.as_ref().is_none_or(JoinHandle::is_finished) {
             self.checkpoint = Some(tokio::spawn(checkpoint(self.monitor.clone(), Arc::clone(woken))));
         }
     }

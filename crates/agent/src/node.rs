@@ -6,16 +6,14 @@ use std::time::Duration;
 
 use patroni_core::JsonMap;
 use patroni_core::cluster::Initialize;
+use patroni_core::effects::Effect;
 use patroni_core::facts::{Answer, Facts, Op, Outcome};
-use patroni_core::job::{Job, JobView};
 use patroni_core::name::MemberName;
-use patroni_core::plan::{Callback, JobOrder, Plan};
-use patroni_core::server::{Postmaster, Role, Running, Server};
-use patroni_core::settings::Settings;
+use patroni_core::plan::Plan;
+use patroni_core::server::Postmaster;
 use patroni_core::slots::slot_positions;
 use patroni_core::time::{Moment, Now};
-use patroni_core::view::{View, paused_prefix};
-use patroni_postgres::callbacks::CallbackAction;
+use patroni_core::view::View;
 use patroni_postgres::monitor::Monitor;
 use patroni_tick::agreement::Agreement;
 use patroni_tick::driver::{Limit, Observation, World};
@@ -30,10 +28,9 @@ use crate::guard::Guard;
 use crate::jobs::Jobs;
 use crate::maintenance::Maintenance;
 use crate::metrics::{Metrics, Takeover};
-use crate::notes;
 use crate::publisher::Publisher;
 use crate::requests::Requests;
-use crate::slots::{self, Slots};
+use crate::slots::Slots;
 use crate::store::Store;
 use crate::synchronous::Synchronous;
 use crate::watchdog::WatchdogDevice;
@@ -105,10 +102,10 @@ impl World for Node {
 
     async fn execute(&mut self, op: Op, facts: &Facts, limit: Limit) -> Answer {
         let budget = limit.within(facts.settings.retry_timeout, clock::boot());
-        let running = running(&facts.server);
+        let running = facts.server.running();
         match op {
             // Somebody else goes on by the leave of this node.
-            Op::RenewLease if is_standby(&facts.server) && !self.claim(facts) => Answer::Renew(Outcome::Refused),
+            Op::RenewLease if facts.server.is_standby() && !self.claim(facts) => Answer::Renew(Outcome::Refused),
             Op::AcquireLease if !self.claim(facts) => Answer::Acquire(Outcome::Refused),
             Op::RenewLease => {
                 let update = self.slots.leader_update(facts, running);
@@ -159,46 +156,12 @@ impl World for Node {
         }
     }
 
-    async fn carry_out(&mut self, plan: &Plan, facts: &Facts) {
-        self.write_log(plan, &facts.settings);
-        if plan.disable_watchdog {
-            self.watchdog.disable();
-        }
-        self.call_back(plan);
-        // The files of a server that was not taken over yet are not ours to write.
-        if let Some(control) = self.jobs.control().filter(|_| self.configuration.knows_server()) {
-            slots::enforce_feedback(control, facts).await;
-        }
-        // The guard first: whatever becomes of the agent now, what the job makes does not outlast the lease.
-        self.guard.update(plan, facts).await;
-        if let Some(control) = self.jobs.control() {
-            // What a job starts now is started with it.
-            self.configuration.prepare(control, facts);
-        }
-        self.jobs.apply(plan.job.clone(), plan.memory.lease_until, &facts.settings, clock::boot());
-        self.requests.answer(&plan.replies);
-        self.publish(plan, facts, self.jobs.view());
-        self.maintenance.after_tick(plan, facts, &self.woken);
-        self.slots.after_tick(plan, facts);
-        self.synchronous.watch(plan.memory.enforcement.is_some(), &self.woken);
-        if let Some(control) = self.jobs.control() {
-            if running(&facts.server).is_some() {
-                control.seen_running().await;
-            }
-            if plan.resume_replay
-                && let Err(error) = control.resume_replay().await
-            {
-                tracing::warn!("the replay of WAL could not be resumed: {error}");
-            }
-            if self.configuration.apply(control, &mut self.maintenance, facts).await {
-                // What PostgreSQL made of it is for others to know.
-                self.woken.notify_one();
-            }
-        }
-        self.metrics.ticks.record(self.tick_began.elapsed());
+    async fn carry_out(&mut self, effect: Effect, plan: &Plan, facts: &Facts) {
+        self.effect(effect, plan, facts).await;
     }
 
     async fn sleep(&mut self, limit: Duration) {
+        self.metrics.ticks.record(self.tick_began.elapsed());
         self.timer = false;
         let exit_of_postmaster = async {
             match self.postmaster_seen {
@@ -246,7 +209,7 @@ impl Node {
             ("conn_url".to_owned(), addresses.conn_url.clone().into()),
             ("api_url".to_owned(), addresses.api_url.clone().into()),
         ]);
-        if let Some(running) = running(&facts.server) {
+        if let Some(running) = facts.server.running() {
             let slots = slot_positions(&facts.settings.name, running.wal.position(), &running.slots);
             let slots = slots.into_iter().map(|(name, lsn)| (name, lsn.0.into()));
             message.insert("slots".to_owned(), Value::Object(slots.collect()));
@@ -268,48 +231,9 @@ impl Node {
         }
     }
 
-    fn publish(&mut self, plan: &Plan, facts: &Facts, job: Option<JobView>) {
-        let now = clock::boot();
-        let view = Arc::new(self.view.borrow().after(plan, facts, job, now));
-        self.configuration.save_dynamic(&view);
-        let unlocked = facts.cluster.as_ref().ok().map(|cluster| cluster.is_unlocked());
-        if let Some(duration) = self.takeover.after_tick(view.role, unlocked, view.is_leader(now), now) {
-            self.metrics.failovers.record(duration);
-        }
-        if facts.cluster.is_ok() {
-            self.publisher.publish(view.member_data(self.configuration.addresses(), now), self.timer);
-        }
-        self.view.send_replace(view);
-        self.agreement.settle();
-    }
-
-    fn write_log(&mut self, plan: &Plan, settings: &Settings) {
-        for note in &plan.notes {
-            notes::of_decision(note);
-        }
-        let verdict = paused_prefix(settings.paused) + &plan.verdict.to_string();
-        tracing::info!(target: "patroni", "{verdict}");
-    }
-
-    /// Callbacks need the handle; while a job has it they belong to the job.
-    fn call_back(&mut self, plan: &Plan) {
-        let role = plan.memory.role;
-        let Some(control) = self.jobs.control() else { return };
-        // A job that changes the role tells of it itself.
-        if role != Role::Uninitialized && !matches!(plan.job, JobOrder::Start(Job::Follow { .. })) {
-            control.set_role(role);
-        }
-        for callback in &plan.callbacks {
-            control.call_back(match callback {
-                Callback::OnStart => CallbackAction::OnStart,
-                Callback::OnRoleChange => CallbackAction::OnRoleChange,
-            });
-        }
-    }
-
     async fn write_history(&mut self, facts: &Facts, budget: Duration) -> Outcome<()> {
         let Ok(cluster) = &facts.cluster else { return Outcome::Failed("the store was not read".to_owned()) };
-        let Some(timeline) = running(&facts.server).and_then(|running| running.timeline) else {
+        let Some(timeline) = facts.server.running().and_then(|running| running.timeline) else {
             return Outcome::Failed("the timeline is not known".to_owned());
         };
         match timeout(budget, self.maintenance.history(timeline, cluster, &facts.settings)).await {
@@ -324,14 +248,6 @@ impl Node {
     }
 }
 
-/// The server, if it answers.
-pub(crate) fn running(server: &Server) -> Option<&Running> {
-    match &server.postmaster {
-        Postmaster::Running(running) => Some(running),
-        Postmaster::Stopped(_) | Postmaster::Starting | Postmaster::Stopping | Postmaster::Unreachable(_) => None,
-    }
-}
-
 /// Completes once, when the agent is told to stop; the ticks of a shutdown wake by other means.
 async fn shutdown_asked(shutdown: &mut watch::Receiver<bool>) {
     if *shutdown.borrow_and_update() {
@@ -341,9 +257,4 @@ async fn shutdown_asked(shutdown: &mut watch::Receiver<bool>) {
         Ok(()) => {}
         Err(_) => std::future::pending().await,
     }
-}
-
-/// The server is surely a standby.
-pub(crate) fn is_standby(server: &Server) -> bool {
-    running(server).is_some_and(|running| running.wal.is_standby())
 }

@@ -11,8 +11,7 @@ use patroni_core::plan::Plan;
 use patroni_core::server::{Role, Running, Wal};
 use patroni_core::settings::Settings;
 use patroni_core::slots::{
-    self, Change, News, Node, PrimarySlots, Retained, Situation, needs_feedback, published_slots, slot_on_primary,
-    wanted_slots,
+    self, Change, News, Node, PrimarySlots, Retained, Situation, published_slots, slot_on_primary, wanted_slots,
 };
 use patroni_dcs::LeaderUpdate;
 use patroni_postgres::control::Control;
@@ -21,7 +20,6 @@ use patroni_postgres::slots::{apply, logical};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::node::running;
 use crate::notes;
 
 /// How long the quick changes of one tick may take.
@@ -82,14 +80,14 @@ impl Slots {
         }
     }
 
-    /// Starts what the tick calls for.
-    pub fn after_tick(&mut self, plan: &Plan, facts: &Facts) {
-        if plan.memory.lease_until.is_none() {
-            self.retained = None;
-        }
-        let (true, Ok(cluster), Some(running)) = (plan.sync_slots, &facts.cluster, running(&facts.server)) else {
-            return;
-        };
+    /// This node does not lead (any more).
+    pub fn forget_holders(&mut self) {
+        self.retained = None;
+    }
+
+    /// Begins to bring the slots in order.
+    pub fn sync(&mut self, plan: &Plan, facts: &Facts) {
+        let (Ok(cluster), Some(running)) = (&facts.cluster, facts.server.running()) else { return };
         let settings = &facts.settings;
         let role = if running.wal.is_standby() { plan.memory.role } else { Role::Primary };
         let node = Node { name: &settings.name, role, tags: &settings.tags };
@@ -175,13 +173,9 @@ async fn change(monitor: Monitor, changes: Vec<Change>) {
 }
 
 /// Switches `hot_standby_feedback` on for the sake of logical slots, or leaves it to the configuration again.
-pub async fn enforce_feedback(control: &mut Control, facts: &Facts) {
-    let Ok(cluster) = &facts.cluster else { return };
-    let settings = &facts.settings;
-    let node = Node { name: &settings.name, role: Role::Replica, tags: &settings.tags };
-    let needed = needs_feedback(settings, cluster, &node);
+pub async fn enforce_feedback(control: &mut Control, needed: bool, facts: &Facts) {
     let changed = control.conf().enforce_hot_standby_feedback(needed);
-    if !changed || running(&facts.server).is_none() {
+    if !changed || facts.server.running().is_none() {
         return;
     }
     let why = match timeout(RELOAD_LIMIT, control.reload(false)).await {

@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod decide;
+pub mod effects;
 pub mod facts;
 pub mod history;
 pub mod job;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::effects::Effect;
 use crate::facts::Op;
 use crate::job::Job;
 use crate::memory::Memory;
@@ -18,7 +19,7 @@ pub enum Step {
     Finish(Box<Plan>),
 }
 
-/// The decision of a tick. Nothing is left to choose for whoever carries it out.
+/// The decision of a tick. Nothing is left to choose for whoever carries it out: it does [`Plan::effects`], one after the other.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Plan {
     /// What the next tick will remember.
@@ -39,6 +40,8 @@ pub struct Plan {
     pub resume_replay: bool,
     /// Close the watchdog device: nothing is left for it to guard.
     pub disable_watchdog: bool,
+    /// What is done, in this order. The other fields are what it is about.
+    pub effects: Vec<Effect>,
     /// The longest time until the next tick.
     pub wake_after: Duration,
     /// The agent ends after this tick.

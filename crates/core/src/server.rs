@@ -16,6 +16,26 @@ pub struct Server {
     pub postmaster: Postmaster,
 }
 
+impl Server {
+    /// What it says, if it answers.
+    pub fn running(&self) -> Option<&Running> {
+        match &self.postmaster {
+            Postmaster::Running(running) => Some(running),
+            Postmaster::Stopped(_) | Postmaster::Starting | Postmaster::Stopping | Postmaster::Unreachable(_) => None,
+        }
+    }
+
+    /// It answers, and is in recovery.
+    pub fn is_standby(&self) -> bool {
+        self.running().is_some_and(|running| running.wal.is_standby())
+    }
+
+    /// It answers, and accepts writes.
+    pub fn is_primary(&self) -> bool {
+        self.running().is_some_and(|running| !running.wal.is_standby())
+    }
+}
+
 /// The state of the data directory.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum DataDir {

@@ -135,10 +135,7 @@ impl View {
 
     /// The server, if it answers.
     pub fn running(&self) -> Option<&Running> {
-        match &self.server.postmaster {
-            Postmaster::Running(running) => Some(running),
-            Postmaster::Stopped(_) | Postmaster::Starting | Postmaster::Stopping | Postmaster::Unreachable(_) => None,
-        }
+        self.server.running()
     }
 
     fn announced_tags(&self) -> Tags {

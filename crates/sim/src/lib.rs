@@ -5,6 +5,7 @@
 
 mod ambush;
 mod clients;
+mod effects;
 mod failsafe;
 mod faults;
 mod invariants;

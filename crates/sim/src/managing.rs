@@ -5,6 +5,7 @@ use std::time::Duration;
 use patroni_core::facts::{Facts, Outcome};
 use patroni_core::lsn::Lsn;
 use patroni_core::parameters::SynchronousStandbyNames;
+use patroni_core::plan::JobOrder;
 use patroni_core::settings::SynchronousMode;
 use patroni_core::sync::{Inspection, StandbyNames};
 use patroni_tick::driver::Limit;
@@ -75,7 +76,9 @@ impl SimWorld {
     pub(crate) fn adopt(&self, facts: &Facts) {
         let universe = &mut *self.shared.borrow_mut();
         let node = &mut universe.nodes[self.node];
-        if node.knows_server || node.job.is_some() {
+        // A job that was just ordered takes the server over itself.
+        let ordered = !matches!(node.order, None | Some(JobOrder::Keep));
+        if node.knows_server || node.job.is_some() || ordered {
             return;
         }
         let wanted = self.settings.synchronous.mode != SynchronousMode::Off;

@@ -7,22 +7,20 @@ use std::task::Poll;
 use std::time::Duration;
 
 use patroni_core::JsonMap;
-use patroni_core::cluster::{Cluster, History, HistoryLine, MemberData, Version};
+use patroni_core::cluster::{Cluster, History, HistoryLine, Version};
+use patroni_core::effects::{Effect, OnServer};
 use patroni_core::facts::{Answer, Facts, JobFact, Op, Outcome, RewindCheck, UpstreamCheck, Watchdog};
-use patroni_core::job::{Job, RewindSource, Upstream};
+use patroni_core::job::{RewindSource, Upstream};
 use patroni_core::name::MemberName;
 use patroni_core::peer::Peer;
-use patroni_core::plan::{JobOrder, Plan};
-use patroni_core::server::{Postmaster, Role, Server, Wal as ServerWal};
+use patroni_core::plan::Plan;
+use patroni_core::server::Wal as ServerWal;
 use patroni_core::settings::{Settings, Synchronous, SynchronousMode};
 use patroni_core::slots::News;
 use patroni_core::time::{Moment, Now, WallTime};
-use patroni_core::verdict::Verdict;
 use patroni_tick::driver::{Limit, Observation, World};
 use serde_json::json;
 
-use crate::ambush::Worst;
-use crate::postgres::Process;
 use crate::store::{StoreReply, StoreRequest};
 use crate::universe::{Arrived, Event, STORE, Sender, Shared, Universe};
 
@@ -256,40 +254,6 @@ impl SimWorld {
         let present = facts.cluster.as_ref().ok().and_then(|cluster| cluster.history.as_ref());
         (present.map(|history| history.version), History { version: Version(0), raw, lines })
     }
-
-    fn member(&self, plan: &Plan) -> MemberData {
-        let universe = self.shared.borrow();
-        let node = &universe.nodes[self.node];
-        let data = node.postgres.data().filter(|_| node.postgres.serves());
-        MemberData {
-            conn_url: Some(format!("postgres://{}:5432/postgres", node.name)),
-            api_url: Some(format!("http://{}:8008/patroni", node.name)),
-            state: Some(plan.memory.state.to_string()),
-            role: Some(plan.memory.role.to_string()),
-            timeline: data.map(|data| data.wal.timeline()),
-            tags: node.settings.tags.clone(),
-            ..MemberData::default()
-        }
-    }
-
-    /// The deadline that the guard holds: the end of the lease, while there is a primary to stop, or one is to come.
-    fn tell_guard(&self, plan: &Plan) {
-        let mut universe = self.shared.borrow_mut();
-        let node = &universe.nodes[self.node];
-        let becoming =
-            |job: &Job| matches!(job, Job::Promote | Job::Restart { .. } | Job::Start { role: Role::Primary, .. });
-        let ordered = matches!(&plan.job, JobOrder::Start(job) | JobOrder::Replace(job) if becoming(job));
-        let may_write = ordered
-            || node.job.as_ref().is_some_and(|view| becoming(&view.job))
-            || node.postgres.process != Process::Down && node.postgres.data().is_some_and(|data| !data.standby);
-        let deadline = match plan.memory.lease_until {
-            _ if node.paused || !may_write => None,
-            Some(until) => Some(until.0),
-            // Without a lease the old deadline stays, until nothing is left to stop.
-            None => node.guard,
-        };
-        universe.arm_guard(self.node, deadline);
-    }
 }
 
 /// The settings of the file with those of the key `/config` over them.
@@ -374,19 +338,13 @@ impl World for SimWorld {
     async fn execute(&mut self, op: Op, facts: &Facts, limit: Limit) -> Answer {
         match op {
             // Somebody else goes on by the leave of this node.
-            Op::RenewLease if is_standby(&facts.server) && !self.claim(facts) => Answer::Renew(Outcome::Refused),
+            Op::RenewLease if facts.server.is_standby() && !self.claim(facts) => Answer::Renew(Outcome::Refused),
             Op::AcquireLease if !self.claim(facts) => Answer::Acquire(Outcome::Refused),
             Op::RenewLease => {
-                let last_lsn = match &facts.server.postmaster {
-                    patroni_core::server::Postmaster::Running(running) => match running.wal {
-                        ServerWal::Primary { location } => Some(location),
-                        ServerWal::Standby { .. } => None,
-                    },
-                    patroni_core::server::Postmaster::Stopped(_)
-                    | patroni_core::server::Postmaster::Starting
-                    | patroni_core::server::Postmaster::Stopping
-                    | patroni_core::server::Postmaster::Unreachable(_) => None,
-                };
+                let last_lsn = facts.server.running().and_then(|running| match running.wal {
+                    ServerWal::Primary { location } => Some(location),
+                    ServerWal::Standby { .. } => None,
+                });
                 let failsafe = facts.failsafe_members();
                 let outcome = self.write(StoreRequest::Renew { last_lsn, failsafe }, limit, true, |at| at).await;
                 self.lease(&outcome);
@@ -439,57 +397,30 @@ impl World for SimWorld {
         }
     }
 
-    async fn carry_out(&mut self, plan: &Plan, facts: &Facts) {
-        let from = Sender { node: self.node, life: u64::MAX, ticket: 0 };
-        let data = Box::new(self.member(plan));
-        let mut universe = self.shared.borrow_mut();
-        let now = universe.now;
-        let node = &mut universe.nodes[self.node];
-        let verdict = plan.verdict.to_string();
-        let news = verdict != node.verdict || plan.job != JobOrder::Keep;
-        node.verdict = verdict;
-        node.ticks += 1;
-        node.role = plan.memory.role;
-        node.paused = facts.settings.paused;
-        node.bootstrapping = plan.memory.bootstrapping;
-        node.lease_until = plan.memory.lease_until.map(|until| until.0);
-        node.failsafe_until = plan.memory.failsafe_until().map(|until| until.0);
-        node.agreement.settle();
-        node.was_paused |= node.paused;
-        let held = node.held && facts.settings.synchronous.hold;
-        node.shows_all = plan.job == JobOrder::Start(Job::Promote) && held
-            || node.job.as_ref().is_some_and(|view| view.job == Job::Promote) && node.shows_all;
-        node.held = plan.memory.holding.is_some();
-        if node.lease_until.is_some_and(|until| until > now) {
-            node.unattended = false;
-            node.was_paused = node.paused;
+    async fn carry_out(&mut self, effect: Effect, plan: &Plan, facts: &Facts) {
+        match effect {
+            Effect::Log => self.write_log(plan),
+            Effect::Guard => self.tell_guard(plan),
+            Effect::Job => self.order(plan, facts),
+            Effect::Reply => self.reply(plan),
+            Effect::Publish => self.publish(plan),
+            Effect::Settle => self.shared.borrow().nodes[self.node].agreement.settle(),
+            Effect::WriteMember => self.write_member(plan),
+            Effect::Server(OnServer::Prepare | OnServer::Configure) => self.adopt(facts),
+            // There are no watchdogs, slots and callbacks here, and what wakes an agent does so by itself.
+            Effect::DisableWatchdog
+            | Effect::Checkpoint
+            | Effect::ForgetSlotHolders
+            | Effect::SyncSlots
+            | Effect::WatchStandbys(_)
+            | Effect::Server(
+                OnServer::TellRole(_)
+                | OnServer::CallBack
+                | OnServer::EnforceFeedback(_)
+                | OnServer::FinishStart
+                | OnServer::ResumeReplay,
+            ) => {}
         }
-        for id in plan.replies.keys() {
-            node.requests.remove(id);
-        }
-        node.order = Some(plan.job.clone());
-        if news && plan.verdict == Verdict::Failsafe {
-            *universe.faults.entry("went on without the store").or_default() += 1;
-            universe.worst(Worst::WentOn, self.node);
-        }
-        if news {
-            let job = if plan.job == JobOrder::Keep { String::new() } else { format!(" [{:?}]", plan.job) };
-            universe.log(self.node, || format!("{}{job}", plan.verdict));
-        }
-        for note in &plan.notes {
-            if news {
-                universe.log(self.node, || format!("    {}", note.text));
-            }
-        }
-        for (id, answer) in &plan.replies {
-            universe.answered(*id, answer);
-        }
-        universe.send(self.node, STORE, Event::ToStore { from, request: StoreRequest::Touch(data) });
-        drop(universe);
-        if plan.job == JobOrder::Keep {
-            self.adopt(facts);
-        }
-        self.tell_guard(plan);
     }
 
     async fn sleep(&mut self, limit: Duration) {
@@ -501,8 +432,4 @@ impl World for SimWorld {
         })
         .await;
     }
-}
-
-fn is_standby(server: &Server) -> bool {
-    matches!(&server.postmaster, Postmaster::Running(running) if running.wal.is_standby())
 }

@@ -351,7 +351,7 @@ impl State {
     fn answer(&mut self, index: u8, happens: bool, arrives: bool) {
         let Some((mut facts, op, asked)) = self.nodes[usize::from(index)].tick.take() else { return };
         let asked_at = moment(asked);
-        if matches!(op, Op::AcquireLease) || matches!(op, Op::RenewLease) && is_standby(&facts.server) {
+        if matches!(op, Op::AcquireLease) || matches!(op, Op::RenewLease) && facts.server.is_standby() {
             self.nodes[usize::from(index)].claiming = self.agreed_with(index).is_none();
         }
         let done = (happens && (self.store || !is_for_the_store(&op))).then(|| self.effect(index, &op));
@@ -703,10 +703,6 @@ impl State {
 /// A step of time, as the agents see it.
 fn moment(step: u8) -> Moment {
     Moment(Duration::from_secs(3600 + u64::from(step) * STEP))
-}
-
-fn is_standby(server: &Server) -> bool {
-    matches!(&server.postmaster, Postmaster::Running(running) if running.wal.is_standby())
 }
 
 fn is_for_the_store(op: &Op) -> bool {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use patroni_core::cluster::Cluster;
 use patroni_core::decide::decide;
+use patroni_core::effects::Effect;
 use patroni_core::facts::{Answer, Answers, Facts, JobFact, Op, Watchdog};
 use patroni_core::memory::Memory;
 use patroni_core::name::MemberName;
@@ -36,8 +37,8 @@ pub trait World {
     /// Carries out one operation of a tick.
     async fn execute(&mut self, op: Op, facts: &Facts, limit: Limit) -> Answer;
 
-    /// Carries out what a tick decided: the job, replies, callbacks, slots; then tells the world about it.
-    async fn carry_out(&mut self, plan: &Plan, facts: &Facts);
+    /// Carries out one effect of a tick: what the plan says of it, and no more.
+    async fn carry_out(&mut self, effect: Effect, plan: &Plan, facts: &Facts);
 
     /// Waits for something to happen, at most so long.
     async fn sleep(&mut self, limit: Duration);
@@ -93,7 +94,9 @@ pub async fn run(world: &mut impl World, settings: Arc<Settings>) -> Exit {
     let mut settings = settings;
     loop {
         let (plan, facts) = tick(world, &memory, &settings).await;
-        world.carry_out(&plan, &facts).await;
+        for effect in &plan.effects {
+            world.carry_out(*effect, &plan, &facts).await;
+        }
         if let Some(exit) = plan.exit {
             return exit;
         }

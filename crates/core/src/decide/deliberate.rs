@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cluster::Cluster;
+use crate::effects::effects;
 use crate::facts::{Answer, Facts, JobFact, Op, Outcome, RewindCheck};
 use crate::job::{DemoteMode, Job, Upstream};
 use crate::lsn::Lsn;
@@ -258,7 +259,7 @@ fn told_of_sync(bug: Bug, memory: &Memory, facts: &mut Facts) {
 
 /// The answer that is made up for an operation that is never carried out.
 pub(super) fn made_up(op: &Op, facts: &Facts) -> Option<Answer> {
-    let standby = matches!(&facts.server.postmaster, Postmaster::Running(running) if running.wal.is_standby());
+    let standby = facts.server.is_standby();
     match (PRESENT.get()?, op) {
         (Bug::PublishBeforeWaiting, Op::SetSynchronousStandbyNames(_)) => Some(Answer::StandbyNames(Outcome::Done(()))),
         (Bug::PromoteBeforeSync, Op::WriteSync(..)) if standby => Some(Answer::Sync(Outcome::Done(()))),
@@ -282,6 +283,7 @@ pub(super) fn done(step: Step, facts: &Facts) -> Step {
         Some(Bug::StartAsPrimary) => start_as_primary(&mut plan, facts),
         _ => {}
     }
+    plan.effects = effects(&plan, facts);
     Step::Finish(plan)
 }
 

@@ -31,6 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cluster::{Cluster, Initialize, Member};
+use crate::effects::effects;
 use crate::facts::{Facts, InitializeWrite, JobFact, Op, Outcome};
 use crate::job::{CloneFrom, DemoteMode, Job, Upstream, UpstreamMember};
 use crate::memory::{Memory, Rewind};
@@ -281,7 +282,8 @@ impl<'a> Tick<'a> {
     }
 
     fn finish(self, verdict: Verdict) -> Plan {
-        Plan {
+        let facts = self.facts;
+        let mut plan = Plan {
             memory: self.memory,
             job: self.job,
             verdict,
@@ -291,9 +293,12 @@ impl<'a> Tick<'a> {
             sync_slots: self.sync_slots,
             resume_replay: self.resume_replay,
             disable_watchdog: self.disable_watchdog,
+            effects: Vec::new(),
             wake_after: self.wake_after,
             exit: self.exit,
-        }
+        };
+        plan.effects = effects(&plan, facts);
+        plan
     }
 
     // What rules ask and do. Each in terms of the tick, so that the rules read as sentences.

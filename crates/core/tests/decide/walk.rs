@@ -1,9 +1,10 @@
 //! Exhaustive walks: from each baseline, in many situations, all outcomes of all operations.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use patroni_core::decide::decide;
+use patroni_core::effects::{Effect, OnServer};
 use patroni_core::facts::{Answer, Facts, JobFact, Op, Outcome, RewindCheck, UpstreamCheck};
 use patroni_core::job::Job;
 use patroni_core::memory::Memory;
@@ -198,6 +199,7 @@ pub(crate) fn check(memory: &Memory, facts: &Facts, plan: &Plan) {
         assert!(until <= *asked_at + facts.settings.ttl, "counts on an agreement for longer than it is kept: {}", at());
     }
     demoted_without_lease(memory, facts, plan, lease_won, &at);
+    effects_are_in_order(plan, &at);
     cancel_writes_nothing_else(facts, plan, &at);
 }
 
@@ -227,6 +229,19 @@ fn demoted_without_lease(memory: &Memory, facts: &Facts, plan: &Plan, lease_won:
         "a primary without a lease goes on: {}",
         at()
     );
+}
+
+/// Nothing is done twice. What a job makes is guarded before, and shown after it was ordered; no claim to lead is settled
+/// before others can see what became of it.
+fn effects_are_in_order(plan: &Plan, at: &dyn Fn() -> String) {
+    let place = |effect: Effect| plan.effects.iter().position(|other| *other == effect);
+    let always = [Effect::Log, Effect::Guard, Effect::Job, Effect::Reply, Effect::Publish, Effect::Settle];
+    let places: Vec<usize> = always.into_iter().filter_map(place).collect();
+    assert!(places.len() == always.len() && places.is_sorted(), "{:?}: {}", plan.effects, at());
+    let prepared = place(Effect::Server(OnServer::Prepare));
+    assert!(prepared.is_none_or(|prepared| Some(prepared) < place(Effect::Job)), "starts unprepared: {}", at());
+    let once: BTreeSet<&Effect> = plan.effects.iter().collect();
+    assert_eq!(once.len(), plan.effects.len(), "{:?}: {}", plan.effects, at());
 }
 
 fn cancel_writes_nothing_else(facts: &Facts, plan: &Plan, at: &dyn Fn() -> String) {

@@ -1,0 +1,95 @@
+//! The effects of a tick, carried out one by one. Which there are, and in which order, is decided in `core::effects`.
+
+use std::sync::Arc;
+
+use patroni_core::effects::{Effect, OnServer};
+use patroni_core::facts::Facts;
+use patroni_core::plan::{Callback, Plan};
+use patroni_core::settings::Settings;
+use patroni_core::view::paused_prefix;
+use patroni_postgres::callbacks::CallbackAction;
+use patroni_postgres::control::Control;
+
+use crate::node::Node;
+use crate::{clock, notes, slots};
+
+impl Node {
+    /// Carries out one effect.
+    pub(crate) async fn effect(&mut self, effect: Effect, plan: &Plan, facts: &Facts) {
+        match effect {
+            Effect::Log => write_log(plan, &facts.settings),
+            Effect::DisableWatchdog => self.watchdog.disable(),
+            Effect::Guard => self.guard.update(plan, facts).await,
+            Effect::Job => {
+                self.jobs.apply(plan.job.clone(), plan.memory.lease_until, &facts.settings, clock::boot());
+            }
+            Effect::Reply => self.requests.answer(&plan.replies),
+            Effect::Publish => self.publish(plan, facts),
+            Effect::Settle => self.agreement.settle(),
+            Effect::WriteMember => self.write_member(),
+            Effect::Checkpoint => self.maintenance.start_checkpoint(&self.woken),
+            Effect::ForgetSlotHolders => self.slots.forget_holders(),
+            Effect::SyncSlots => self.slots.sync(plan, facts),
+            Effect::WatchStandbys(wanted) => self.synchronous.watch(wanted, &self.woken),
+            Effect::Server(effect) => self.on_server(effect, plan, facts).await,
+        }
+    }
+
+    async fn on_server(&mut self, effect: OnServer, plan: &Plan, facts: &Facts) {
+        let Some(control) = self.jobs.control() else { return };
+        // The files of a server that was not taken over yet are not ours to write.
+        let known = self.configuration.knows_server();
+        match effect {
+            OnServer::TellRole(role) => control.set_role(role),
+            OnServer::CallBack => call_back(control, plan),
+            OnServer::EnforceFeedback(needed) if known => slots::enforce_feedback(control, needed, facts).await,
+            OnServer::EnforceFeedback(_) => {}
+            OnServer::Prepare => self.configuration.prepare(control, facts),
+            OnServer::FinishStart => control.seen_running().await,
+            OnServer::ResumeReplay => {
+                if let Err(error) = control.resume_replay().await {
+                    tracing::warn!("the replay of WAL could not be resumed: {error}");
+                }
+            }
+            OnServer::Configure => {
+                if self.configuration.apply(control, &mut self.maintenance, facts).await {
+                    // What PostgreSQL made of it is for others to know.
+                    self.woken.notify_one();
+                }
+            }
+        }
+    }
+
+    fn publish(&mut self, plan: &Plan, facts: &Facts) {
+        let now = clock::boot();
+        let view = Arc::new(self.view.borrow().after(plan, facts, self.jobs.view(), now));
+        self.configuration.save_dynamic(&view);
+        let unlocked = facts.cluster.as_ref().ok().map(|cluster| cluster.is_unlocked());
+        if let Some(duration) = self.takeover.after_tick(view.role, unlocked, view.is_leader(now), now) {
+            self.metrics.failovers.record(duration);
+        }
+        self.view.send_replace(view);
+    }
+
+    fn write_member(&mut self) {
+        let data = self.view.borrow().member_data(self.configuration.addresses(), clock::boot());
+        self.publisher.publish(data, self.timer);
+    }
+}
+
+fn write_log(plan: &Plan, settings: &Settings) {
+    for note in &plan.notes {
+        notes::of_decision(note);
+    }
+    let verdict = paused_prefix(settings.paused) + &plan.verdict.to_string();
+    tracing::info!(target: "patroni", "{verdict}");
+}
+
+fn call_back(control: &mut Control, plan: &Plan) {
+    for callback in &plan.callbacks {
+        control.call_back(match callback {
+            Callback::OnStart => CallbackAction::OnStart,
+            Callback::OnRoleChange => CallbackAction::OnRoleChange,
+        });
+    }
+}

@@ -1,0 +1,102 @@
+//! What a tick does to the world, in its order.
+//!
+//! The list is made with the plan, from it and the facts. Whoever carries it out does one after the other and looks at nothing
+//! but what the effect needs: whether something is done, and what comes first, is decided here.
+
+use crate::facts::Facts;
+use crate::job::Job;
+use crate::plan::{JobOrder, Plan};
+use crate::server::{Role, Running};
+use crate::slots::{Node, needs_feedback};
+
+/// One thing that is done to the world at the end of a tick. What it is about is in the [`Plan`], unless it is given here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Effect {
+    /// Write notes and verdict to the log.
+    Log,
+    /// Close the watchdog device.
+    DisableWatchdog,
+    /// Arm the guard, prolong its deadline, or let it go.
+    Guard,
+    /// Carry out what was decided about the job.
+    Job,
+    /// Answer requests.
+    Reply,
+    /// Show the outcome to the REST API.
+    Publish,
+    /// What became of a claim to lead is published: from now on this node may agree again that somebody else goes on.
+    Settle,
+    /// Write the key of this member, if that is due.
+    WriteMember,
+    /// Write the first checkpoint of a new primary.
+    Checkpoint,
+    /// This node does not lead: when it last saw the members for which it keeps slots counts for nothing.
+    ForgetSlotHolders,
+    /// Bring the replication slots in order.
+    SyncSlots,
+    /// Watch standbys that come and go, or stop that.
+    WatchStandbys(bool),
+    /// Something that needs the handle of the server. While a job has it, this is left to the job, or to a later tick.
+    Server(OnServer),
+}
+
+/// What is done by the owner of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OnServer {
+    /// From now on callbacks are told this role.
+    TellRole(Role),
+    /// Start the callbacks of the plan, in their order.
+    CallBack,
+    /// `hot_standby_feedback` has to be on for the sake of logical slots; or it is left to the configuration.
+    EnforceFeedback(bool),
+    /// No server answers: the next one is started as configured now.
+    Prepare,
+    /// It answers: what was left to do after its start is done now.
+    FinishStart,
+    /// Go on with a replay that was paused.
+    ResumeReplay,
+    /// It answers, and is told of the configuration, where that is new to it.
+    Configure,
+}
+
+/// Everything that this plan does, in the order in which it is done.
+///
+/// The guard comes before the job: whatever becomes of the agent now, what the job makes does not outlast the lease. The job
+/// comes before the replies and what is published, so that whoever reads them finds it.
+pub fn effects(plan: &Plan, facts: &Facts) -> Vec<Effect> {
+    let running = facts.server.running();
+    let mut effects = vec![Effect::Log];
+    effects.extend(plan.disable_watchdog.then_some(Effect::DisableWatchdog));
+    effects.extend(role_to_tell(plan).map(|role| Effect::Server(OnServer::TellRole(role))));
+    effects.extend((!plan.callbacks.is_empty()).then_some(Effect::Server(OnServer::CallBack)));
+    effects.extend(feedback(facts).map(|needed| Effect::Server(OnServer::EnforceFeedback(needed))));
+    effects.push(Effect::Guard);
+    effects.extend(running.is_none().then_some(Effect::Server(OnServer::Prepare)));
+    effects.extend([Effect::Job, Effect::Reply, Effect::Publish, Effect::Settle]);
+    effects.extend(facts.cluster.is_ok().then_some(Effect::WriteMember));
+    effects.extend(running.is_some_and(|running| checkpoint_is_due(plan, running)).then_some(Effect::Checkpoint));
+    effects.extend(plan.memory.lease_until.is_none().then_some(Effect::ForgetSlotHolders));
+    let slots = plan.sync_slots && facts.cluster.is_ok() && running.is_some();
+    effects.extend(slots.then_some(Effect::SyncSlots));
+    effects.push(Effect::WatchStandbys(plan.memory.enforcement.is_some()));
+    effects.extend(running.map(|_| Effect::Server(OnServer::FinishStart)));
+    effects.extend(plan.resume_replay.then_some(Effect::Server(OnServer::ResumeReplay)));
+    effects.extend(running.map(|_| Effect::Server(OnServer::Configure)));
+    effects
+}
+
+/// A job that changes the role tells of it itself.
+fn role_to_tell(plan: &Plan) -> Option<Role> {
+    let told_by_job = matches!(plan.job, JobOrder::Start(Job::Follow { .. }));
+    Some(plan.memory.role).filter(|role| *role != Role::Uninitialized && !told_by_job)
+}
+
+fn feedback(facts: &Facts) -> Option<bool> {
+    let (cluster, settings) = (facts.cluster.as_ref().ok()?, &facts.settings);
+    let node = Node { name: &settings.name, role: Role::Replica, tags: &settings.tags };
+    Some(needs_feedback(settings, cluster, &node))
+}
+
+fn checkpoint_is_due(plan: &Plan, running: &Running) -> bool {
+    plan.memory.checkpoint_pending && plan.memory.lease_until.is_some() && !running.wal.is_standby()
+}
