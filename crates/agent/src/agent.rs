@@ -184,7 +184,7 @@ async fn assemble(
 
 fn unknown_server() -> Arc<Server> {
     let why = "not looked at yet".to_owned();
-    Arc::new(Server { data_dir: DataDir::Inaccessible(why.clone()), postmaster: Postmaster::Unreachable(why) })
+    Arc::new(Server { data_dir: DataDir::Unknown(why.clone()), postmaster: Postmaster::Unreachable(why) })
 }
 
 /// SIGTERM and SIGINT stop the agent, SIGHUP makes it read its configuration again.

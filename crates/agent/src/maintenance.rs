@@ -94,7 +94,7 @@ impl Maintenance {
         let Some(control) = jobs.control() else { return RewindCheck::Unclear("an action is in progress".to_owned()) };
         let system_id = match &facts.server.data_dir {
             DataDir::Present(id) => Some(*id),
-            DataDir::Empty | DataDir::Inaccessible(_) | DataDir::Invalid(_) => None,
+            DataDir::Empty | DataDir::Inaccessible(_) | DataDir::Unknown(_) | DataDir::Invalid(_) => None,
         };
         match timeout(limit, rewind::check(control, source, &facts.settings, system_id)).await {
             Ok(check) => check,

@@ -87,6 +87,8 @@ pub struct Memory {
     pub readiness: Readiness,
     /// Not before then, logical slots are copied again.
     pub copy_slots_after: Option<Moment>,
+    /// How many ticks in a row asked for the next one at once.
+    pub hurries: u8,
 }
 
 impl Memory {
@@ -133,6 +135,7 @@ impl Memory {
             holding: None,
             readiness: Readiness::default(),
             copy_slots_after: None,
+            hurries: 0,
         }
     }
 }

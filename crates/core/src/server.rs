@@ -41,8 +41,10 @@ impl Server {
 pub enum DataDir {
     /// Missing or empty.
     Empty,
-    /// Cannot be read; the text says why.
+    /// Cannot be read: the system refuses it. The text says why.
     Inaccessible(String),
+    /// It was not found out: it did not answer in time, or the machine had no room to look. Nothing follows from that.
+    Unknown(String),
     /// Not empty, but no system identifier can be read from it; the text says why.
     Invalid(String),
     /// A database system.

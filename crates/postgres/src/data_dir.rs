@@ -2,10 +2,11 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 
 use patroni_core::server::DataDir;
+use rustix::io::Errno;
 
 use crate::control::blocking;
 use crate::controldata::ControlValues;
@@ -17,10 +18,10 @@ use crate::{Error, Result};
 /// Looks into a data directory: its state, and the content of `pg_control` where there is one.
 pub async fn inspect(programs: &Programs, data_dir: &Path) -> (DataDir, Option<ControlValues>) {
     let path = data_dir.to_owned();
-    match blocking(move || is_empty(&path).map_err(|e| Error::file("read", path, e))).await {
-        Ok(true) => return (DataDir::Empty, None),
-        Ok(false) => {}
-        Err(error) => return (DataDir::Inaccessible(error.to_string()), None),
+    match blocking(move || is_readable(&path)).await {
+        Ok(true) => {}
+        Ok(false) => return (DataDir::Empty, None),
+        Err(error) => return (not_readable(&error), None),
     }
     match ControlValues::read(programs, data_dir).await {
         Ok(values) => match values.system_id() {
@@ -29,7 +30,33 @@ pub async fn inspect(programs: &Programs, data_dir: &Path) -> (DataDir, Option<C
         },
         // What a clone that was interrupted has left.
         Err(_) if Unfinished::read(data_dir) == Some(Unfinished::Clone) => (DataDir::Empty, None),
+        Err(error @ (Error::Timeout { .. } | Error::Spawn { .. })) => (DataDir::Unknown(error.to_string()), None),
         Err(error) => (DataDir::Invalid(error.to_string()), None),
+    }
+}
+
+/// There is something in it, and what says which database system it is can be read, if it is there at all. False: it is empty.
+fn is_readable(data_dir: &Path) -> Result<bool> {
+    if is_empty(data_dir).map_err(|e| Error::file("read", data_dir, e))? {
+        return Ok(false);
+    }
+    let path = data_dir.join("global/pg_control");
+    match fs::File::open(&path).and_then(|mut file| file.read_exact(&mut [0])) {
+        Err(error) if ![io::ErrorKind::NotFound, io::ErrorKind::UnexpectedEof].contains(&error.kind()) => {
+            Err(Error::file("read", path, error))
+        }
+        Ok(()) | Err(_) => Ok(true),
+    }
+}
+
+/// The system refuses it, or has no room to look.
+fn not_readable(error: &Error) -> DataDir {
+    let no_room = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR, Errno::AGAIN].map(Errno::raw_os_error);
+    match error {
+        Error::File { source, .. } if !source.raw_os_error().is_some_and(|code| no_room.contains(&code)) => {
+            DataDir::Inaccessible(error.to_string())
+        }
+        _ => DataDir::Unknown(error.to_string()),
     }
 }
 

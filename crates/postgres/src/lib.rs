@@ -18,6 +18,7 @@ mod method_commands;
 pub mod monitor;
 pub mod options;
 pub mod postmaster;
+pub mod processes;
 pub mod programs;
 pub mod rewind;
 pub mod slots;

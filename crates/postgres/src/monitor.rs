@@ -7,18 +7,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use patroni_core::server::{ControlData, DataDir, Postmaster as PostmasterState, Running, Server};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
-use crate::Result;
 use crate::control::blocking;
 use crate::controldata::ControlValues;
 use crate::data_dir;
 use crate::options::ServerOptions;
 use crate::postmaster::{Found, PidFileStatus, Postmaster};
+use crate::processes::{self, Killed};
 use crate::programs::Programs;
 use crate::sql::{Connection, DEFAULT_OPTIONS, SqlError};
 use crate::unfinished::Unfinished;
+use crate::{Error, Result};
 use heartbeat::Request;
 
 /// Requests for the status that may wait at the same time; more are told that the server does not answer.
@@ -34,6 +35,10 @@ pub struct Monitor {
     options: watch::Receiver<Arc<ServerOptions>>,
     postmaster: Arc<Mutex<Option<Arc<Postmaster>>>>,
     heartbeat: mpsc::Sender<Request>,
+    /// Held while somebody looks at the disk.
+    looking: Arc<Semaphore>,
+    /// Of a postmaster that was killed.
+    killed: Arc<Mutex<Killed>>,
 }
 
 impl Monitor {
@@ -41,22 +46,22 @@ impl Monitor {
     pub fn new(options: watch::Receiver<Arc<ServerOptions>>) -> Self {
         let (sender, receiver) = mpsc::channel(WAITING_REQUESTS);
         tokio::spawn(heartbeat::run(options.clone(), receiver));
-        Monitor { options, postmaster: Arc::default(), heartbeat: sender }
+        let looking = Arc::new(Semaphore::new(1));
+        Monitor { options, postmaster: Arc::default(), heartbeat: sender, looking, killed: Arc::default() }
     }
 
     /// The whole state of the server, at the latest at `deadline`: a server that does not answer until then is
     /// [`PostmasterState::Unreachable`].
     pub async fn inspect(&self, deadline: Instant) -> Server {
-        let look = self.clone();
-        // The disk may hang: this is the only place where it is touched without a program of its own.
-        let look = match timeout_at(deadline, blocking(move || look.look())).await {
-            Ok(Ok(look)) => look,
-            Ok(Err(error)) => return inaccessible(&error.to_string()),
-            Err(_) => return inaccessible("the data directory does not answer in time"),
+        // The other half is for what PostgreSQL says, in case the disk hangs.
+        let half = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
+        let look = match self.look(half).await {
+            Ok(look) => look,
+            Err(error) => return self.inspect_without_disk(error.to_string(), deadline).await,
         };
         match look.found {
             Found::Alive(postmaster) => {
-                self.inspect_alive(&postmaster, look.status, look.has_control_file, deadline).await
+                self.inspect_alive(&postmaster, look.status.ok().flatten(), look.has_control_file, deadline).await
             }
             Found::SingleUser { pid } => {
                 Server { data_dir: self.data_dir(deadline).await.0, postmaster: unreachable_single_user(pid) }
@@ -73,6 +78,7 @@ impl Monitor {
         deadline: Instant,
     ) -> Server {
         let state = match status {
+            _ if processes::is_killed(postmaster.pid()) => PostmasterState::Stopping,
             Some(PidFileStatus::Starting) => PostmasterState::Starting,
             Some(PidFileStatus::Stopping) => PostmasterState::Stopping,
             // Without a file it has not come so far yet, or somebody has removed the directory under it.
@@ -93,21 +99,75 @@ impl Monitor {
         Server { data_dir: self.data_dir(deadline).await.0, postmaster: state }
     }
 
+    /// The disk did not answer in time. PostgreSQL may.
+    async fn inspect_without_disk(&self, why: String, deadline: Instant) -> Server {
+        let unknown = |postmaster| Server { data_dir: DataDir::Unknown(why.clone()), postmaster };
+        let data_dir = self.options().data_dir.clone();
+        let search = blocking(move || Ok(Postmaster::find_without_file(&data_dir)?.map(Arc::new)));
+        let found = match self.cached().filter(|postmaster| postmaster.is_alive()) {
+            Some(postmaster) => Some(Found::Alive(postmaster)),
+            None => timeout_at(deadline, search).await.ok().and_then(Result::ok),
+        };
+        match found {
+            Some(Found::Alive(postmaster)) if processes::is_killed(postmaster.pid()) => {
+                unknown(PostmasterState::Stopping)
+            }
+            Some(Found::Alive(postmaster)) => match self.ask(postmaster.pid(), deadline).await {
+                // It reads the file with its identifier for the answer, so that is there.
+                Ok((running, system_id)) => {
+                    Server { data_dir: DataDir::Present(system_id), postmaster: PostmasterState::Running(running) }
+                }
+                Err(error) => unknown(PostmasterState::Unreachable(error.to_string())),
+            },
+            Some(Found::Nobody | Found::Foreign { .. }) if self.killed_remain() => unknown(PostmasterState::Stopping),
+            Some(Found::Nobody | Found::Foreign { .. }) => unknown(PostmasterState::Stopped(None)),
+            Some(Found::SingleUser { pid }) => unknown(unreachable_single_user(pid)),
+            None => unknown(PostmasterState::Unreachable(why.clone())),
+        }
+    }
+
     async fn stopped(&self, deadline: Instant) -> Server {
         let (data_dir, values) = self.data_dir(deadline).await;
+        if self.killed_remain() {
+            return Server { data_dir, postmaster: PostmasterState::Stopping };
+        }
         let control = values.and_then(|values| control_data(&self.options(), values));
         Server { data_dir, postmaster: PostmasterState::Stopped(control) }
     }
 
-    /// What can be seen without asking anybody. Blocks.
-    fn look(&self) -> Result<Look> {
+    /// What can be seen without asking anybody, until `deadline`. One look at a time: on a disk that hangs there would be more and more
+    /// threads that wait for it.
+    async fn look(&self, deadline: Instant) -> Result<Look> {
+        let late = || Error::Unexpected("the data directory does not answer in time".into());
+        let looking = timeout_at(deadline, Arc::clone(&self.looking).acquire_owned());
+        let permit = looking.await.map_err(|_| late())?.map_err(|_| late())?;
+        let monitor = self.clone();
+        let look = blocking(move || {
+            let look = monitor.look_at_disk();
+            drop(permit);
+            look
+        });
+        timeout_at(deadline, look).await.map_err(|_| late())?
+    }
+
+    /// Blocks.
+    fn look_at_disk(&self) -> Result<Look> {
         let data_dir = &self.options().data_dir;
         let found = self.postmaster()?;
         let status = match &found {
-            Found::Alive(postmaster) => postmaster.status(data_dir)?,
-            Found::Nobody | Found::Foreign { .. } | Found::SingleUser { .. } => None,
+            Found::Alive(postmaster) => postmaster.status(data_dir),
+            Found::Nobody | Found::Foreign { .. } | Found::SingleUser { .. } => Ok(None),
         };
         Ok(Look { found, status, has_control_file: data_dir.join("global/pg_control").exists() })
+    }
+
+    /// These processes were killed, and may take until their storage answers to go. Until then the server counts as stopping.
+    pub(crate) fn remember_killed(&self, killed: Killed) {
+        *self.killed.lock().unwrap_or_else(PoisonError::into_inner) = killed;
+    }
+
+    fn killed_remain(&self) -> bool {
+        self.killed.lock().unwrap_or_else(PoisonError::into_inner).remain()
     }
 
     /// What PostgreSQL says of itself, newly asked. Callers that come while a query runs share the next one.
@@ -170,7 +230,7 @@ impl Monitor {
     /// The postmaster, if one is alive on the data directory.
     ///
     /// # Errors
-    /// The pid file cannot be read.
+    /// It cannot be watched.
     pub fn alive(&self) -> Result<Option<Arc<Postmaster>>> {
         match self.postmaster()? {
             Found::Alive(postmaster) => Ok(Some(postmaster)),
@@ -178,12 +238,18 @@ impl Monitor {
         }
     }
 
-    /// The one that was found before as long as it is alive, else what the pid file says.
+    /// The one that was found before as long as it is alive, whatever becomes of its files; else what the pid file says, or where that
+    /// cannot be read, the table of processes.
     fn postmaster(&self) -> Result<Found<Arc<Postmaster>>> {
         if let Some(postmaster) = self.cached().filter(|p| p.is_alive()) {
             return Ok(Found::Alive(postmaster));
         }
-        let found = Postmaster::find(&self.options().data_dir)?.map(Arc::new);
+        let data_dir = &self.options().data_dir;
+        let found = match Postmaster::find(data_dir) {
+            Err(Error::File { .. }) => Postmaster::find_without_file(data_dir)?,
+            found => found?,
+        };
+        let found = found.map(Arc::new);
         let alive = if let Found::Alive(postmaster) = &found { Some(postmaster.clone()) } else { None };
         *self.postmaster.lock().unwrap_or_else(PoisonError::into_inner) = alive;
         Ok(found)
@@ -211,11 +277,9 @@ impl Monitor {
     }
 
     async fn why_no_answer(&self, asked: &Postmaster, error: &SqlError, deadline: Instant) -> PostmasterState {
-        let look = self.clone();
-        let deadline = deadline.max(Instant::now() + LEAST);
-        let status = match timeout_at(deadline, blocking(move || look.look())).await {
-            Ok(Ok(look)) => look.status,
-            Ok(Err(_)) | Err(_) => return PostmasterState::Unreachable(error.to_string()),
+        let look = self.look(deadline.max(Instant::now() + LEAST)).await;
+        let Ok(status) = look.and_then(|look| look.status) else {
+            return PostmasterState::Unreachable(error.to_string());
         };
         // Between a crash of a backend and the end of recovery the pid file goes on saying `ready`.
         match status {
@@ -232,7 +296,7 @@ impl Monitor {
         let deadline = deadline.max(Instant::now() + LEAST);
         match timeout_at(deadline, data_dir::inspect(&options.programs(), &options.data_dir)).await {
             Ok(result) => result,
-            Err(_) => (DataDir::Inaccessible("pg_controldata did not finish in time".into()), None),
+            Err(_) => (DataDir::Unknown("pg_controldata did not finish in time".into()), None),
         }
     }
 }
@@ -240,7 +304,8 @@ impl Monitor {
 /// What can be seen of a server from outside.
 struct Look {
     found: Found<Arc<Postmaster>>,
-    status: Option<PidFileStatus>,
+    /// What it says of itself in its pid file, if that can be read.
+    status: Result<Option<PidFileStatus>>,
     has_control_file: bool,
 }
 
@@ -250,10 +315,6 @@ fn control_data(options: &ServerOptions, values: ControlValues) -> Option<Contro
     let control = values.control_data(standby, data_dir::has_backup_label(data_dir)).ok()?;
     let torn = matches!(Unfinished::in_force(data_dir, Some(control.state)), Some(Unfinished::Rewind { .. }));
     Some(ControlData { torn, ..control })
-}
-
-fn inaccessible(why: &str) -> Server {
-    Server { data_dir: DataDir::Inaccessible(why.to_owned()), postmaster: PostmasterState::Unreachable(why.to_owned()) }
 }
 
 fn unreachable_single_user(pid: i32) -> PostmasterState {

@@ -13,6 +13,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::processes::{self, Stat};
 use crate::{Error, Result};
 
 /// Largest difference between the start in the pid file and that of the process, in seconds.
@@ -101,6 +102,18 @@ impl Postmaster {
             (true, false) => Found::Foreign { pid: file.pid },
             (true, true) => Found::Alive(process),
         })
+    }
+
+    /// The same where the pid file cannot be read: the postmaster is known by where it works.
+    ///
+    /// # Errors
+    /// The process cannot be watched.
+    pub fn find_without_file(data_dir: &Path) -> Result<Found> {
+        let Some(pid) = processes::postmaster_in(data_dir) else { return Ok(Found::Nobody) };
+        let process = Self::open(pid)?.filter(|process| process.is_alive());
+        // Looked at again: the number could have been used anew before the process was held on to.
+        let process = process.filter(|_| processes::postmaster_in(data_dir) == Some(pid));
+        Ok(process.map_or(Found::Nobody, Found::Alive))
     }
 
     /// The number of the process that [`Postmaster::find`] finds, for whoever has no runtime to hold on to it with.
@@ -194,23 +207,6 @@ impl Postmaster {
             }
         }
     }
-
-    /// Kills it and all its children. Nobody can write to the data directory afterwards.
-    ///
-    /// # Errors
-    /// Not permitted.
-    pub fn kill_with_children(&self) -> Result<()> {
-        // Stopped first, so that it starts no new children meanwhile.
-        self.signal(Signal::STOP)?;
-        let children = descendants(self.pid);
-        self.signal(Signal::KILL)?;
-        for child in children.iter().filter_map(|pid| Self::open(*pid).ok().flatten()) {
-            if let Err(error) = child.signal(Signal::KILL) {
-                tracing::warn!("Could not kill child of postmaster: {error}");
-            }
-        }
-        Ok(())
-    }
 }
 
 impl PidFile {
@@ -266,30 +262,10 @@ fn is_postmaster(pid: i32, data_dir: &Path, start_time: Option<i64>) -> bool {
 
 /// When a process started, in seconds since 1970: from its age in clock ticks since boot.
 fn process_start(pid: i32) -> Option<i64> {
-    let ticks: u64 = stat_fields(pid)?.get(19)?.parse().ok()?;
+    let ticks = Stat::of(pid)?.start;
     let boot = fs::read_to_string("/proc/stat").ok()?;
     let boot: i64 = boot.lines().find_map(|l| l.strip_prefix("btime "))?.trim().parse().ok()?;
     Some(boot + i64::try_from(ticks / rustix::param::clock_ticks_per_second()).ok()?)
-}
-
-/// Fields of `/proc/PID/stat` after the name of the program: state first, then the parent.
-fn stat_fields(pid: i32) -> Option<Vec<String>> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, rest) = text.rsplit_once(')')?;
-    Some(rest.split_whitespace().map(str::to_owned).collect())
-}
-
-fn descendants(root: i32) -> Vec<i32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    let pids = entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok());
-    let parents: Vec<(i32, i32)> = pids.filter_map(|p| Some((p, stat_fields(p)?.get(1)?.parse().ok()?))).collect();
-    let mut found = vec![root];
-    let mut i = 0;
-    while let Some(&parent) = found.get(i) {
-        found.extend(parents.iter().filter(|(_, p)| *p == parent).map(|(pid, _)| *pid));
-        i += 1;
-    }
-    found.split_off(1)
 }
 
 #[cfg(test)]

@@ -122,6 +122,49 @@ fn an_exit_is_noticed_at_once() {
     });
 }
 
+/// Root may read everything, so this says something only because the tests of this file run as user postgres.
+#[test]
+fn a_server_whose_directory_cannot_be_read_is_known_by_its_process() {
+    as_postgres("a_server_whose_directory_cannot_be_read_is_known_by_its_process", async {
+        let mut node = Node::new("a");
+        node.bootstrap().await;
+        node.running().await;
+        let data_dir = node.data_dir().to_owned();
+        let mode = |mode| fs::set_permissions(&data_dir, fs::Permissions::from_mode(mode)).expect("mode");
+        mode(0o000);
+        let pid = node.postmaster_pid();
+        // One that has never seen it finds it, too.
+        for monitor in [node.monitor.clone(), node.second_monitor()] {
+            let server = monitor.inspect(Instant::now() + Duration::from_secs(3)).await;
+            assert!(matches!(server.data_dir, DataDir::Inaccessible(_)), "{server:?}");
+            assert!(matches!(server.postmaster, Postmaster::Unreachable(_)), "{server:?}");
+            assert_eq!(monitor.alive().expect("a look").map(|postmaster| postmaster.pid()), Some(pid));
+        }
+        node.control.stop(StopOptions::immediate(), &Cancel::new(), &Progress::ignored()).await.expect("stop");
+        let server = node.inspect().await;
+        assert!(matches!(server.data_dir, DataDir::Inaccessible(_)), "{server:?}");
+        assert_eq!(server.postmaster, Postmaster::Stopped(None));
+        mode(0o700);
+        assert!(matches!(node.inspect().await.data_dir, DataDir::Present(_)));
+    });
+}
+
+#[test]
+fn a_server_that_hangs_is_killed_when_it_does_not_stop() {
+    as_postgres("a_server_that_hangs_is_killed_when_it_does_not_stop", async {
+        let mut node = Node::new("a");
+        node.bootstrap().await;
+        let children = node.sql("SELECT pid FROM pg_stat_activity").await;
+        let mut all: Vec<i32> = children.iter().filter_map(|pid| pid.as_deref()?.parse().ok()).collect();
+        all.push(node.postmaster_pid());
+        all.iter().for_each(|pid| kill(*pid, Signal::STOP));
+        let stop = StopOptions { timeout: Some(Duration::from_millis(300)), ..StopOptions::immediate() };
+        node.control.stop(stop, &Cancel::new(), &Progress::ignored()).await.expect("stop");
+        all.iter().for_each(|pid| assert!(!Path::new(&format!("/proc/{pid}/fd/0")).exists(), "{pid} is left"));
+        assert!(matches!(node.inspect().await.postmaster, Postmaster::Stopped(Some(_))));
+    });
+}
+
 #[test]
 fn a_server_without_its_directory_is_still_seen() {
     as_postgres("a_server_without_its_directory_is_still_seen", async {

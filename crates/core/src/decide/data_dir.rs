@@ -17,12 +17,23 @@ impl Tick<'_> {
         match &self.facts.server.data_dir {
             DataDir::Empty => self.no_data_dir(cluster, None).map(Some),
             DataDir::Inaccessible(why) => self.no_data_dir(cluster, Some(why.clone())).map(Some),
+            DataDir::Unknown(why) => Ok(self.data_dir_not_seen(why)),
             DataDir::Invalid(why) => {
                 self.note(Level::Error, format!("cannot read the system identifier: {why}"));
                 Ok(Some(Verdict::DataDirInvalid))
             }
             DataDir::Present(id) => self.check_system_id(cluster, *id),
         }
+    }
+
+    /// A server that runs is judged by what it says. One that does not run cannot be started now. Its lease is not prolonged: either the
+    /// data directory answers before it ends, or somebody else takes over.
+    fn data_dir_not_seen(&mut self, why: &str) -> Option<Verdict> {
+        if !matches!(self.facts.server.postmaster, Postmaster::Stopped(_)) {
+            return None;
+        }
+        self.wake_after = Duration::from_secs(1);
+        Some(Verdict::DataDirInaccessible(why.to_owned()))
     }
 
     fn no_data_dir(&mut self, cluster: &Cluster, inaccessible: Option<String>) -> Needs<Verdict> {
@@ -32,7 +43,11 @@ impl Tick<'_> {
         self.disable_watchdog = true;
         // The lease is given up when nothing runs any more: until then this may be a primary that accepts writes.
         if self.stop_orphan() {
-            self.note(Level::Warning, "the data directory is gone, but PostgreSQL is still running: stopping it");
+            let what = inaccessible.map_or_else(|| "is gone".to_owned(), |why| format!("is not accessible ({why})"));
+            self.note(
+                Level::Warning,
+                format!("the data directory {what}, but PostgreSQL is still running: stopping it"),
+            );
             return Ok(Verdict::DataDirInaccessible("PostgreSQL still runs on it".to_owned()));
         }
         if self.has_lock(cluster) {

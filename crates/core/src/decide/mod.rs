@@ -33,7 +33,7 @@ use std::time::Duration;
 use crate::cluster::{Cluster, Initialize, Member};
 use crate::effects::effects;
 use crate::facts::{Facts, InitializeWrite, JobFact, Op, Outcome};
-use crate::job::{CloneFrom, DemoteMode, Job, Upstream, UpstreamMember};
+use crate::job::{CloneFrom, DemoteMode, Job, JobOutcome, Upstream, UpstreamMember};
 use crate::memory::{Memory, Rewind};
 use crate::name::MemberName;
 use crate::plan::{Callback, Exit, JobOrder, Plan, Step};
@@ -43,6 +43,12 @@ use crate::settings::Settings;
 use crate::sync::Enforcement;
 use crate::time::Moment;
 use crate::verdict::{Level, Note, Verdict};
+
+/// How often in a row the next tick may be asked for at once. Longer chains of steps that follow from each other do not exist.
+const HURRIES: u8 = 4;
+
+/// The pause where nothing gets better by haste.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Decides the next step of a tick.
 pub fn decide(memory: &Memory, facts: &Facts) -> Step {
@@ -281,7 +287,12 @@ impl<'a> Tick<'a> {
         }
     }
 
-    fn finish(self, verdict: Verdict) -> Plan {
+    fn finish(mut self, verdict: Verdict) -> Plan {
+        let hurries = if self.wake_after.is_zero() { self.memory.hurries + 1 } else { 0 };
+        self.memory.hurries = hurries.min(HURRIES);
+        if hurries > HURRIES {
+            self.wake_after = PAUSE;
+        }
         let facts = self.facts;
         let mut plan = Plan {
             memory: self.memory,
@@ -316,6 +327,7 @@ impl<'a> Tick<'a> {
             crate::server::DataDir::Present(id) => Some(*id),
             crate::server::DataDir::Empty
             | crate::server::DataDir::Inaccessible(_)
+            | crate::server::DataDir::Unknown(_)
             | crate::server::DataDir::Invalid(_) => None,
         }
     }
@@ -335,7 +347,16 @@ impl<'a> Tick<'a> {
         }
     }
 
+    /// What has failed a moment ago may fail again as fast, and its end wakes the loop: it is not tried again before a pause.
     fn start(&mut self, job: Job) {
+        if matches!(&self.facts.job, JobFact::Ended(ended, JobOutcome::Failed(_)) if *ended == job) {
+            self.wake_after = PAUSE;
+        } else {
+            self.start_at_once(job);
+        }
+    }
+
+    fn start_at_once(&mut self, job: Job) {
         self.job = match self.facts.job {
             JobFact::Running(_) => JobOrder::Replace(job),
             JobFact::Idle | JobFact::Ended(..) => JobOrder::Start(job),

@@ -82,7 +82,7 @@ impl Tick<'_> {
         self.memory.starting = Some(Starting { since: self.facts.now.boot, timeout });
         self.memory.recovering = true;
         let as_standby = self.restart_would_show_too_much(cluster);
-        self.start(Job::Restart { as_standby });
+        self.start_at_once(Job::Restart { as_standby });
         self.wake_after = Duration::ZERO;
         Verdict::RestartInitiated
     }
@@ -179,7 +179,7 @@ impl Tick<'_> {
         let follow = self.upstream(cluster);
         // What becomes of a new cluster that this node was making is no question any more.
         self.memory.bootstrapping = false;
-        self.start(Job::Reinitialize { source, follow });
+        self.start_at_once(Job::Reinitialize { source, follow });
         self.wake_after = Duration::ZERO;
         (Answer::Done("reinitialize started".to_owned()), Some(Verdict::Reinitializing))
     }

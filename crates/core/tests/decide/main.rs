@@ -2,6 +2,7 @@
 
 #[cfg(feature = "deliberate-bugs")]
 mod deliberate;
+mod haste;
 mod properties;
 mod rows;
 mod scene;

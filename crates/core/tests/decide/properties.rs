@@ -193,6 +193,8 @@ proptest! {
             (JobOrder::Start(job) | JobOrder::Replace(job), _) => stopping(job),
             (JobOrder::Cancel, _) => true,
             (JobOrder::Keep, JobFact::Running(view)) => stopping(&view.job),
+            // What failed a moment ago is tried again in a second.
+            (JobOrder::Keep, JobFact::Ended(job, JobOutcome::Failed(_))) => stopping(job),
             (JobOrder::Keep, JobFact::Idle | JobFact::Ended(..)) => false,
         };
         let agreed = matches!(facts.answers.failsafe, Some(Ok(_)));

@@ -321,6 +321,7 @@ impl Scene {
             ("unreachable", "") => server.postmaster = Postmaster::Unreachable("timed out".into()),
             ("data-dir", "empty") => server.data_dir = DataDir::Empty,
             ("data-dir", "inaccessible") => server.data_dir = DataDir::Inaccessible("Input/output error".into()),
+            ("data-dir", "unknown") => server.data_dir = DataDir::Unknown("no answer in time".into()),
             ("data-dir", "invalid") => server.data_dir = DataDir::Invalid("no pg_control".into()),
             ("data-dir", "foreign") => server.data_dir = DataDir::Present(SystemId(8)),
             ("my-timeline", number) => {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use patroni_core::decide::decide;
 use patroni_core::effects::{Effect, OnServer};
 use patroni_core::facts::{Answer, Facts, JobFact, Op, Outcome, RewindCheck, UpstreamCheck};
-use patroni_core::job::Job;
+use patroni_core::job::{Job, JobOutcome};
 use patroni_core::memory::Memory;
 use patroni_core::plan::{Exit, JobOrder, Plan, Step};
 use patroni_core::server::{DataDir, Postmaster, Role};
@@ -16,7 +16,7 @@ use patroni_core::verdict::Verdict;
 use crate::scene::{BASELINES, JOBS, NOW, Peers, Scene};
 
 /// What may be the case besides the baseline. Each pair of them is walked.
-const SITUATIONS: [&[&str]; 52] = [
+pub(crate) const SITUATIONS: [&[&str]; 53] = [
     &[],
     &["unlocked"],
     &["lock a"],
@@ -57,6 +57,7 @@ const SITUATIONS: [&[&str]; 52] = [
     &["data-dir empty"],
     &["data-dir invalid"],
     &["data-dir inaccessible"],
+    &["data-dir unknown"],
     &["divergence check"],
     &["divergence needed"],
     &["divergence failed-often"],
@@ -212,7 +213,12 @@ fn demoted_without_lease(memory: &Memory, facts: &Facts, plan: &Plan, lease_won:
         return;
     }
     let stops = |job: &Job| matches!(job, Job::Demote(_) | Job::Shutdown | Job::StopImmediate);
-    let stopping = matches!(&facts.job, JobFact::Running(view) if stops(&view.job));
+    // What failed a moment ago is tried again in a second.
+    let stopping = match &facts.job {
+        JobFact::Running(view) => stops(&view.job),
+        JobFact::Ended(job, JobOutcome::Failed(_)) => stops(job) && plan.wake_after <= Duration::from_secs(1),
+        JobFact::Ended(..) | JobFact::Idle => false,
+    };
     let removed = matches!(&facts.job, JobFact::Running(view) if matches!(view.job, Job::Reinitialize { .. }));
     let ordered_to_stop = ordered(plan).is_some_and(stops) || plan.job == JobOrder::Cancel;
     // A restart, or a clone in its place, on request: PostgreSQL stops first, and the next tick comes at once.

@@ -8,12 +8,13 @@ use patroni_core::server::ControlState;
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
-use super::{Control, POLL};
+use super::{Control, POLL, blocking};
 use crate::callbacks::CallbackAction;
 use crate::cancel::{Cancel, Progress};
 use crate::controldata::{ControlValues, peek_state};
 use crate::options::ServerOptions;
 use crate::postmaster::Postmaster;
+use crate::processes::kill_all;
 use crate::programs::{self, Stderr, command_of, describe, split};
 use crate::unfinished::Unfinished;
 use crate::{Error, Result};
@@ -23,6 +24,9 @@ const CHECKPOINT_LIMIT: Duration = Duration::from_secs(3600);
 
 /// How long a killed postmaster and its children may take to go.
 const KILL_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long an immediate shutdown may take.
+const IMMEDIATE_LIMIT: Duration = Duration::from_secs(10);
 
 /// How PostgreSQL is told to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,9 +60,10 @@ impl StopOptions {
         StopOptions { mode: Mode::Fast, checkpoint: true, report_shutdown: false, timeout: None, callback: true }
     }
 
-    /// Immediate.
+    /// Immediate. What does not stop at once is killed: a postmaster that can do anything kills its children after five seconds.
     pub fn immediate() -> Self {
-        StopOptions { mode: Mode::Immediate, checkpoint: false, ..Self::planned() }
+        let timeout = Some(IMMEDIATE_LIMIT);
+        StopOptions { mode: Mode::Immediate, checkpoint: false, timeout, ..Self::planned() }
     }
 }
 
@@ -132,15 +137,44 @@ impl Control {
         let mut watched = std::pin::pin!(watched);
         let escalation = async {
             match stop.timeout {
-                Some(limit) => escalate(postmaster, stop.mode, limit).await,
+                Some(limit) => self.escalate(postmaster, stop.mode, limit).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             end = &mut watched => Ok(end),
-            failed = escalation => Err(failed),
+            killed = escalation => killed.map(|()| None),
             () = cancel.cancelled() => Err(Error::Cancelled),
         }
+    }
+
+    /// Makes the mode harder each time `limit` passes, until nothing of the server runs any more.
+    async fn escalate(&self, postmaster: &Postmaster, mode: Mode, limit: Duration) -> Result<()> {
+        sleep(limit).await;
+        tracing::warn!("Timeout during postmaster stop, aborting Postgres.");
+        if mode != Mode::Immediate {
+            postmaster.signal(Signal::QUIT)?;
+            sleep(limit).await;
+        }
+        tracing::warn!("Sending SIGKILL to Postmaster and its children");
+        self.kill(postmaster).await
+    }
+
+    /// Kills every process of the server. Afterwards none of them runs, though some may still be there: those that sleep in the kernel
+    /// go when they wake up, and until then the server counts as stopping.
+    ///
+    /// # Errors
+    /// Not permitted, or a process goes on.
+    pub(crate) async fn kill(&self, postmaster: &Postmaster) -> Result<()> {
+        let pid = postmaster.pid();
+        let mut killed = blocking(move || kill_all(pid, KILL_LIMIT)).await?;
+        if killed.remain() {
+            tracing::warn!(
+                "Processes of PostgreSQL that were killed hang in the kernel; they are gone when that lets them go"
+            );
+        }
+        self.monitor.remember_killed(killed);
+        Ok(())
     }
 
     /// Waits for the shutdown checkpoint of a primary, or for the end of the postmaster, and reports where it is.
@@ -183,24 +217,6 @@ impl Control {
         }
         Ok(())
     }
-}
-
-/// Makes the mode harder each time `limit` passes; returns only when nothing helps.
-async fn escalate(postmaster: &Postmaster, mode: Mode, limit: Duration) -> Error {
-    sleep(limit).await;
-    tracing::warn!("Timeout during postmaster stop, aborting Postgres.");
-    if mode != Mode::Immediate {
-        if let Err(error) = postmaster.signal(Signal::QUIT) {
-            return error;
-        }
-        sleep(limit).await;
-    }
-    tracing::warn!("Sending SIGKILL to Postmaster and its children");
-    if let Err(error) = postmaster.kill_with_children() {
-        return error;
-    }
-    sleep(KILL_LIMIT).await;
-    Error::Timeout { what: format!("the end of killed postmaster pid={}", postmaster.pid()), limit: KILL_LIMIT }
 }
 
 /// Where the shutdown checkpoint of a cleanly stopped primary is; `None` if it was not one, or `pg_control` cannot be read.

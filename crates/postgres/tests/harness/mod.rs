@@ -18,6 +18,7 @@ use patroni_postgres::conf::{Conf, FileOptions};
 use patroni_postgres::control::{Control, StartOptions, Started};
 use patroni_postgres::monitor::Monitor;
 use patroni_postgres::options::{BootstrapOptions, Credentials, ServerOptions};
+use patroni_postgres::processes::kill_all;
 use patroni_postgres::sql::{Connection, DEFAULT_OPTIONS};
 use serde_json::json;
 use tempfile::TempDir;
@@ -151,7 +152,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         if let Ok(Some(postmaster)) = self.second_alive() {
-            postmaster.kill_with_children().expect("kill");
+            kill_all(postmaster.pid(), Duration::from_secs(10)).expect("kill");
             for _ in 0..500 {
                 if !postmaster.is_alive() {
                     break;
