@@ -78,6 +78,51 @@ fn a_slot_that_would_not_survive_is_told_of() {
     });
 }
 
+/// While the server runs, only our own slots are dropped; after a start also what others left unused, but for what PostgreSQL makes and drops
+/// by itself.
+fn keeps_the_slots_of_others(kind: Kind) {
+    let cluster = Cluster::mixed(&[kind]).dcs(json!({"slots": {"mine": {"type": "physical"}}})).start();
+    let node = &cluster.nodes[0];
+    let count = |slot: &str| format!("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{slot}'");
+    node.wait_sql(&count("mine"), "1", Limit(30));
+    // 4.1.5 looks again in the loop after it made a slot.
+    let loops = || node.log().matches("no action. I am (n0), the leader with the lock").count();
+    let before = loops();
+    wait_for("two loops", Limit(30), || if loops() > before + 2 { Ok(()) } else { Err(loops()) });
+    for slot in ["other", "pg_16399_sync_16391_7433894621"] {
+        node.sql(&format!("SELECT pg_create_physical_replication_slot('{slot}', true)"));
+    }
+    node.patch_config(&json!({"slots": null}));
+    node.wait_sql(&count("mine"), "0", Limit(30));
+    let before = loops();
+    wait_for("two loops", Limit(30), || if loops() > before + 2 { Ok(()) } else { Err(loops()) });
+    assert_eq!(node.sql(&count("other")), "1");
+    assert_eq!(node.sql(&count("pg_16399_sync_16391_7433894621")), "1");
+    assert_eq!(node.post("/restart", &json!({})).status, 200);
+    node.wait_sql(&count("other"), "0", Limit(30));
+    if kind == Kind::Ours {
+        assert_eq!(node.sql(&count("pg_16399_sync_16391_7433894621")), "1");
+        let log = node.log();
+        for expected in ["Trying to drop unknown replication slot 'other'", "Replication slot 'other' kept "] {
+            assert!(log.contains(expected), "{log}");
+        }
+    }
+}
+
+#[test]
+fn slots_of_others_are_left_alone_while_the_server_runs() {
+    keeps_the_slots_of_others(Kind::Ours);
+}
+
+#[test]
+fn slots_of_others_are_left_alone_by_the_reference() {
+    if Programs::find().reference.is_none() {
+        eprintln!("SKIPPED: Patroni 4.1.5 is not installed (target/reference); ./test installs it from PyPI");
+        return;
+    }
+    keeps_the_slots_of_others(Kind::Reference);
+}
+
 /// Each copies from the other.
 #[test]
 fn a_logical_consumer_goes_on_in_a_mixed_cluster() {

@@ -11,7 +11,7 @@ use patroni_core::plan::Plan;
 use patroni_core::server::{Role, Running, Wal};
 use patroni_core::settings::Settings;
 use patroni_core::slots::{
-    self, Change, News, Node, PrimarySlots, Retained, Situation, published_slots, slot_on_primary, wanted_slots,
+    self, Change, News, Node, Ownership, PrimarySlots, Retained, Situation, published_slots, slot_on_primary, wanted_slots,
 };
 use patroni_dcs::LeaderUpdate;
 use patroni_postgres::control::Control;
@@ -39,6 +39,7 @@ pub struct Slots {
     monitor: Monitor,
     /// When members were last seen, while this node leads.
     retained: Option<Retained>,
+    ownership: Ownership,
     changes: Option<JoinHandle<()>>,
     logical: Option<JoinHandle<BTreeSet<String>>>,
     question: Option<JoinHandle<Option<PrimarySlots>>>,
@@ -47,7 +48,8 @@ pub struct Slots {
 impl Slots {
     /// Nothing is under way.
     pub fn new(monitor: Monitor) -> Self {
-        Slots { monitor, retained: None, changes: None, logical: None, question: None }
+        let ownership = Ownership::default();
+        Slots { monitor, retained: None, ownership, changes: None, logical: None, question: None }
     }
 
     /// What was found out since the last time.
@@ -91,8 +93,11 @@ impl Slots {
         let settings = &facts.settings;
         let role = if running.wal.is_standby() { plan.memory.role } else { Role::Primary };
         let node = Node { name: &settings.name, role, tags: &settings.tags };
-        let changes = wanted_changes(settings, cluster, &node, running);
-        self.change(changes);
+        let (wanted, told) = wanted_slots(settings, cluster, &node);
+        told.iter().for_each(notes::of_planner);
+        let droppable = self.ownership.droppable(&wanted, settings, cluster, running, facts.now.boot);
+        let situation = situation(settings, cluster, running);
+        self.change(slots::plan(&wanted, &running.slots, &settings.slots.ignore, &droppable, situation));
         let unready: BTreeSet<String> = plan.memory.readiness.unready().cloned().collect();
         if running.wal.is_standby()
             && !unready.is_empty()
@@ -144,19 +149,17 @@ impl Slots {
     }
 }
 
-fn wanted_changes(settings: &Settings, cluster: &Cluster, node: &Node<'_>, running: &Running) -> Vec<Change> {
-    let (wanted, told) = wanted_slots(settings, cluster, node);
-    told.iter().for_each(notes::of_planner);
+fn situation(settings: &Settings, cluster: &Cluster, running: &Running) -> Situation {
     let leads = cluster.leader_name() == Some(&settings.name);
-    let situation = Situation {
+    Situation {
         paused: settings.paused,
         clean_inactive: !cluster.is_unlocked() && (!leads || !running.wal.is_standby()),
         replayed: match &running.wal {
             Wal::Primary { .. } => None,
             Wal::Standby { replayed, .. } => Some(replayed.unwrap_or_default()),
         },
-    };
-    slots::plan(&wanted, &running.slots, &settings.slots.ignore, situation)
+        position: running.wal.position(),
+    }
 }
 
 async fn change(monitor: Monitor, changes: Vec<Change>) {
@@ -178,7 +181,7 @@ pub async fn enforce_feedback(control: &mut Control, needed: bool, facts: &Facts
     if !changed || facts.server.running().is_none() {
         return;
     }
-    let why = match timeout(RELOAD_LIMIT, control.reload(false)).await {
+    let why = match timeout(RELOAD_LIMIT, control.reload(true)).await {
         Ok(Ok(())) => return,
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("not within {RELOAD_LIMIT:?}"),

@@ -211,6 +211,8 @@ pub struct Slot {
     pub failover: bool,
     /// Synchronised by the server itself (17 and later).
     pub synced: bool,
+    /// Since when nobody has used it (17 and later).
+    pub inactive_since: Option<String>,
 }
 
 impl Slot {

@@ -8,7 +8,7 @@ mod state_file;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use patroni_core::slots::{Change, DropReason};
+use patroni_core::slots::{Change, DropReason, Kept};
 
 use crate::sql::{Connection, SqlError, quote_literal};
 
@@ -27,7 +27,9 @@ pub async fn apply(connection: &Connection, plan: &[Change], limit: Duration) ->
     let mut done = SlotsDone::default();
     for change in plan {
         let (slot, result) = match change {
-            Change::Drop { slot, reason } => (slot, drop_slot(connection, slot, *reason, limit).await),
+            Change::Drop { slot, reason, kept } => {
+                (slot, drop_slot(connection, slot, *reason, kept, limit).await)
+            }
             // It is still there: an active slot, most likely.
             Change::Create(slot) if done.failed.contains(slot) => continue,
             Change::Create(slot) => (slot, create(connection, slot, limit).await),
@@ -53,13 +55,22 @@ pub async fn apply(connection: &Connection, plan: &[Change], limit: Duration) ->
 
 /// Drops a slot that nobody uses. The check and the drop are one statement; PostgreSQL itself refuses to drop a slot that became
 /// active in between.
-async fn drop_slot(connection: &Connection, slot: &str, reason: DropReason, limit: Duration) -> Result<bool, SqlError> {
+async fn drop_slot(
+    connection: &Connection,
+    slot: &str,
+    reason: DropReason,
+    kept: &Kept,
+    limit: Duration,
+) -> Result<bool, SqlError> {
     match reason {
         DropReason::Unknown | DropReason::Lost | DropReason::Different => tracing::info!("{}", reason.sentence(slot)),
         DropReason::HoldsXmin | DropReason::KeepsNothing => tracing::warn!("{}", reason.sentence(slot)),
     }
+    if let Some(sentence) = kept.sentence(slot) {
+        tracing::info!("{sentence}");
+    }
     let sql = format!(
-        "WITH slots AS (SELECT slot_name, active FROM pg_catalog.pg_replication_slots WHERE slot_name = {}), dropped AS \
+        "WITH slots AS (SELECT slot_name, active FROM pg_catalog.pg_replication_slots WHERE slot_name = {} AND NOT temporary), dropped AS \
          (SELECT pg_catalog.pg_drop_replication_slot(slot_name), true AS dropped FROM slots WHERE NOT active) \
          SELECT active, COALESCE(dropped, false) FROM slots FULL OUTER JOIN dropped ON true",
         quote_literal(slot)

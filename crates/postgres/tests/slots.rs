@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use harness::{Node, as_postgres};
 use patroni_core::lsn::Lsn;
-use patroni_core::slots::{Change, DropReason};
+use patroni_core::slots::{Change, DropReason, Kept};
 use patroni_postgres::slots::{SlotsDone, apply};
 use patroni_postgres::sql::{Connection, DEFAULT_OPTIONS};
 
@@ -21,7 +21,7 @@ fn slots_are_created_moved_and_dropped() {
         let conninfo = node.options.borrow().local_superuser();
         let connection = Connection::open(&conninfo, "test", DEFAULT_OPTIONS).await.expect("connection");
         let create = |name: &str| Change::Create(name.to_owned());
-        let drop = |name: &str| Change::Drop { slot: name.to_owned(), reason: DropReason::Unknown };
+        let drop = |name: &str| Change::Drop { slot: name.to_owned(), reason: DropReason::Unknown, kept: Kept::default() };
 
         let done = apply(&connection, &[create("one"), create("two"), create("one")], LIMIT).await;
         assert_eq!(done, SlotsDone::default());
@@ -69,7 +69,7 @@ fn a_slot_in_use_is_not_dropped_and_not_made_anew() {
         let active = "SELECT active::text FROM pg_replication_slots";
         harness::until("an active slot", async || node.sql(active).await == [Some("true".to_owned())]).await;
 
-        let dropped = Change::Drop { slot: "used".to_owned(), reason: DropReason::HoldsXmin };
+        let dropped = Change::Drop { slot: "used".to_owned(), reason: DropReason::HoldsXmin, kept: Kept::default() };
         let done = apply(&connection, &[dropped, Change::Create("used".to_owned())], LIMIT).await;
         assert_eq!(done, SlotsDone { failed: BTreeSet::from(["used".to_owned()]), aborted: false });
         assert_eq!(node.sql(active).await, [Some("true".to_owned())]);

@@ -2,12 +2,14 @@
 //! would not survive a failover. Pure.
 
 mod feedback;
+mod ownership;
 mod published;
 mod readiness;
 mod risk;
 mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use serde_json::Value;
 
@@ -18,6 +20,7 @@ use crate::server::{Slot, SlotKind};
 use crate::tags::truthy;
 
 pub use feedback::needs_feedback;
+pub use ownership::Ownership;
 pub use published::{Retained, published_slots, slot_positions};
 pub use readiness::{News, PrimarySlots, Readiness};
 pub use risk::{Risk, at_risk};
@@ -32,6 +35,8 @@ pub enum Change {
         slot: String,
         /// Why.
         reason: DropReason,
+        /// What goes with it.
+        kept: Kept,
     },
     /// Create a physical slot that keeps WAL from now on.
     Create(String),
@@ -57,10 +62,48 @@ pub enum Change {
     },
 }
 
+/// What a slot kept from being removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Kept {
+    /// WAL from this position on.
+    pub from: Option<Lsn>,
+    /// So many bytes of it.
+    pub bytes: u64,
+    /// Since when nobody has used it, where the server knows that (17 and later).
+    pub inactive_since: Option<String>,
+}
+
+impl Kept {
+    fn by(slot: &Slot, position: Lsn) -> Self {
+        let bytes = slot.restart_lsn.map_or(0, |from| position.0.saturating_sub(from.0));
+        Kept { from: slot.restart_lsn, bytes, inactive_since: slot.inactive_since.clone() }
+    }
+
+    /// The sentence for the log; `None` where the slot kept nothing.
+    pub fn sentence(&self, slot: &str) -> Option<String> {
+        let from = self.from.filter(|_| self.bytes > 0)?;
+        Some(format!("Replication slot '{slot}' kept {self} of WAL, from {from} on{}", self.since()))
+    }
+
+    fn since(&self) -> String {
+        self.inactive_since.as_ref().map_or_else(String::new, |time| format!(", and has been unused since {time}"))
+    }
+}
+
+impl fmt::Display for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.bytes {
+            0..1024 => write!(f, "{} B", self.bytes),
+            1024..1_048_576 => write!(f, "{} kB", self.bytes >> 10),
+            _ => write!(f, "{} MB", self.bytes >> 20),
+        }
+    }
+}
+
 /// Why a slot is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DropReason {
-    /// Nobody wants it.
+    /// Nobody wants it any more, or it was left here by others.
     Unknown,
     /// The WAL it needs is gone (`wal_status` is `lost`): a new one takes its place.
     Lost,
@@ -102,21 +145,26 @@ pub struct Situation {
     pub clean_inactive: bool,
     /// How far a standby has replayed; `None` on a primary.
     pub replayed: Option<Lsn>,
+    /// Where the WAL of this node ends.
+    pub position: Lsn,
 }
 
 /// What to change so that the node has the slots it should have. Slots of PostgreSQL's own synchronisation (`failover`, `synced`) are left
-/// alone; `ignore` are the entries of `ignore_slots`. What a standby lacks of logical slots is told by [`to_copy`].
+/// alone; `ignore` are the entries of `ignore_slots`, `droppable` comes from [`Ownership`]. What a standby lacks of logical slots is told
+/// by [`to_copy`].
 pub fn plan(
     wanted: &BTreeMap<String, Wanted>,
     actual: &BTreeMap<String, Slot>,
     ignore: &[JsonMap],
+    droppable: &BTreeSet<String>,
     situation: Situation,
 ) -> Vec<Change> {
     let mut plan = Vec::new();
     let mut kept: BTreeMap<_, _> = actual.iter().collect();
     kept.retain(|name, slot| match reason_to_drop(wanted.get(*name), name, slot, ignore, situation) {
+        Some(DropReason::Unknown) if !droppable.contains(*name) || ownership::is_of_table_copy(name) => true,
         Some(reason) if !slot.is_of_postgresql() => {
-            plan.push(Change::Drop { slot: (*name).clone(), reason });
+            plan.push(drop_slot(name, slot, reason, situation));
             false
         }
         Some(_) | None => true,
@@ -144,6 +192,10 @@ pub fn plan(
         }
     }
     plan
+}
+
+fn drop_slot(name: &str, slot: &Slot, reason: DropReason, situation: Situation) -> Change {
+    Change::Drop { slot: name.to_owned(), reason, kept: Kept::by(slot, situation.position) }
 }
 
 /// The logical slots that a standby has to copy from the primary: those it lacks, and those it cannot use (`lost`, or found `unusable` when
@@ -188,7 +240,7 @@ fn bring_up_to_date(name: &str, wanted: &Wanted, found: &Slot, situation: Situat
     let slot = name.to_owned();
     // A slot that nobody reads gets no feedback: its xmin would stay for ever.
     if situation.clean_inactive && wanted.expected_active == Some(false) && found.holds_xmin {
-        plan.push(Change::Drop { slot: slot.clone(), reason: DropReason::HoldsXmin });
+        plan.push(drop_slot(name, found, DropReason::HoldsXmin, situation));
         plan.push(Change::Create(slot));
         return;
     }
@@ -196,7 +248,7 @@ fn bring_up_to_date(name: &str, wanted: &Wanted, found: &Slot, situation: Situat
         return;
     }
     match (found.restart_lsn, wanted.lsn) {
-        (None, _) => plan.push(Change::Drop { slot, reason: DropReason::KeepsNothing }),
+        (None, _) => plan.push(drop_slot(name, found, DropReason::KeepsNothing, situation)),
         (Some(restart), Some(lsn)) if lsn > restart => plan.push(Change::Advance(slot, lsn)),
         (Some(_), _) => {}
     }
@@ -236,5 +288,7 @@ fn warning(text: String) -> Note {
 
 #[cfg(test)]
 mod logical_tests;
+#[cfg(test)]
+mod ownership_tests;
 #[cfg(test)]
 mod tests;

@@ -137,11 +137,12 @@ pub(super) fn physical(restart: Option<u64>) -> Slot {
         lost: false,
         failover: false,
         synced: false,
+        inactive_since: None,
     }
 }
 
 fn logical() -> Slot {
-    Slot { kind: SlotKind::Logical { plugin: "p".into(), database: "d".into() }, ..physical(Some(1)) }
+    Slot { kind: SlotKind::Logical { plugin: "p".into(), database: "d".into() }, ..physical(Some(5)) }
 }
 
 fn wanted(lsn: Option<u64>, expected_active: Option<bool>) -> Wanted {
@@ -149,7 +150,9 @@ fn wanted(lsn: Option<u64>, expected_active: Option<bool>) -> Wanted {
 }
 
 fn dropped(reason: DropReason) -> Change {
-    Change::Drop { slot: "s".into(), reason }
+    let keeps = reason != DropReason::KeepsNothing;
+    let kept = Kept { from: keeps.then_some(Lsn(5)), bytes: if keeps { 95 } else { 0 }, inactive_since: None };
+    Change::Drop { slot: "s".into(), reason, kept }
 }
 
 #[test]
@@ -157,7 +160,7 @@ fn changes_lead_from_what_is_to_what_is_wanted() {
     use DropReason::{Different, HoldsXmin, KeepsNothing, Lost, Unknown};
     let create = || Change::Create("s".into());
     let advance = |lsn| Change::Advance("s".into(), Lsn(lsn));
-    let active = Situation { paused: false, clean_inactive: true, replayed: Some(Lsn(100)) };
+    let active = Situation { paused: false, clean_inactive: true, replayed: Some(Lsn(100)), position: Lsn(100) };
     let paused = Situation { paused: true, ..active };
     let unclear = Situation { clean_inactive: false, ..active };
     let lost = Slot { lost: true, ..physical(Some(5)) };
@@ -190,11 +193,12 @@ fn changes_lead_from_what_is_to_what_is_wanted() {
         (Some(Wanted { kind: logical().kind, lsn: None, expected_active: None }), Some(logical()), active, vec![]),
         (Some(Wanted { kind: logical().kind, lsn: None, expected_active: None }), None, active, vec![]),
     ];
+    let all = BTreeSet::from(["s".to_owned()]);
     for (wanted, actual, situation, expected) in rows {
         let row = format!("{wanted:?} {actual:?} {situation:?}");
         let wanted = wanted.map(|w| ("s".to_owned(), w)).into_iter().collect();
         let actual = actual.map(|a| ("s".to_owned(), a)).into_iter().collect();
-        assert_eq!(plan(&wanted, &actual, &[], situation), expected, "{row}");
+        assert_eq!(plan(&wanted, &actual, &[], &all, situation), expected, "{row}");
     }
 }
 
@@ -211,10 +215,11 @@ fn slots_to_ignore_are_left_alone() {
         (json!({"plugin": ""}), logical(), true),
         (json!({"name": null}), logical(), true),
     ];
-    let situation = Situation { paused: false, clean_inactive: true, replayed: None };
+    let situation = Situation { paused: false, clean_inactive: true, replayed: None, position: Lsn(100) };
+    let all = BTreeSet::from(["s".to_owned()]);
     for (matcher, slot, ignored) in rows {
         let actual = BTreeMap::from([("s".to_owned(), slot)]);
-        let changes = plan(&BTreeMap::new(), &actual, &[object(&matcher)], situation);
+        let changes = plan(&BTreeMap::new(), &actual, &[object(&matcher)], &all, situation);
         assert_eq!(changes.is_empty(), ignored, "{matcher}");
     }
 }

@@ -1024,6 +1024,7 @@ fn logical_slot(failover: bool) -> Slot {
         lost: false,
         failover,
         synced: false,
+        inactive_since: None,
     }
 }
 

@@ -15,7 +15,7 @@ const TIME_FORMAT: &str = "'YYYY-MM-DD HH24:MI:SS.USTZH:TZM'";
 
 /// The query for a server version (13 and later).
 pub(super) fn query(server_version: u32) -> String {
-    let failover = if server_version >= 170_000 { "failover, synced" } else { "false AS failover, false AS synced" };
+    let of_17 = if server_version >= 170_000 { ", failover, synced, inactive_since::text" } else { "" };
     format!(
         "SELECT pg_catalog.pg_is_in_recovery(), \
          pg_catalog.to_char(pg_catalog.pg_postmaster_start_time(), {TIME_FORMAT}), \
@@ -36,7 +36,7 @@ pub(super) fn query(server_version: u32) -> String {
          a.application_name, a.client_addr, w.state, w.sync_state, w.sync_priority, w.flush_lsn \
          FROM pg_catalog.pg_stat_get_wal_senders() w, pg_catalog.pg_stat_get_activity(w.pid) a) r), \
          (SELECT pg_catalog.json_agg(s) FROM (SELECT slot_name, slot_type, plugin, database, active, restart_lsn, \
-         confirmed_flush_lsn, xmin IS NOT NULL AS holds_xmin, catalog_xmin::text, wal_status, {failover} \
+         confirmed_flush_lsn, xmin IS NOT NULL AS holds_xmin, catalog_xmin::text, wal_status{of_17} \
          FROM pg_catalog.pg_replication_slots WHERE NOT temporary) s), \
          (SELECT pg_catalog.json_agg(p) FROM (SELECT s.name, pg_catalog.current_setting(s.name, true) AS old_value, \
          COALESCE((SELECT f.setting FROM pg_catalog.pg_file_settings f WHERE f.name = s.name ORDER BY f.seqno DESC \
@@ -143,6 +143,7 @@ fn slot(object: &JsonMap) -> Option<(String, Slot)> {
         lost: text(object, "wal_status").as_deref() == Some("lost"),
         failover: flag(object, "failover"),
         synced: flag(object, "synced"),
+        inactive_since: text(object, "inactive_since"),
     };
     Some((text(object, "slot_name")?, slot))
 }
