@@ -122,9 +122,9 @@ impl Synchronous {
         limit: Duration,
     ) -> Outcome<()> {
         let Some(control) = control else { return Outcome::Failed("an action is in progress".to_owned()) };
-        control.conf().set_synchronous_standby_names(names);
+        let changed = control.conf().set_synchronous_standby_names(names);
         let wanted = control.conf().parameters().text("synchronous_standby_names").unwrap_or_default();
-        if let Err(error) = control.reload(false).await {
+        if let Err(error) = control.reload(changed).await {
             return Outcome::Unknown(error.to_string());
         }
         let limit = limit.min(RELOAD_LIMIT);

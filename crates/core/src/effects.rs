@@ -85,10 +85,10 @@ pub fn effects(plan: &Plan, facts: &Facts) -> Vec<Effect> {
     effects
 }
 
-/// A job that changes the role tells of it itself.
+/// A job that changes the role tells of it itself, and a stop is told in the role that the server had.
 fn role_to_tell(plan: &Plan) -> Option<Role> {
-    let told_by_job = matches!(plan.job, JobOrder::Start(Job::Follow { .. }));
-    Some(plan.memory.role).filter(|role| *role != Role::Uninitialized && !told_by_job)
+    let keeps = matches!(plan.job, JobOrder::Start(Job::Follow { .. } | Job::Demote(_)));
+    Some(plan.memory.role).filter(|role| *role != Role::Uninitialized && !keeps)
 }
 
 fn feedback(facts: &Facts) -> Option<bool> {
