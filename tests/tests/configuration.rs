@@ -1,7 +1,7 @@
 //! Settings that change while the cluster runs.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
 
-use patroni_tests::{Cluster, Limit, Signal, Value, json, wait_for};
+use patroni_tests::{Cluster, Kind, Limit, Programs, Signal, Value, free_port, json, wait_for};
 
 fn patch(parameters: &Value) -> Value {
     json!({"postgresql": {"parameters": parameters}})
@@ -174,5 +174,68 @@ fn validate_config_tells_what_is_wrong() {
     assert!(!valid);
     for expected in ["scope", "is not defined.", "etcd3.hosts"] {
         assert!(text.contains(expected), "{expected}: {text}");
+    }
+}
+
+#[test]
+fn a_new_password_of_the_superuser_is_taken_over() {
+    let mut cluster = Cluster::of(2).start();
+    cluster.nodes[0].sql("ALTER ROLE postgres PASSWORD 'another'");
+    let change = json!({"postgresql": {
+        "authentication": {"superuser": {"password": "another"}}, "parameters": {"work_mem": "7MB"},
+    }});
+    for node in &mut cluster.nodes {
+        node.change_config(&change);
+        node.write_config(&cluster.sandbox);
+        node.signal(Signal::HUP);
+    }
+    for node in &cluster.nodes {
+        node.wait_sql("SHOW work_mem", "7MB", Limit(30));
+    }
+    let answer = cluster.nodes[0].post("/switchover", &json!({"leader": "n0", "candidate": "n1"}));
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    cluster.wait_streaming(1, Limit(60));
+    // An address is another one only after a restart.
+    let port = free_port();
+    let address = format!("127.0.0.1:{port}");
+    let node = &mut cluster.nodes[1];
+    node.change_config(&json!({"postgresql": {"listen": address, "connect_address": address}}));
+    node.write_config(&cluster.sandbox);
+    node.signal(Signal::HUP);
+    node.wait_state("a restart is pending", Limit(20), |state| state["pending_restart"] == true);
+    assert_eq!(node.sql("SHOW work_mem"), "7MB");
+    assert_eq!(node.post("/restart", &json!({})).status, 200);
+    node.pg_port = port;
+    cluster.wait_streaming(1, Limit(60));
+}
+
+/// A standby starts with no less than its primary had, whatever is configured.
+fn a_standby_shows_what_waits_for_its_restart(kind: Kind) -> Value {
+    let cluster = Cluster::mixed(&[kind, kind]).start();
+    cluster.nodes[0].patch_config(&patch(&json!({"max_connections": 60})));
+    for node in &cluster.nodes {
+        node.wait_state("a restart is pending", Limit(30), |state| state["pending_restart"] == true);
+        node.post("/restart", &json!({}));
+        node.wait_sql("SHOW max_connections", "60", Limit(60));
+    }
+    cluster.nodes[0].patch_config(&patch(&json!({"max_connections": 55})));
+    let standby = &cluster.nodes[1];
+    let start = standby
+        .wait_state("a restart is pending", Limit(30), |state| state["pending_restart"] == true)["postmaster_start_time"]
+        .clone();
+    assert_eq!(standby.post("/restart", &json!({})).status, 200);
+    let state = standby.wait_state("a restart is pending again", Limit(30), |state| {
+        state["pending_restart"] == true && state["postmaster_start_time"] != start && state["state"] == "running"
+    });
+    assert_eq!(standby.sql("SHOW max_connections"), "60");
+    state["pending_restart_reason"].clone()
+}
+
+#[test]
+fn a_standby_with_more_than_configured_waits_for_a_restart() {
+    let reason = json!({"max_connections": {"old_value": "60", "new_value": "55"}});
+    assert_eq!(a_standby_shows_what_waits_for_its_restart(Kind::Ours), reason);
+    if Programs::find().reference.is_some() {
+        assert_eq!(a_standby_shows_what_waits_for_its_restart(Kind::Reference), reason);
     }
 }

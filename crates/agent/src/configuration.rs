@@ -36,6 +36,8 @@ pub struct Configuration {
     config: Arc<Config>,
     settings: Arc<Settings>,
     server: watch::Sender<Arc<ServerOptions>>,
+    /// A restart of the server that was started at this time brings these options into force.
+    after_restart: Option<(String, Arc<ServerOptions>)>,
     addresses: Addresses,
     /// The version of `/config` that was looked at last.
     seen: Option<Version>,
@@ -72,6 +74,7 @@ impl Configuration {
             settings: Arc::new(config.settings().clone()),
             addresses: options::addresses(&config, &server, &options::file_options(&config)),
             server: watch::Sender::new(server),
+            after_restart: None,
             seen: None,
             untold: Some(Untold::Adopted),
             http,
@@ -175,6 +178,8 @@ impl Configuration {
         }
         let server = Arc::new(options::server_options(&self.config));
         self.addresses = options::addresses(&self.config, &server, &options::file_options(&self.config));
+        // A password may be in force already, an address may not.
+        self.server.send_modify(|in_force| *in_force = in_force.or_as(&server));
         if self.untold.is_none_or(|before| before != Untold::Adopted) {
             self.untold = Some(untold);
         }
@@ -193,16 +198,25 @@ impl Configuration {
         }
         let server = Arc::new(options::server_options(&self.config));
         control.conf().set_options(Arc::clone(&server), self.file_options());
+        self.after_restart = None;
         if self.settings.synchronous.mode != SynchronousMode::Off {
             control.conf().set_synchronous_standby_names(SynchronousStandbyNames::Managed(None));
         }
-        self.server.send_replace(server);
+        self.bring_into_force(&server);
         self.untold = None;
+    }
+
+    fn bring_into_force(&self, server: &ServerOptions) {
+        self.server.send_modify(|before| *before = server.or_as(before));
     }
 
     /// Tells PostgreSQL what it has not been told yet. Needs the handle, so it waits for a job to end. True: it was told.
     pub async fn apply(&mut self, control: &mut Control, maintenance: &mut Maintenance, facts: &Facts) -> bool {
-        let (Some(untold), Some(running)) = (self.untold, facts.server.running()) else { return false };
+        let Some(running) = facts.server.running() else { return false };
+        if let Some((_, server)) = self.after_restart.take_if(|(of, _)| *of != running.start_time) {
+            self.bring_into_force(&server);
+        }
+        let Some(untold) = self.untold else { return false };
         let server = Arc::new(options::server_options(&self.config));
         match timeout(COMPARE_LIMIT * 2, self.tell(control, running, facts, server, untold)).await {
             Ok(Ok(pending)) => {
@@ -231,8 +245,10 @@ impl Configuration {
         let force = untold != Untold::Changed;
         let files = self.file_options();
         let reload = control.conf().reload(Arc::clone(&server), files, &connection, force, COMPARE_LIMIT).await?;
-        if !reload.address_changed {
-            self.server.send_replace(server);
+        if reload.address_changed {
+            self.after_restart = Some((running.start_time.clone(), server));
+        } else {
+            self.bring_into_force(&server);
         }
         if reload.written {
             let before = load_time(&connection).await?;

@@ -45,7 +45,14 @@ impl Node {
             OnServer::EnforceFeedback(needed) if known => slots::enforce_feedback(control, needed, facts).await,
             OnServer::EnforceFeedback(_) => {}
             OnServer::Prepare => self.configuration.prepare(control, facts),
-            OnServer::FinishStart => control.seen_running().await,
+            OnServer::FinishStart => {
+                control.seen_running().await;
+                if let Some(running) = facts.server.running()
+                    && self.maintenance.note_start(running, control.raised_settings())
+                {
+                    self.woken.notify_one();
+                }
+            }
             OnServer::ResumeReplay => {
                 if let Err(error) = control.resume_replay().await {
                     tracing::warn!("the replay of WAL could not be resumed: {error}");

@@ -48,13 +48,22 @@ impl Maintenance {
         self.pending = Some((running.start_time.clone(), pending));
     }
 
+    /// A server was found running: what its start raised above the configuration waits for its next restart. True: that is news.
+    pub fn note_start(&mut self, running: &Running, raised: &JsonMap) -> bool {
+        let known = self.pending.as_ref().is_some_and(|(start_time, _)| *start_time == running.start_time);
+        if !known {
+            self.set_pending_restart(running, raised.clone());
+        }
+        !known && !raised.is_empty()
+    }
+
     /// The server as inspected, with what is known to wait for its restart.
     pub fn with_pending_restart(&self, mut server: Server) -> Server {
         if let Postmaster::Running(running) = &mut server.postmaster
             && let Some((start_time, pending)) = &self.pending
             && *start_time == running.start_time
         {
-            running.pending_restart = pending.clone();
+            running.pending_restart.extend(pending.clone());
         }
         server
     }
@@ -138,8 +147,7 @@ impl Maintenance {
 /// Writes the first checkpoint of a new primary: until then pg_rewind takes it for what it was before.
 async fn checkpoint(monitor: Monitor, woken: Arc<Notify>) {
     let work = async {
-        let connection =
-            Connection::open(&monitor.options().local_superuser(), "Patroni checkpoint", UNLIMITED).await?;
+        let connection = monitor.options().connect(None, "Patroni checkpoint", UNLIMITED).await?;
         connection.query_within("CHECKPOINT", CHECKPOINT_LIMIT).await?;
         Ok::<(), patroni_postgres::Error>(())
     };

@@ -26,7 +26,7 @@ use crate::data_dir;
 use crate::monitor::Monitor;
 use crate::options::ServerOptions;
 use crate::postmaster::{PidFileStatus, Postmaster};
-use crate::sql::{Connection, UNLIMITED};
+use crate::sql::UNLIMITED;
 use crate::unfinished::Unfinished;
 use crate::{Error, Result};
 
@@ -288,7 +288,7 @@ impl Control {
     /// No connection, or the statement failed.
     pub async fn checkpoint(&self, limit: Duration, cancel: &Cancel) -> Result<()> {
         let checkpoint = async {
-            let connection = Connection::open(&self.options().local_superuser(), "Patroni", UNLIMITED).await?;
+            let connection = self.options().connect(None, "Patroni", UNLIMITED).await?;
             connection.query_within("CHECKPOINT", limit).await
         };
         tokio::select! {

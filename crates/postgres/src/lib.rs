@@ -14,6 +14,7 @@ pub mod controldata;
 mod copying;
 pub mod data_dir;
 pub mod error;
+mod local;
 mod method_commands;
 pub mod monitor;
 pub mod options;

@@ -204,8 +204,7 @@ impl Monitor {
     /// # Errors
     /// No connection.
     pub async fn connect(&self, name: &str) -> Result<Connection> {
-        let conninfo = self.options().local_superuser();
-        Ok(Connection::open(&conninfo, &format!("Patroni {name}"), DEFAULT_OPTIONS).await?)
+        Ok(self.options().connect(None, &format!("Patroni {name}"), DEFAULT_OPTIONS).await?)
     }
 
     /// `pg_control`, read with `pg_controldata`.

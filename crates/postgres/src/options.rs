@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use patroni_core::JsonMap;
@@ -61,6 +62,8 @@ pub struct ServerOptions {
     pub replica_methods: BTreeMap<String, Value>,
     /// The section `bootstrap`.
     pub bootstrap: BootstrapOptions,
+    /// How the server was reached before, or will be once it has been told of a change. See [`ServerOptions::or_as`].
+    pub other: Option<Arc<ServerOptions>>,
 }
 
 /// The section `bootstrap`, without `dcs`.

@@ -195,6 +195,18 @@ impl SqlError {
         self.code() == Some("57P03")
     }
 
+    /// The server does not let this user in, or not read that, or wants a password that there is none of.
+    pub fn is_refusal(&self) -> bool {
+        let refuses = |code: &str| code.starts_with("28") || code == "42501";
+        self.code().is_some_and(refuses) || self.message.contains("password missing")
+    }
+
+    /// Another user, password, certificate or address may be let in.
+    pub(crate) fn may_be_due_to_address(&self) -> bool {
+        let refuses_everybody = |code: &str| code.starts_with("57P") || code == "53300";
+        !self.timed_out && !self.code().is_some_and(refuses_everybody)
+    }
+
     fn may_be_due_to_tls(&self) -> bool {
         !self.timed_out && !matches!(self.code(), Some("57P03" | "28P01" | "53300"))
     }

@@ -40,6 +40,7 @@ fn server() -> ServerOptions {
         create_replica_methods: Vec::new(),
         replica_methods: BTreeMap::new(),
         bootstrap: BootstrapOptions::default(),
+        other: None,
     }
 }
 

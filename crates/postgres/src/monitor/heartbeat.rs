@@ -63,9 +63,9 @@ async fn answer(
         }
     }
     *connection = None;
-    let conninfo = options.borrow().local_superuser();
+    let options = options.borrow().clone();
     tracing::info!("establishing a new patroni heartbeat connection to postgres");
-    let open = Connection::open(&conninfo, "Patroni heartbeat", DEFAULT_OPTIONS).await?;
+    let open = options.connect(None, "Patroni heartbeat", DEFAULT_OPTIONS).await?;
     let answer = ask(&open).await?;
     *connection = Some((pid, open));
     Ok(answer)

@@ -8,7 +8,8 @@ use crate::cancel::Cancel;
 use crate::controldata::ControlValues;
 use crate::monitor::Monitor;
 use crate::postmaster::{Found, Postmaster};
-use crate::sql::Connection;
+use crate::options::ServerOptions;
+use crate::sql::{Connection, Conninfo};
 use crate::{Error, Result, data_dir};
 
 /// How far this node is: by its own word while it runs (as a standby), by `pg_control` otherwise. `None` where it has to be
@@ -35,7 +36,7 @@ pub async fn local_position(context: &RewindContext, monitor: &Monitor) -> Resul
 async fn running_position(context: &RewindContext, monitor: &Monitor) -> Result<Option<LocalPosition>> {
     let connection = monitor.connect("rewind").await?;
     let Some(lsn) = replayed(&connection, context).await? else { return Ok(None) };
-    let timeline = identify_timeline(context).await?;
+    let timeline = identify_timeline(context, &monitor.options()).await?;
     Ok(Some(LocalPosition { in_recovery: true, timeline, lsn }))
 }
 
@@ -47,8 +48,18 @@ async fn replayed(connection: &Connection, context: &RewindContext) -> Result<Op
 }
 
 /// The timeline that the running standby replays. Only the replication protocol tells it: what SQL shows lags behind.
-async fn identify_timeline(context: &RewindContext) -> Result<Timeline> {
-    let conninfo = context.options.local_replication();
+async fn identify_timeline(context: &RewindContext, options: &ServerOptions) -> Result<Timeline> {
+    let mut refused = None;
+    for conninfo in options.ways(ServerOptions::local_replication) {
+        match identify_timeline_by(context, &conninfo).await {
+            Ok(timeline) => return Ok(timeline),
+            Err(error) => _ = refused.get_or_insert(error),
+        }
+    }
+    Err(refused.unwrap_or_else(|| Error::Unexpected("there is no local address".to_owned())))
+}
+
+async fn identify_timeline_by(context: &RewindContext, conninfo: &Conninfo) -> Result<Timeline> {
     let mut command = context.programs.command("psql");
     command.env("LC_ALL", "C");
     if let Some(password) = conninfo.get("password") {

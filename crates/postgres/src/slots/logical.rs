@@ -34,9 +34,8 @@ pub async fn apply(monitor: &Monitor, plan: &[Change]) -> BTreeSet<String> {
     }
     let mut unusable = BTreeSet::new();
     for (database, changes) in by_database {
-        let mut conninfo = monitor.options().local_superuser();
-        conninfo.set("dbname", database);
-        let connection = match Connection::open(&conninfo, "Patroni slots", &options(&changes)).await {
+        let server = monitor.options();
+        let connection = match server.connect(Some(database), "Patroni slots", &options(&changes)).await {
             Ok(connection) => connection,
             Err(error) => {
                 tracing::error!("replication slots in database {database} could not be changed: {error}");

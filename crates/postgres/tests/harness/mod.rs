@@ -223,6 +223,7 @@ fn options(name: &str, dir: &Path) -> ServerOptions {
             ],
             ..BootstrapOptions::default()
         },
+        other: None,
     }
 }
 
