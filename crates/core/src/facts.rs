@@ -267,6 +267,8 @@ pub enum RewindCheck {
     },
     /// Could not be found out; the text says why.
     Unclear(String),
+    /// Cannot be found out as this node is configured, however often it asks: it has no password, or no permission.
+    Impossible(String),
 }
 
 /// What it takes to follow as wanted.

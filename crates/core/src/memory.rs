@@ -47,6 +47,8 @@ pub struct Memory {
     pub comparison_awaited_since: Option<Moment>,
     /// Since when a crash recovery in single-user mode was tried, until PostgreSQL runs again.
     pub crash_recovery_since: Option<Moment>,
+    /// When a server that ran was found shut down, and not by this agent.
+    pub stopped_by_outsider: Option<Moment>,
     /// A start of a server that was down was ordered; until it is known how that went.
     pub recovering: bool,
     /// The last tick was paused.
@@ -115,6 +117,7 @@ impl Memory {
             remote_asked_at: None,
             comparison_awaited_since: None,
             crash_recovery_since: None,
+            stopped_by_outsider: None,
             recovering: false,
             was_paused: false,
             bootstrapping: false,
@@ -163,6 +166,8 @@ pub enum Rewind {
     Postponed(Moment),
     /// pg_rewind failed at that time, and so often in a row.
     Failed(Moment, u32),
+    /// It failed too often: people have been told.
+    GivenUp,
 }
 
 /// A standby that does not stream.

@@ -144,6 +144,8 @@ pub enum Verdict {
     NotRunning,
     /// WAL that this standby needs is gone: it is cloned anew.
     ReinitializingMissingWal,
+    /// Somebody else has shut PostgreSQL down, a moment ago.
+    StoppedByOutsider,
     /// pg_rewind did not succeed: what is in the data directory is not started.
     RewindUnfinished,
     /// Paused, holding the lease, not primary: given up.
@@ -334,6 +336,9 @@ impl fmt::Display for Verdict {
             Verdict::NotRunningReleased => f.write_str("removed leader lock because postgres is not running"),
             Verdict::NotRunning => f.write_str("postgres is not running"),
             Verdict::ReinitializingMissingWal => f.write_str("reinitializing because the WAL that follows is gone"),
+            Verdict::StoppedByOutsider => {
+                f.write_str("postgres was shut down, and not by this agent: it is started again in a moment")
+            }
             Verdict::RewindUnfinished => f.write_str("not starting postgres, because pg_rewind did not succeed"),
             Verdict::NotPrimaryReleased => {
                 f.write_str("removed leader lock because postgres is not running as primary")

@@ -141,6 +141,16 @@ fn what_cannot_be_known_is_unclear() {
             rewind::run(&context, &RewindSource::Leader(member(&new)), None, &Cancel::new(), &Progress::ignored())
                 .await;
         assert!(matches!(running, Err(RewindError::Local(_))), "{running:?}");
+
+        // Debian's default: the superuser has no password, and there is no user for pg_rewind.
+        for password in [None, Some("wrong".to_owned())] {
+            let mut options = patroni_postgres::options::ServerOptions::clone(&old.control.options());
+            options.rewind.password = password;
+            let files = old.control.conf().file_options().clone();
+            old.control.conf().set_options(options.into(), files);
+            let answer = check(&mut old, &member(&new)).await;
+            assert!(matches!(answer, RewindCheck::Impossible(_)), "{answer:?}");
+        }
     });
 }
 

@@ -204,8 +204,8 @@ impl Tick<'_> {
             }
             self.memory.rewind = Rewind::Needed;
         }
-        if let Rewind::Failed(at, attempts) = self.memory.rewind {
-            return Ok(self.after_failed_rewind(cluster, at, attempts));
+        if let Rewind::Failed(..) | Rewind::GivenUp = self.memory.rewind {
+            return Ok(self.after_failed_rewind(cluster));
         }
         let wanted = self.rewind_allowed() || self.is_suspect();
         if !wanted || !matches!(self.memory.rewind, Rewind::Check | Rewind::Needed) {
@@ -242,6 +242,12 @@ impl Tick<'_> {
                 if source != RewindSource::Remote {
                     self.wake_after = self.wake_after.min(Duration::from_secs(1));
                 }
+                Ok(None)
+            }
+            RewindCheck::Impossible(why) => {
+                self.note(Level::Info, format!("timelines are not compared with {source}: {why}"));
+                self.remember_asking(&source);
+                self.memory.rewind = Rewind::Unknown;
                 Ok(None)
             }
             RewindCheck::Needed(possible) => {
@@ -310,7 +316,7 @@ impl Tick<'_> {
         Verdict::CrashRecovery
     }
 
-    fn after_failed_rewind(&mut self, cluster: &Cluster, at: Moment, attempts: u32) -> Option<Verdict> {
+    fn after_failed_rewind(&mut self, cluster: &Cluster) -> Option<Verdict> {
         if self.settings.rewind.remove_data_directory_on_rewind_failure
             && let Some(source) = self.clone_from(cluster)
         {
@@ -318,7 +324,9 @@ impl Tick<'_> {
             self.start(Job::Reinitialize { source, follow });
             return Some(Verdict::ReinitializingFailedRewind);
         }
+        let Rewind::Failed(at, attempts) = self.memory.rewind else { return Some(Verdict::RewindUnfinished) };
         if attempts >= REWIND_ATTEMPTS {
+            self.memory.rewind = Rewind::GivenUp;
             let remedy = self.clone_anew(cluster);
             self.note(
                 Level::Error,

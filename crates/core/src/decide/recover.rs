@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::candidates::Bar;
 use super::{Needs, Tick};
 use crate::cluster::Cluster;
-use crate::facts::Outcome;
+use crate::facts::{JobFact, Outcome};
 use crate::job::{Job, Upstream};
 use crate::memory::Rewind;
 use crate::plan::Callback;
@@ -14,6 +14,10 @@ use crate::verdict::{Level, Verdict};
 
 /// How long a node that stepped down lets others take the lease before it starts PostgreSQL again.
 const STEP_BACK: Duration = Duration::from_secs(2);
+
+/// How long PostgreSQL stays down when somebody else has stopped it: `pg_ctl stop` looks ten times a second whether it is gone, and
+/// `pg_ctl restart` starts it then.
+const OUTSIDERS_MOMENT: Duration = Duration::from_secs(1);
 
 impl Tick<'_> {
     pub(super) fn recover(&mut self, cluster: &Cluster, control: Option<&ControlData>) -> Needs<Verdict> {
@@ -32,11 +36,14 @@ impl Tick<'_> {
             return Ok(Verdict::AwaitingNewLeader);
         }
         if matches!(self.memory.state, State::Running | State::Starting | State::Restarting) {
+            self.notice_outsider(control);
             self.memory.state = State::Crashed;
         }
-        if self.has_lock(cluster)
-            && let Some(verdict) = self.recover_leader(cluster, control)?
-        {
+        if self.has_lock(cluster) {
+            if let Some(verdict) = self.recover_leader(cluster, control)? {
+                return Ok(verdict);
+            }
+        } else if let Some(verdict) = self.outsiders_moment() {
             return Ok(verdict);
         }
         // It will start as a standby: nothing to guard until it is promoted.
@@ -60,6 +67,26 @@ impl Tick<'_> {
         Ok((!unfinished).then_some(Verdict::NotRunning))
     }
 
+    /// It ran, and was shut down in good order, not by a job of this agent.
+    fn notice_outsider(&mut self, control: Option<&ControlData>) {
+        let in_order = |control: &ControlData| {
+            matches!(control.state, ControlState::ShutDown | ControlState::ShutDownInRecovery)
+        };
+        if self.memory.state == State::Running && self.facts.job == JobFact::Idle && control.is_some_and(in_order) {
+            self.memory.stopped_by_outsider = Some(self.facts.now.boot);
+            let text = "PostgreSQL was shut down, and not by this agent, which starts it again. To keep it down, pause the cluster first: \
+                        `patronictl pause`";
+            self.note(Level::Warning, text);
+        }
+    }
+
+    fn outsiders_moment(&mut self) -> Option<Verdict> {
+        let passed = self.facts.now.boot.since(self.memory.stopped_by_outsider?);
+        let left = OUTSIDERS_MOMENT.checked_sub(passed).filter(|left| !left.is_zero())?;
+        self.wake_after = left;
+        Some(Verdict::StoppedByOutsider)
+    }
+
     fn step_back(&self, cluster: &Cluster) -> Option<Duration> {
         let stepped_down = self.memory.stepped_down.filter(|_| cluster.is_unlocked())?;
         let passed = self.facts.now.boot.since(stepped_down.at);
@@ -74,6 +101,9 @@ impl Tick<'_> {
             Outcome::Failed(why) | Outcome::Unknown(why) => {
                 return self.store_failure(&why).map(Some);
             }
+        }
+        if let Some(verdict) = self.outsiders_moment() {
+            return Ok(Some(verdict));
         }
         let crashed_primary = self.memory.state == State::Crashed && self.memory.role == Role::Primary;
         if self.settings.primary_start_timeout.is_zero()

@@ -6,6 +6,8 @@
 
 use std::collections::BTreeSet;
 
+use patroni_core::verdict::Level;
+
 use crate::scene::{Scene, op_word, order_words};
 
 const FILES: [(&str, &str); 9] = [
@@ -62,6 +64,19 @@ fn read_scene(line: &str) -> Option<Scene> {
 fn every_row_comes_out_as_written() {
     let wrong = wrong_rows();
     assert!(wrong.is_empty(), "{} rows:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// What people have to do once is told once.
+#[test]
+fn that_pg_rewind_was_given_up_is_told_once() {
+    let mut scene = read_scene("stopped; divergence failed-often; use-pg-rewind").expect("a scene");
+    let told = |scene: &Scene| {
+        let plan = scene.play().1;
+        (plan.notes.iter().filter(|note| note.level == Level::Error).count(), plan.memory)
+    };
+    let (first, memory) = told(&scene);
+    scene.memory = memory;
+    assert_eq!((first, told(&scene).0), (1, 0));
 }
 
 /// The rows that do not come out as written.

@@ -440,6 +440,7 @@ impl Scene {
                     "needed" => Rewind::Needed,
                     "failed" => Rewind::Failed(NOW, 1),
                     "failed-often" => Rewind::Failed(NOW, 5),
+                    "given-up" => Rewind::GivenUp,
                     _ => return false,
                 }
             }
@@ -451,6 +452,7 @@ impl Scene {
             "pre-promote-refused" => memory.promotion_refused_at = Some(ago()),
             "starting-since" => memory.starting = Some(Starting { since: ago(), timeout: None }),
             "remote-asked" => memory.remote_asked_at = Some(ago()),
+            "outsider" => memory.stopped_by_outsider = Some(ago()),
             "comparison-awaited" => memory.comparison_awaited_since = Some(ago()),
             "crash-recovery-since" => memory.crash_recovery_since = Some(ago()),
             "led-last" => memory.last_leader = Some(value.into()),
@@ -688,6 +690,7 @@ impl Scene {
                     "diverged" => RewindCheck::Needed(Ok(())),
                     "diverged-no-rewind" => RewindCheck::Needed(Err("wal_log_hints is off".into())),
                     "unclear" => RewindCheck::Unclear("it does not answer".into()),
+                    "impossible" => RewindCheck::Impossible("it wants a password".into()),
                     "wal-gone" | "wal-gone-with-archive" => {
                         RewindCheck::WalGone { file: "00000001000000000000000A".into(), archive: value != "wal-gone" }
                     }

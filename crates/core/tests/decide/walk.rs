@@ -115,6 +115,7 @@ pub(crate) fn possible_answers(op: &Op) -> Vec<Answer> {
             RewindCheck::Needed(Ok(())),
             RewindCheck::Needed(Err("wal_log_hints is off".into())),
             RewindCheck::Unclear("it does not answer".into()),
+            RewindCheck::Impossible("it wants a password".into()),
             RewindCheck::WalGone { file: "00000001000000000000000A".into(), archive: true },
         ]
         .map(Answer::Rewind)

@@ -69,9 +69,12 @@ impl RewindContext {
 }
 
 /// Compares this node with a primary. `local` comes from [`local_position`]. Anything that cannot be found out, or that does not fit together,
-/// is [`RewindCheck::Unclear`].
+/// is [`RewindCheck::Unclear`]; what another answer of the primary would not change is [`RewindCheck::Impossible`].
 pub async fn check(context: &RewindContext, upstream: &RewindSource, local: &LocalPosition) -> RewindCheck {
-    compare(context, upstream, local).await.unwrap_or_else(|error| RewindCheck::Unclear(error.to_string()))
+    compare(context, upstream, local).await.unwrap_or_else(|error| match &error {
+        Error::Sql(refused) if refused.is_refusal() => RewindCheck::Impossible(error.to_string()),
+        _ => RewindCheck::Unclear(error.to_string()),
+    })
 }
 
 async fn compare(context: &RewindContext, upstream: &RewindSource, local: &LocalPosition) -> Result<RewindCheck> {
