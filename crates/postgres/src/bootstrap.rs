@@ -1,9 +1,7 @@
 //! Making a new cluster: initdb or the custom method, the first start, users, `post_bootstrap`.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use patroni_core::JsonMap;
@@ -11,7 +9,7 @@ use patroni_core::python::PythonText;
 use patroni_core::server::{ControlState, Role};
 use patroni_core::tags::truthy;
 use serde_json::Value;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use crate::cancel::{Cancel, Progress};
 use crate::clone::give_password;
@@ -104,7 +102,7 @@ impl Control {
         progress: &Progress,
     ) -> Result<()> {
         progress.committed("running post_bootstrap");
-        let connection = Connection::open(&options.local_superuser(), "Patroni heartbeat", DEFAULT_OPTIONS).await?;
+        let connection = options.connect(None, "Patroni heartbeat", DEFAULT_OPTIONS).await?;
         let superuser = &options.superuser;
         if let (Some(name), Some(_)) = (&superuser.username, &superuser.password) {
             create_or_update_role(&connection, name, superuser, &["SUPERUSER"]).await?;
@@ -223,52 +221,38 @@ async fn initdb(options: &ServerOptions, cancel: &Cancel, progress: &Progress) -
     if let Some(problem) = problems.into_iter().next() {
         return Err(Error::Configuration(format!("bootstrap.initdb: {problem}")));
     }
+    check_wal_directory(&arguments)?;
     command.args(arguments);
     if let Some(name) = &options.superuser.username {
         command.arg(format!("--username={name}"));
     }
-    let password_file = options.superuser.password.as_deref().map(PasswordFile::create).transpose()?;
-    if let Some(file) = &password_file {
-        command.arg(format!("--pwfile={}", file.0.display()));
+    // Through a pipe: a file would stay if the agent was killed.
+    let password = options.superuser.password.as_deref();
+    if password.is_some() {
+        command.arg("--pwfile=/dev/stdin");
     }
     command.arg(&options.data_dir);
     progress.commit(cancel, "running initdb")?;
-    let output = programs::run(command, None, Stderr::Log, cancel, None).await?;
+    let output = programs::run(command, password, Stderr::Log, cancel, None).await?;
     for line in output.stdout.lines().filter(|l| !l.trim().is_empty()) {
         tracing::info!("{line}");
     }
     output.success().map(|_| ())
 }
 
-/// A file with a password that only its owner can read, removed when dropped.
-struct PasswordFile(PathBuf);
-
-impl PasswordFile {
-    fn create(password: &str) -> Result<Self> {
-        let started = Instant::now();
-        loop {
-            let nanos =
-                std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
-            let path = std::env::temp_dir().join(format!("patroni-{}-{nanos}", std::process::id()));
-            match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
-                Ok(mut file) => {
-                    let guard = PasswordFile(path);
-                    file.write_all(password.as_bytes()).map_err(|e| Error::file("write", &guard.0, e))?;
-                    return Ok(guard);
-                }
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && started.elapsed().as_secs() < 1 => {}
-                Err(e) => return Err(Error::file("write", path, e)),
-            }
-        }
+/// What lies in a directory for WAL keeps initdb and pg_basebackup from working. It may belong to a server that lives: nothing is removed there.
+///
+/// # Errors
+/// `--waldir` names a directory that is not empty.
+pub(crate) fn check_wal_directory(arguments: &[String]) -> Result<()> {
+    let Some(directory) = arguments.iter().find_map(|argument| argument.strip_prefix("--waldir=")) else { return Ok(()) };
+    if crate::data_dir::is_empty(Path::new(directory)).map_err(|e| Error::file("read", directory, e))? {
+        return Ok(());
     }
-}
-
-impl Drop for PasswordFile {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.0) {
-            tracing::error!("cannot remove {}, which holds a password: {error}", self.0.display());
-        }
-    }
+    Err(Error::Configuration(format!(
+        "the directory for WAL, {directory} (waldir), is not empty, and there is no data directory that it belongs to. If no other server \
+         uses it, move it away: mv {directory} {directory}.old"
+    )))
 }
 
 /// Options as the user wrote them, a map or a list of names and single pairs, in the long form of the command line; and what is
@@ -381,7 +365,6 @@ pub(crate) fn without_password(conninfo: &Conninfo) -> Conninfo {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
@@ -416,14 +399,15 @@ mod tests {
     }
 
     #[test]
-    fn a_password_file_is_private_and_goes_away() {
-        let file = PasswordFile::create("secret").expect("a file");
-        let path = file.0.clone();
-        let mode = fs::metadata(&path).expect("a file").permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(fs::read_to_string(&path).ok().as_deref(), Some("secret"));
-        drop(file);
-        assert!(!path.exists());
+    fn wal_of_others_is_told_of() {
+        let parent = tempfile::tempdir().expect("a directory");
+        let shown = parent.path().display().to_string();
+        let check = |directory: &str| check_wal_directory(&["--no-sync".into(), format!("--waldir={directory}")]);
+        assert!(check_wal_directory(&["--no-sync".into()]).is_ok());
+        assert!(check(&shown).is_ok() && check(&format!("{shown}/absent")).is_ok());
+        fs::write(parent.path().join("000000010000000000000001"), "").expect("a file");
+        let error = check(&shown).expect_err("it is not empty").to_string();
+        assert!(error.contains(&format!("mv {shown} {shown}.old")), "{error}");
     }
 
     #[test]

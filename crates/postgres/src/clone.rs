@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
-use crate::bootstrap::{user_options, without_password};
+use crate::bootstrap::{check_wal_directory, user_options, without_password};
 use crate::cancel::{Cancel, Progress};
 use crate::conf::{remote_address, write_pgpass};
 use crate::control::{Control, blocking};
@@ -155,6 +155,7 @@ impl Control {
         let mut attempt = 1;
         loop {
             self.make_room(options).await?;
+            check_wal_directory(&arguments)?;
             let mut command = options.programs().command("pg_basebackup");
             command.arg(format!("--pgdata={}", options.data_dir.display()));
             // Never asks: whoever started the agent on a terminal is not there any more.

@@ -203,3 +203,22 @@ fn a_standby_knows_whether_it_follows_whom_it_should() {
         assert!(!standby.data_dir().join("standby.signal").exists());
     });
 }
+
+#[test]
+fn an_original_that_is_gone_comes_from_its_copy() {
+    as_postgres("an_original_that_is_gone_comes_from_its_copy", async {
+        let mut node = Node::new("a");
+        node.bootstrap().await;
+        let base = node.data_dir().join("postgresql.base.conf");
+        let original = fs::read(&base).expect("postgresql.base.conf");
+        fs::remove_file(&base).expect("remove");
+        reload(&mut node, true, |_| {}).await;
+        assert_eq!(fs::read(&base).expect("postgresql.base.conf"), original);
+        fs::remove_file(&base).expect("remove");
+        fs::remove_file(node.data_dir().join("postgresql.base.conf.backup")).expect("remove");
+        let ours = fs::read(node.data_dir().join("postgresql.conf")).expect("postgresql.conf");
+        let error = node.control.conf().write_postgresql_conf(None).await.expect_err("there is no original").to_string();
+        assert!(error.contains("postgresql.base.conf is gone"), "{error}");
+        assert_eq!(fs::read(node.data_dir().join("postgresql.conf")).expect("postgresql.conf"), ours);
+    });
+}

@@ -1,6 +1,7 @@
 //! `postgresql.conf`, `standby.signal`, and what is cleaned out of `postgresql.auto.conf`.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use patroni_core::job::Upstream;
 use patroni_core::parameters::{
@@ -68,6 +69,20 @@ impl Conf {
             return Ok(());
         }
         let original = self.postgresql_conf();
+        // Ours is no original: it would include itself.
+        let is_ours = files::read(&original).await?.is_some_and(|content| content.starts_with(HEADER.as_bytes()));
+        if is_ours && let Some(saved) = files::read(&self.saved_base_conf()).await? {
+            tracing::warn!("{} is gone; its saved copy takes its place", base.display());
+            return files::write(self.data_dir(), base, saved).await;
+        }
+        if is_ours {
+            return Err(Error::Configuration(format!(
+                "{} is gone, and so is its copy {}: restore it (an empty file stands for PostgreSQL's defaults), or set \
+                 postgresql.custom_conf",
+                base.display(),
+                self.saved_base_conf().display()
+            )));
+        }
         if !files::is_file(&original).await {
             return Err(Error::Configuration(format!(
                 "neither {} nor {} exists; restore one of them, or set postgresql.custom_conf",
@@ -76,6 +91,10 @@ impl Conf {
             )));
         }
         files::rename(original, base).await
+    }
+
+    fn saved_base_conf(&self) -> PathBuf {
+        self.data_dir().join(format!("{}.backup", self.base_conf_name()))
     }
 
     fn render(&self, parameters: &Parameters) -> String {
