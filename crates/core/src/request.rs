@@ -109,10 +109,19 @@ pub struct ScheduledRestart {
     pub at_text: String,
     /// On which conditions.
     pub conditions: RestartConditions,
-    /// The request as it was made, shown in the member's key.
+    /// The request as it was made.
     pub raw: JsonMap,
     /// Start of the postmaster when it was asked for: a restart in between cancels it.
     pub postmaster_start_time: Option<String>,
+}
+
+impl ScheduledRestart {
+    /// As the member's key shows it.
+    pub fn shown(&self) -> JsonMap {
+        let mut shown = self.raw.clone();
+        shown.insert("postmaster_start_time".to_owned(), self.postmaster_start_time.clone().into());
+        shown
+    }
 }
 
 /// The answer to a request.

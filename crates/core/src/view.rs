@@ -158,7 +158,7 @@ impl View {
             version: Some(COMPATIBLE_VERSION.to_owned()),
             tags: self.announced_tags(),
             checkpoint_after_promote: (self.is_leader(now) && self.checkpoint_pending).then_some(false),
-            scheduled_restart: self.scheduled_restart.as_ref().map(|restart| restart.raw.clone()),
+            scheduled_restart: self.scheduled_restart.as_ref().map(ScheduledRestart::shown),
             pause: self.settings.paused,
             slots_at_risk: self.slots_at_risk.iter().map(|(slot, risk)| (slot.clone(), risk.to_string())).collect(),
             ..MemberData::default()
