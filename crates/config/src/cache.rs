@@ -1,9 +1,8 @@
 //! `patroni.dynamic.json` in the data directory: a copy of the dynamic configuration, from which it is restored if the
 //! store was wiped. Clones take it along.
 
-use std::fs::{File, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use patroni_core::JsonMap;
@@ -31,25 +30,16 @@ pub fn load(data_dir: &Path) -> Result<Option<JsonMap>, (PathBuf, String)> {
 /// Writes the copy as a whole or not at all, readable for the group if the data directory is. Blocks: not for the
 /// runtime's threads.
 pub fn save(data_dir: &Path, dynamic: &JsonMap) -> io::Result<()> {
-    let temporary = data_dir.join(format!("{NAME}.{}", std::process::id()));
-    let written = write(&temporary, data_dir, dynamic).and_then(|()| std::fs::rename(&temporary, path(data_dir)));
-    if written.is_err() {
-        // The error that matters is the first one.
-        let _ = std::fs::remove_file(&temporary);
-    }
-    written
-}
-
-fn write(file: &Path, data_dir: &Path, dynamic: &JsonMap) -> io::Result<()> {
     let group_may_read = std::fs::metadata(data_dir)?.mode() & 0o050 == 0o050;
-    let mut out = File::create(file)?;
-    out.set_permissions(Permissions::from_mode(if group_may_read { 0o640 } else { 0o600 }))?;
-    out.write_all(serde_json::to_string(dynamic)?.as_bytes())?;
-    out.sync_all()
+    let mode = if group_may_read { 0o640 } else { 0o600 };
+    patroni_files::replace(&path(data_dir), serde_json::to_string(dynamic)?.as_bytes(), Some(mode)).map(drop)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

@@ -51,23 +51,25 @@ impl Unfinished {
     /// Leaves the mark on disk before anything is done.
     ///
     /// # Errors
-    /// It cannot be written, neither beside the data directory nor, where that works, in it.
+    /// It cannot be written, neither beside the data directory nor in the other place: in it, or, for a copy, in the home directory.
     pub fn mark(&self, data_dir: &Path) -> Result<()> {
         let text = serde_json::to_string(self).unwrap_or_default();
-        let [beside, within] = places(data_dir);
+        let Places { beside, within, home } = Places::of(data_dir);
         let Err(error) = write(&beside, &text) else { return Ok(()) };
-        // A parent directory that belongs to somebody else. pg_rewind removes the file as the last but one of its steps; a
-        // clone needs the directory to be empty.
-        match self {
-            Unfinished::Rewind { .. } => write(&within, &text).map_err(|error| Error::file("write", within, error)),
-            Unfinished::Clone => Err(Error::file("write", beside, error)),
-        }
+        // The parent directory belongs to somebody else, or is yet to be made. pg_rewind removes a file in the data directory as the last
+        // but one of its steps; a clone needs the directory to be empty.
+        let other = match self {
+            Unfinished::Rewind { .. } => Some(within),
+            Unfinished::Clone => home,
+        };
+        let Some(other) = other else { return Err(Error::file("write", beside, error)) };
+        write(&other, &text).map_err(|error| Error::file("write", other, error))
     }
 
     /// What was begun on this data directory and did not end.
     pub fn read(data_dir: &Path) -> Option<Unfinished> {
-        let texts = places(data_dir).map(|path| fs::read_to_string(path).ok());
-        let found = texts.into_iter().flatten().find_map(|text| serde_json::from_str(&text).ok())?;
+        let texts = Places::of(data_dir).all().filter_map(|path| fs::read_to_string(path).ok());
+        let found = texts.into_iter().find_map(|text| serde_json::from_str(&text).ok())?;
         match found {
             Unfinished::Rewind { inode: of, .. } if of != inode(data_dir) => None,
             Unfinished::Rewind { .. } | Unfinished::Clone => Some(found),
@@ -87,7 +89,7 @@ impl Unfinished {
 
     /// It ended, or the data directory is another one now. That the mark cannot be removed is logged.
     pub fn clear(data_dir: &Path) {
-        for path in places(data_dir) {
+        for path in Places::of(data_dir).all() {
             match fs::remove_file(&path) {
                 Err(error) if ![io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind()) => {
                     tracing::error!(
@@ -165,17 +167,32 @@ fn at_work(programs: &[PathBuf], data_dir: &Path) -> Vec<Postmaster> {
     pids.filter_map(|pid| Postmaster::open(pid).ok().flatten()).collect()
 }
 
-/// Beside the data directory: what is in it is copied over and removed.
-fn places(data_dir: &Path) -> [PathBuf; 2] {
-    let mut name: OsString = data_dir.components().as_path().as_os_str().to_owned();
-    name.push(".unfinished");
-    [PathBuf::from(name), data_dir.join(".unfinished")]
+/// Where a mark can be.
+struct Places {
+    /// Beside the data directory: what is in it is copied over and removed.
+    beside: PathBuf,
+    within: PathBuf,
+    /// In the home directory of the user, under the whole path.
+    home: Option<PathBuf>,
+}
+
+impl Places {
+    fn of(data_dir: &Path) -> Self {
+        let clean: PathBuf = data_dir.components().collect();
+        let mut beside: OsString = clean.as_os_str().to_owned();
+        beside.push(".unfinished");
+        let path = clean.to_string_lossy().replace('%', "%25").replace('/', "%2F");
+        let home = std::env::home_dir().map(|home| home.join(format!(".patroni{path}.unfinished")));
+        Places { beside: PathBuf::from(beside), within: data_dir.join(".unfinished"), home }
+    }
+
+    fn all(self) -> impl Iterator<Item = PathBuf> {
+        [Some(self.beside), Some(self.within), self.home].into_iter().flatten()
+    }
 }
 
 fn write(path: &Path, text: &str) -> io::Result<()> {
-    fs::write(path, text)?;
-    fs::File::open(path)?.sync_all()?;
-    path.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
+    patroni_files::replace(path, text.as_bytes(), Some(0o600)).map(drop)
 }
 
 fn inode(data_dir: &Path) -> u64 {
@@ -236,6 +253,21 @@ mod tests {
             mark.mark(&data_dir).unwrap();
             assert_eq!(Unfinished::in_force(&data_dir, state).is_some(), in_force, "{mark:?} {state:?}");
         }
+    }
+
+    #[test]
+    fn a_copy_is_marked_also_where_there_is_no_parent_directory() {
+        let parent = tempfile::tempdir().unwrap();
+        let data_dir = parent.path().join("15/100%/main");
+        Unfinished::Clone.mark(&data_dir).unwrap();
+        assert_eq!(Unfinished::read(&data_dir), Some(Unfinished::Clone));
+        // Whoever makes the copy makes the directories.
+        fs::create_dir_all(&data_dir).unwrap();
+        assert_eq!(Unfinished::read(&data_dir), Some(Unfinished::Clone));
+        assert_eq!(fs::read_dir(&data_dir).unwrap().count(), 0);
+        assert_eq!(Unfinished::read(&parent.path().join("15/100/main")), None);
+        Unfinished::clear(&data_dir);
+        assert_eq!(Unfinished::read(&data_dir), None);
     }
 
     #[test]

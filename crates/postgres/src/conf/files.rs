@@ -1,10 +1,11 @@
 //! Reading and replacing files.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use patroni_files::replace;
 use tokio::task::spawn_blocking;
 
 use crate::{Error, Result};
@@ -13,12 +14,12 @@ use crate::{Error, Result};
 /// by the group or not), elsewhere the umask.
 pub(super) async fn write(data_dir: &Path, path: PathBuf, content: Vec<u8>) -> Result<()> {
     let data_dir = data_dir.to_owned();
-    blocking("write", path, move |path| replace(path, &content, mode_for(&data_dir, path))).await
+    blocking("write", path, move |path| replace(path, &content, mode_for(&data_dir, path)).map(drop)).await
 }
 
 /// As [`write`], readable by the owner alone.
 pub(super) async fn write_private(path: PathBuf, content: Vec<u8>) -> Result<()> {
-    blocking("write", path, move |path| replace(path, &content, Some(0o600))).await
+    blocking("write", path, move |path| replace(path, &content, Some(0o600)).map(drop)).await
 }
 
 /// The content; `None` where there is no such file.
@@ -60,42 +61,6 @@ async fn blocking(
     let shown = path.clone();
     let done = spawn_blocking(move || work(&path)).await.unwrap_or_else(|error| Err(io::Error::other(error)));
     done.map_err(|error| Error::file(action, shown, error))
-}
-
-/// Writes beside the file and renames. A symbolic link stays one: what it points to is replaced.
-fn replace(path: &Path, content: &[u8], mode: Option<u32>) -> io::Result<()> {
-    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".patroni.tmp");
-    let temporary = path.with_file_name(name);
-    match write_new(&temporary, content, mode) {
-        Ok(()) => {}
-        // A file that may be written in a directory that may not (Debian's /etc/postgresql of another owner).
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && path.exists() => {
-            return write_new(&path, content, mode);
-        }
-        Err(error) => {
-            // Nothing of it is worth keeping; the disk may be full.
-            let _ = fs::remove_file(&temporary);
-            return Err(error);
-        }
-    }
-    fs::rename(&temporary, &path)?;
-    sync_parent(&path)
-}
-
-fn write_new(path: &Path, content: &[u8], mode: Option<u32>) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    if let Some(mode) = mode {
-        options.mode(mode);
-    }
-    let mut file = options.open(path)?;
-    if let Some(mode) = mode {
-        file.set_permissions(fs::Permissions::from_mode(mode))?;
-    }
-    file.write_all(content)?;
-    file.sync_all()
 }
 
 fn sync_parent(path: &Path) -> io::Result<()> {

@@ -115,7 +115,7 @@ impl Files {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(FileError::io(directory))?;
         let path = |ending: &str| directory.join(format!("{address}.{ending}"));
         let lock_path = path("lock");
-        let lock = File::create(&lock_path).map_err(FileError::io(&lock_path))?;
+        let lock = patroni_files::append(&lock_path).map_err(FileError::io(&lock_path))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
             let text = "another process uses this store: give each its own raft.data_dir or raft.self_addr";
             FileError::Io { path: lock_path, source: std::io::Error::other(text) }

@@ -4,9 +4,9 @@
 //! It is written after each flush and not flushed itself, so it may lag behind, but never says too much. A record that
 //! cannot be read below it was acknowledged and is damaged; above it, it was never acknowledged and may be torn.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// The version of the formats of all files of the store.
@@ -111,7 +111,7 @@ impl Records {
         bytes[12..16].copy_from_slice(&sum.to_le_bytes());
         let length = bytes.len() as u64;
         bytes[DURABLE_AT as usize..DURABLE_AT as usize + 12].copy_from_slice(&durable_mark(length));
-        let file = write_whole(path, &bytes).map_err(FileError::io(path))?;
+        let file = patroni_files::replace(path, &bytes, Some(0o600)).map_err(FileError::io(path))?;
         Ok(Records { path: path.to_owned(), file, length })
     }
 
@@ -137,20 +137,6 @@ impl Records {
     pub(crate) fn length(&self) -> u64 {
         self.length
     }
-}
-
-/// Writes a file so that it is there as a whole or not at all.
-fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<File> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    let new = PathBuf::from(name);
-    let mut file = OpenOptions::new().create(true).truncate(true).read(true).write(true).mode(0o600).open(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&new, path)?;
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(directory)?.sync_all()?;
-    Ok(file)
 }
 
 fn push(bytes: &mut Vec<u8>, payload: &[u8]) {
@@ -204,6 +190,8 @@ fn durable_length(path: &Path, bytes: &[u8]) -> Result<u64, FileError> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+
+    use std::fs::OpenOptions;
 
     use super::*;
 
