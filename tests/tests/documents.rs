@@ -5,9 +5,30 @@ use patroni_tests::{Cluster, Kind, Limit, Programs, Value, json, wait_for};
 
 /// Values that differ from cluster to cluster.
 const OF_THEIR_OWN: [&str; 24] = [
-    "conn_url", "api_url", "host", "port", "xlog_location", "location", "received_location", "replayed_location", "receive_lsn",
-    "replay_lsn", "lsn", "optime", "last_lsn", "postmaster_start_time", "replayed_timestamp", "database_system_identifier", "timestamp",
-    "dcs_last_seen", "client_addr", "slots", "retain_slots", "name_of_session", "receive_lag", "replay_lag",
+    "conn_url",
+    "api_url",
+    "host",
+    "port",
+    "xlog_location",
+    "location",
+    "received_location",
+    "replayed_location",
+    "receive_lsn",
+    "replay_lsn",
+    "lsn",
+    "optime",
+    "last_lsn",
+    "postmaster_start_time",
+    "replayed_timestamp",
+    "database_system_identifier",
+    "timestamp",
+    "dcs_last_seen",
+    "client_addr",
+    "slots",
+    "retain_slots",
+    "name_of_session",
+    "receive_lag",
+    "replay_lag",
 ];
 
 /// The same document without what is the cluster's own. Text that is no JSON becomes its kind.
@@ -28,6 +49,10 @@ fn shape(text: &str) -> Value {
                     }
                 }
             }
+            // A line of the history: timeline, position, reason, time, leader.
+            Value::Array(line) if line.len() == 5 && line[2] == "no recovery target specified" => {
+                (line[1], line[3]) = (json!(line[1].is_number()), json!(line[3].is_string()));
+            }
             Value::Array(list) => list.iter_mut().for_each(clean),
             _ => {}
         }
@@ -45,7 +70,9 @@ fn serde_json_of(text: &str) -> Value {
 fn documents(cluster: &Cluster) -> Value {
     let mut all = json!({});
     for key in ["members/n0", "members/n1", "leader", "config", "status", "history", "sync", "failover"] {
-        all[format!("key {key}")] = cluster.key(key).map_or(Value::Null, |text| shape(&text));
+        // 4.1.5 leaves an empty request behind, and ours deletes the key (COMPAT.md).
+        let text = cluster.key(key).filter(|text| text != "{}");
+        all[format!("key {key}")] = text.map_or(Value::Null, |text| shape(&text));
     }
     for (index, node) in cluster.nodes.iter().enumerate() {
         for path in ["/patroni", "/cluster", "/config", "/history"] {

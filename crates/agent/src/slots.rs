@@ -11,7 +11,8 @@ use patroni_core::plan::Plan;
 use patroni_core::server::{Role, Running, Wal};
 use patroni_core::settings::Settings;
 use patroni_core::slots::{
-    self, Change, News, Node, Ownership, PrimarySlots, Retained, Situation, published_slots, slot_on_primary, wanted_slots,
+    self, Change, News, Node, Ownership, PrimarySlots, Retained, Situation, published_slots, slot_on_primary,
+    wanted_slots,
 };
 use patroni_dcs::LeaderUpdate;
 use patroni_postgres::control::Control;

@@ -245,7 +245,9 @@ async fn initdb(options: &ServerOptions, cancel: &Cancel, progress: &Progress) -
 /// # Errors
 /// `--waldir` names a directory that is not empty.
 pub(crate) fn check_wal_directory(arguments: &[String]) -> Result<()> {
-    let Some(directory) = arguments.iter().find_map(|argument| argument.strip_prefix("--waldir=")) else { return Ok(()) };
+    let Some(directory) = arguments.iter().find_map(|argument| argument.strip_prefix("--waldir=")) else {
+        return Ok(());
+    };
     if crate::data_dir::is_empty(Path::new(directory)).map_err(|e| Error::file("read", directory, e))? {
         return Ok(());
     }

@@ -27,9 +27,7 @@ pub async fn apply(connection: &Connection, plan: &[Change], limit: Duration) ->
     let mut done = SlotsDone::default();
     for change in plan {
         let (slot, result) = match change {
-            Change::Drop { slot, reason, kept } => {
-                (slot, drop_slot(connection, slot, *reason, kept, limit).await)
-            }
+            Change::Drop { slot, reason, kept } => (slot, drop_slot(connection, slot, *reason, kept, limit).await),
             // It is still there: an active slot, most likely.
             Change::Create(slot) if done.failed.contains(slot) => continue,
             Change::Create(slot) => (slot, create(connection, slot, limit).await),

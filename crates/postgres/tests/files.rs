@@ -217,7 +217,8 @@ fn an_original_that_is_gone_comes_from_its_copy() {
         fs::remove_file(&base).expect("remove");
         fs::remove_file(node.data_dir().join("postgresql.base.conf.backup")).expect("remove");
         let ours = fs::read(node.data_dir().join("postgresql.conf")).expect("postgresql.conf");
-        let error = node.control.conf().write_postgresql_conf(None).await.expect_err("there is no original").to_string();
+        let error =
+            node.control.conf().write_postgresql_conf(None).await.expect_err("there is no original").to_string();
         assert!(error.contains("postgresql.base.conf is gone"), "{error}");
         assert_eq!(fs::read(node.data_dir().join("postgresql.conf")).expect("postgresql.conf"), ours);
     });

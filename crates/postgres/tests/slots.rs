@@ -21,7 +21,8 @@ fn slots_are_created_moved_and_dropped() {
         let conninfo = node.options.borrow().local_superuser();
         let connection = Connection::open(&conninfo, "test", DEFAULT_OPTIONS).await.expect("connection");
         let create = |name: &str| Change::Create(name.to_owned());
-        let drop = |name: &str| Change::Drop { slot: name.to_owned(), reason: DropReason::Unknown, kept: Kept::default() };
+        let drop =
+            |name: &str| Change::Drop { slot: name.to_owned(), reason: DropReason::Unknown, kept: Kept::default() };
 
         let done = apply(&connection, &[create("one"), create("two"), create("one")], LIMIT).await;
         assert_eq!(done, SlotsDone::default());

@@ -69,9 +69,8 @@ impl Tick<'_> {
 
     /// It ran, and was shut down in good order, not by a job of this agent.
     fn notice_outsider(&mut self, control: Option<&ControlData>) {
-        let in_order = |control: &ControlData| {
-            matches!(control.state, ControlState::ShutDown | ControlState::ShutDownInRecovery)
-        };
+        let in_order =
+            |control: &ControlData| matches!(control.state, ControlState::ShutDown | ControlState::ShutDownInRecovery);
         if self.memory.state == State::Running && self.facts.job == JobFact::Idle && control.is_some_and(in_order) {
             self.memory.stopped_by_outsider = Some(self.facts.now.boot);
             let text = "PostgreSQL was shut down, and not by this agent, which starts it again. To keep it down, pause the cluster first: \

@@ -30,9 +30,8 @@ fn server(start: &str, is_standby: bool, slots: &[&str]) -> Running {
     } else {
         Wal::Primary { location: Lsn(100) }
     };
-    let slot = |name: &str| {
-        (name.trim_end_matches('?').to_owned(), Slot { active: name.ends_with('?'), ..physical(Some(5)) })
-    };
+    let slot =
+        |name: &str| (name.trim_end_matches('?').to_owned(), Slot { active: name.ends_with('?'), ..physical(Some(5)) });
     Running {
         start_time: start.to_owned(),
         server_version: 150_000,
@@ -181,7 +180,9 @@ fn what_goes_with_a_slot_is_told() {
         (kept(Some(16), 1000, None), Some("Replication slot 's' kept 1000 B of WAL, from 0/10 on")),
         (
             kept(Some(16), 5 << 20, Some("2026-01-01 00:00:00+00")),
-            Some("Replication slot 's' kept 5 MB of WAL, from 0/10 on, and has been unused since 2026-01-01 00:00:00+00"),
+            Some(
+                "Replication slot 's' kept 5 MB of WAL, from 0/10 on, and has been unused since 2026-01-01 00:00:00+00",
+            ),
         ),
     ];
     for (kept, sentence) in rows {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use patroni_core::effects::{Effect, OnServer};
 use patroni_core::verdict::Level;
 
 use crate::scene::{Scene, op_word, order_words};
@@ -77,6 +78,17 @@ fn that_pg_rewind_was_given_up_is_told_once() {
     let (first, memory) = told(&scene);
     scene.memory = memory;
     assert_eq!((first, told(&scene).0), (1, 0));
+}
+
+/// The role of a node that is demoted is told after the stop: `on_stop` is called in the role that the server had.
+#[test]
+fn a_stop_is_told_in_the_role_of_the_server() {
+    let tells = |line| {
+        let plan = read_scene(line).expect("a scene").play().1;
+        plan.effects.iter().any(|effect| matches!(effect, Effect::Server(OnServer::TellRole(_))))
+    };
+    assert!(tells("leader"));
+    assert!(!tells("leader; renew refused"));
 }
 
 /// The rows that do not come out as written.

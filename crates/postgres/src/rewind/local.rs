@@ -7,8 +7,8 @@ use super::RewindContext;
 use crate::cancel::Cancel;
 use crate::controldata::ControlValues;
 use crate::monitor::Monitor;
-use crate::postmaster::{Found, Postmaster};
 use crate::options::ServerOptions;
+use crate::postmaster::{Found, Postmaster};
 use crate::sql::{Connection, Conninfo};
 use crate::{Error, Result, data_dir};
 
