@@ -70,7 +70,7 @@ pub fn file_options(config: &Config) -> FileOptions {
         krbsrvname: postgresql.krbsrvname.clone(),
         connect_address: postgresql.connect_address.clone(),
         proxy_address: postgresql.proxy_address.clone(),
-        use_slots: postgresql.use_slots,
+        use_slots: config.settings().slots.use_slots,
         standby_cluster: config.settings().standby_cluster.clone(),
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use patroni_core::JsonMap;
 use patroni_core::cluster::Version;
 use patroni_core::name::MemberName;
+use patroni_core::settings::Dynamic;
 use patroni_core::tags::truthy;
 use serde_json::Value;
 
@@ -14,10 +15,9 @@ use crate::error::{ConfigError, WrongValue};
 use crate::local::{Local, Source};
 use crate::merge;
 use crate::origin::{Origin, Origins};
-use crate::precedence::{self, Unmergeable, contradictory_tags};
+use crate::precedence::{self, contradictory_tags};
 use crate::section::{Context, Section};
 use crate::sections::{Bootstrap, Ctl, Etcd, LogConfig, Postgresql, RestApi, Watchdog};
-use crate::timeouts;
 use crate::warning::Warning;
 use crate::{cache, known, settings};
 
@@ -113,7 +113,7 @@ impl Config {
         Ok(Loaded { config: Arc::new(config), warnings, changed: true })
     }
 
-    /// The configuration with what the store says now. Values that cannot be used leave the settings before in force.
+    /// The configuration with what the store says now. A value that cannot be used counts as not given.
     pub fn with_dynamic(&self, version: Version, dynamic: JsonMap) -> Loaded {
         let mut warnings = Vec::new();
         let changed = !merge::same(&self.dynamic, &dynamic);
@@ -200,18 +200,11 @@ impl Config {
         self.effective.get("tags").and_then(Value::as_object).map(contradictory_tags).unwrap_or_default()
     }
 
-    fn accept(&self, mut dynamic: JsonMap, version: Option<Version>, warnings: &mut Vec<Warning>) -> Config {
+    fn accept(&self, dynamic: JsonMap, version: Option<Version>, warnings: &mut Vec<Warning>) -> Config {
         let draft = Draft { local: self.local.clone(), source: self.source.clone(), purpose: self.purpose };
-        let as_given = dynamic.clone();
-        let result = timeouts::adjust(&mut dynamic, warnings)
-            .and_then(|()| draft.build(dynamic, version, warnings).map_err(|error| error.to_string()));
-        result.unwrap_or_else(|error| {
-            warnings.push(Warning::Dynamic(error));
-            let mut kept = self.clone();
-            kept.version = version;
-            // Flags are read from the store whatever else is wrong with it: `pause` must not be overlooked.
-            kept.settings = settings::settings(&kept.effective, &as_given, version, &kept);
-            kept
+        draft.build(dynamic, version, warnings).unwrap_or_else(|error| {
+            warnings.push(Warning::Dynamic(error.to_string()));
+            Config { version, ..self.clone() }
         })
     }
 }
@@ -226,32 +219,39 @@ struct Draft {
 impl Draft {
     fn build(
         self,
-        dynamic: JsonMap,
+        mut dynamic: JsonMap,
         version: Option<Version>,
         warnings: &mut Vec<Warning>,
     ) -> Result<Config, ConfigError> {
-        let effective = precedence::effective(&dynamic, &self.local.tree, warnings).map_err(|unusable| {
-            let Unmergeable { path, found, allowed, dynamic } = unusable;
-            let origin = if dynamic { Origin::Dynamic } else { self.local.origins.of(&path).clone() };
-            ConfigError::Wrong(vec![WrongValue { path, origin, found, allowed: allowed.to_owned() }])
-        })?;
+        let reading = Dynamic::read(&dynamic);
+        reading.timing.write_back(&mut dynamic);
+        warnings.extend(reading.adjusted.into_iter().map(Warning::Adjusted));
+        let wrong = |what| Warning::Value(WrongValue { origin: Origin::Dynamic, what });
+        let mut of_store: Vec<Warning> = reading.unusable.into_iter().map(wrong).collect();
+        let effective =
+            precedence::effective(&dynamic, reading.timing, &self.local.tree, &mut of_store).map_err(|what| {
+                ConfigError::Wrong(vec![WrongValue { origin: self.local.origins.of(&what.path).clone(), what }])
+            })?;
         let context = Context { origins: &self.local.origins, wrong: Vec::new().into() };
         let mut config = self.typed(&Section::root(&effective, &context));
-        let is_dynamic =
-            |w: &WrongValue| *origin_of(&self.local.origins, &self.local.tree, &dynamic, &w.path) == Origin::Dynamic;
-        let (of_store, ours): (Vec<_>, Vec<_>) = context.wrong.into_inner().into_iter().partition(is_dynamic);
+        let is_dynamic = |wrong: &WrongValue| {
+            *origin_of(&self.local.origins, &self.local.tree, &dynamic, &wrong.what.path) == Origin::Dynamic
+        };
+        let (theirs, ours): (Vec<_>, Vec<_>) = context.wrong.into_inner().into_iter().partition(is_dynamic);
         if !ours.is_empty() && self.purpose == Purpose::Agent {
             return Err(ConfigError::Wrong(ours));
         }
-        let of_store = of_store.into_iter().map(|wrong| WrongValue { origin: Origin::Dynamic, ..wrong });
-        warnings.extend(of_store.chain(ours).map(Warning::Value));
+        of_store.extend(theirs.into_iter().map(|found| wrong(found.what)));
         if self.purpose == Purpose::Agent {
             required(&config)?;
         }
-        config.settings = settings::settings(&effective, &dynamic, version, &config);
+        let unusable = of_store.iter().map(ToString::to_string).collect();
+        config.settings = settings::settings(&config, reading.dynamic, version, unusable);
         config.effective = effective;
         config.dynamic = dynamic;
         config.version = version;
+        warnings.extend(of_store);
+        warnings.extend(ours.into_iter().map(Warning::Value));
         Ok(config)
     }
 

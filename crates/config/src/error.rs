@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use patroni_core::settings::Unusable;
+
 use crate::origin::Origin;
 use crate::yaml::YamlError;
 
@@ -41,18 +43,14 @@ pub enum ConfigError {
     Wrong(Vec<WrongValue>),
 }
 
-/// A setting with a value that cannot be used.
+/// A setting with a value that cannot be used, and where it stands.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error("{origin}: {path} is {found}, but must be {allowed}")]
+#[error("{origin}: {what}")]
 pub struct WrongValue {
-    /// The path of the setting.
-    pub path: String,
     /// Where it stands.
     pub origin: Origin,
-    /// The value; not shown if it may be secret.
-    pub found: String,
-    /// What is allowed.
-    pub allowed: String,
+    /// What is wrong.
+    pub what: Unusable,
 }
 
 fn joined(values: &[WrongValue]) -> String {

@@ -16,7 +16,6 @@ mod secret;
 mod section;
 mod sections;
 mod settings;
-mod timeouts;
 pub mod validate;
 mod warning;
 pub mod yaml;

@@ -2,11 +2,13 @@
 //! whole truth.
 
 use patroni_core::JsonMap;
+use patroni_core::settings::{Timing, Unusable};
 use patroni_core::units::{parse_bool, parse_int};
 use serde_json::{Value, json};
 
 use crate::environment::AUTHENTICATION;
-use crate::timeouts;
+use crate::error::WrongValue;
+use crate::origin::Origin;
 use crate::warning::Warning;
 
 /// Which layers a setting is taken from.
@@ -183,41 +185,24 @@ fn object(value: Value) -> JsonMap {
     }
 }
 
-/// A value that cannot be merged with others.
-#[derive(Debug)]
-pub(crate) struct Unmergeable {
-    pub(crate) path: String,
-    pub(crate) found: String,
-    pub(crate) allowed: &'static str,
-    /// It comes from the store.
-    pub(crate) dynamic: bool,
-}
-
-/// The settings in force: defaults, `dynamic` and `local` merged by [`RULES`].
+/// The settings in force: defaults, `dynamic` (with the time-outs that follow from it) and `local` merged by [`RULES`]. What cannot
+/// be used of `dynamic` is left out.
+///
+/// # Errors
+/// A value of `local` is no mapping where there has to be one.
 pub(crate) fn effective(
     dynamic: &JsonMap,
+    timing: Timing,
     local: &JsonMap,
     warnings: &mut Vec<Warning>,
-) -> Result<JsonMap, Unmergeable> {
+) -> Result<JsonMap, Unusable> {
     let mut config = defaults();
+    config.extend(timing.by_name().map(|(name, seconds)| (name.to_owned(), seconds.into())));
     for (name, value) in dynamic {
         match (name.as_str(), value) {
-            ("postgresql", value) => {
-                dynamic_postgresql(section(&mut config, name), value, warnings)
-                    .map_err(|unusable| Unmergeable { dynamic: true, ..unusable })?;
-            }
+            ("postgresql", value) => dynamic_postgresql(section(&mut config, name), value, warnings),
             ("standby_cluster", value) => known_names(section(&mut config, name), value),
-            (name, value) if config.contains_key(name) => {
-                let unusable = || Unmergeable {
-                    path: name.to_owned(),
-                    found: value.to_string(),
-                    allowed: "a number",
-                    dynamic: true,
-                };
-                let number = timeouts::whole_seconds(value).ok_or_else(unusable)?;
-                config.insert(name.to_owned(), number.into());
-            }
-            // The flags are read from the store directly.
+            // The rest is read from the store directly.
             _ => {}
         }
     }
@@ -247,16 +232,16 @@ fn section<'a>(config: &'a mut JsonMap, name: &str) -> &'a mut JsonMap {
     }
 }
 
-fn entries<'a>(value: &'a Value, path: &str) -> Result<Option<&'a JsonMap>, Unmergeable> {
+fn entries<'a>(value: &'a Value, path: &str) -> Result<Option<&'a JsonMap>, Unusable> {
     match value {
         Value::Object(map) => Ok(Some(map)),
         value if !patroni_core::tags::truthy(value) => Ok(None),
-        _ => Err(Unmergeable { path: path.to_owned(), found: kind(value), allowed: "a mapping", dynamic: false }),
+        // The value may be a secret in a wrong place: its kind says enough.
+        _ => Err(Unusable { path: path.to_owned(), found: kind(value).to_owned(), allowed: "a mapping".to_owned() }),
     }
 }
 
-/// A value may be a secret in a wrong place: its kind says enough.
-fn kind(value: &Value) -> String {
+fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "nothing",
         Value::Bool(_) => "true or false",
@@ -265,7 +250,6 @@ fn kind(value: &Value) -> String {
         Value::Array(_) => "a list",
         Value::Object(_) => "a mapping",
     }
-    .to_owned()
 }
 
 fn known_names(known: &mut JsonMap, value: &Value) {
@@ -276,17 +260,28 @@ fn known_names(known: &mut JsonMap, value: &Value) {
     }
 }
 
-fn dynamic_postgresql(config: &mut JsonMap, value: &Value, warnings: &mut Vec<Warning>) -> Result<(), Unmergeable> {
-    for (name, value) in entries(value, "postgresql")?.into_iter().flatten() {
+fn dynamic_postgresql(config: &mut JsonMap, value: &Value, warnings: &mut Vec<Warning>) {
+    for (name, value) in dynamic_entries(value, "postgresql", warnings) {
         if name == "parameters" {
-            for (name, value) in entries(value, "postgresql.parameters")?.into_iter().flatten() {
+            for (name, value) in dynamic_entries(value, "postgresql.parameters", warnings) {
                 set_parameter(section(config, "parameters"), name, dynamic_parameter(name, value, warnings));
             }
         } else if layers_of(&format!("postgresql.{name}")) != Layers::LocalOnly {
             config.insert(name.clone(), value.clone());
         }
     }
-    Ok(())
+}
+
+fn dynamic_entries<'a>(
+    value: &'a Value,
+    path: &str,
+    warnings: &mut Vec<Warning>,
+) -> impl Iterator<Item = (&'a String, &'a Value)> + use<'a> {
+    let entries = entries(value, path).unwrap_or_else(|what| {
+        warnings.push(Warning::Value(WrongValue { origin: Origin::Dynamic, what }));
+        None
+    });
+    entries.into_iter().flatten()
 }
 
 fn dynamic_parameter(name: &str, value: &Value, warnings: &mut Vec<Warning>) -> Option<Value> {
@@ -299,7 +294,7 @@ fn dynamic_parameter(name: &str, value: &Value, warnings: &mut Vec<Warning>) -> 
     checked
 }
 
-fn local_postgresql(config: &mut JsonMap, value: &Value) -> Result<(), Unmergeable> {
+fn local_postgresql(config: &mut JsonMap, value: &Value) -> Result<(), Unusable> {
     for (name, value) in entries(value, "postgresql")?.into_iter().flatten() {
         match layers_of(&format!("postgresql.{name}")) {
             Layers::DynamicOnly | Layers::DynamicFlag => {}

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use patroni_core::JsonMap;
 use patroni_core::python::PythonText;
+use patroni_core::settings::Unusable;
 use patroni_core::tags::truthy;
 use patroni_core::units::{parse_bool, parse_int};
 use serde_json::Value;
@@ -63,11 +64,9 @@ impl<'a> Section<'a> {
     }
 
     pub(crate) fn refuse(&self, name: &str, value: &Value, allowed: &str) {
-        let path = self.path_of(name);
-        let secret = path.contains("password") || path.contains("authentication") || name == "token";
-        let found = if secret { "not right".to_owned() } else { format!("\"{}\"", value.python_text()) };
-        let origin = self.context.origins.of(&path).clone();
-        self.context.wrong.borrow_mut().push(WrongValue { path, origin, found, allowed: allowed.to_owned() });
+        let what = Unusable::new(self.path_of(name), value, allowed);
+        let origin = self.context.origins.of(&what.path).clone();
+        self.context.wrong.borrow_mut().push(WrongValue { origin, what });
     }
 
     /// A text; numbers and booleans become their text.

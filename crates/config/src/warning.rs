@@ -1,6 +1,7 @@
 //! What is wrong with a configuration but does not stop us. The sentences are Patroni's where it has one.
 
 use patroni_core::python::{PythonText, quoted};
+use patroni_core::settings::Adjustment;
 use serde_json::Value;
 
 use crate::origin::Origin;
@@ -8,46 +9,9 @@ use crate::origin::Origin;
 /// A finding to log at level WARNING.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Warning {
-    /// A setting is below its limit.
-    #[error("{name}={value} can't be smaller than {min}, adjusting...")]
-    TooSmall {
-        /// The setting.
-        name: &'static str,
-        /// Its value.
-        value: i64,
-        /// The limit, now in force.
-        min: i64,
-    },
-    /// `loop_wait` and `retry_timeout` had to be reduced.
-    #[error(
-        "Violated the rule \"loop_wait + 2*retry_timeout <= ttl\", where ttl={ttl}. Adjusting loop_wait from {loop_wait} \
-         to 1 and retry_timeout from {retry_timeout} to {shorter}"
-    )]
-    BothTimeouts {
-        /// `ttl`.
-        ttl: i64,
-        /// `loop_wait` as given.
-        loop_wait: i64,
-        /// `retry_timeout` as given.
-        retry_timeout: i64,
-        /// `retry_timeout` now.
-        shorter: i64,
-    },
-    /// `loop_wait` had to be reduced.
-    #[error(
-        "Violated the rule \"loop_wait + 2*retry_timeout <= ttl\", where ttl={ttl} and retry_timeout={retry_timeout}. \
-         Adjusting loop_wait from {loop_wait} to {shorter}"
-    )]
-    LoopWait {
-        /// `ttl`.
-        ttl: i64,
-        /// `retry_timeout`.
-        retry_timeout: i64,
-        /// `loop_wait` as given.
-        loop_wait: i64,
-        /// `loop_wait` now.
-        shorter: i64,
-    },
+    /// A time-out had to be changed.
+    #[error(transparent)]
+    Adjusted(Adjustment),
     /// A flag and a priority contradict each other.
     #[error(
         "Conflicting configuration between {flag}: {} and {priority}: {number}. Defaulting to {flag}: {}",

@@ -191,7 +191,7 @@ fn settings_are_complete() {
     let standby = serde_json::json!({"synchronous_mode": true, "standby_cluster": {"port": 5432}});
     let settings = config.with_dynamic(Version(2), map(standby)).config.settings().clone();
     assert_eq!(settings.synchronous.mode, patroni_core::settings::SynchronousMode::Off);
-    assert_eq!(settings.standby_cluster.unwrap().port.as_deref(), Some("5432"));
+    assert_eq!(settings.standby_cluster.as_ref().unwrap().port.as_deref(), Some("5432"));
 }
 
 #[test]

@@ -13,10 +13,10 @@ use crate::tags::Tags;
 use crate::time::WallTime;
 
 mod address;
-mod flags;
+mod roles;
 
 pub use address::Address;
-pub use flags::{Flags, is_synchronous, settings};
+pub use roles::is_synchronous;
 
 /// The version of one key (etcd: its mod revision). Compare-and-swap writes name the version they replace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,6 +54,11 @@ impl Cluster {
     /// The member object of the leader; `None` without a leader or while its member key is gone.
     pub fn leader_member(&self) -> Option<&Member> {
         self.members.get(self.leader_name()?)
+    }
+
+    /// The dynamic configuration as it is stored; [`crate::settings::Dynamic`] reads it.
+    pub fn settings(&self) -> Option<&JsonMap> {
+        self.config.as_ref()?.data.as_ref()
     }
 
     /// Nobody holds the leader key.

@@ -34,6 +34,15 @@ impl PythonText for Value {
     }
 }
 
+/// The text of a value that has one: a text, a number or a boolean. Null, lists and mappings have none, and must not get into a
+/// command or a file as what Python would print for them.
+pub fn scalar_text(value: &Value) -> Option<Cow<'_, str>> {
+    match value {
+        Value::String(_) | Value::Number(_) | Value::Bool(_) => Some(value.python_text()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
 /// The text of Python's `repr()`.
 pub fn repr(value: &Value) -> String {
     match value {

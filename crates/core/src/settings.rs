@@ -1,13 +1,23 @@
 //! The settings a decision depends on: typed, complete, immutable for the length of a tick.
 //!
-//! `patroni-config` makes them from the configuration file, the environment and the key `/config`.
+//! [`Dynamic`] reads the key `/config`, for everybody. `patroni-config` adds what comes from the configuration file and the
+//! environment.
 
+mod dynamic;
+mod reader;
+mod timing;
+
+use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use crate::JsonMap;
 use crate::cluster::Version;
 use crate::name::MemberName;
 use crate::tags::Tags;
+
+pub use dynamic::{Dynamic, Reading};
+pub use reader::Unusable;
+pub use timing::{Adjustment, Timing};
 
 /// Settings of the agent, of the cluster, and of the node.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -18,32 +28,10 @@ pub struct Settings {
     pub name: MemberName,
     /// The version of `/config` these settings were made from; `None` before it was read for the first time.
     pub config_version: Option<Version>,
-    /// `ttl`: how long a lease lasts.
-    pub ttl: Duration,
-    /// `loop_wait`: the longest pause between two ticks.
-    pub loop_wait: Duration,
-    /// `retry_timeout`: how long an operation on the store or on PostgreSQL may be retried.
-    pub retry_timeout: Duration,
-    /// `maximum_lag_on_failover`, in bytes.
-    pub maximum_lag_on_failover: u64,
-    /// `check_timeline`: candidates on an old timeline are refused.
-    pub check_timeline: bool,
-    /// `primary_start_timeout`: how long a crashed primary may take to come back before others may take over.
-    pub primary_start_timeout: Duration,
-    /// `primary_stop_timeout`: limit of a stop in synchronous mode; zero for none.
-    pub primary_stop_timeout: Duration,
-    /// `pause`: nothing is done to PostgreSQL.
-    pub paused: bool,
-    /// `failsafe_mode`.
-    pub failsafe_mode: bool,
-    /// `synchronous_mode` and what belongs to it.
-    pub synchronous: Synchronous,
-    /// `standby_cluster`, if it names a host, a port or a restore_command.
-    pub standby_cluster: Option<StandbyCluster>,
-    /// `slots`, `ignore_slots`, `member_slots_ttl`, `postgresql.use_slots`.
-    pub slots: SlotSettings,
-    /// `max_timelines_history`; zero for no limit.
-    pub max_timelines_history: usize,
+    /// The settings that the whole cluster shares, which can be read as if they stood here.
+    pub dynamic: Dynamic,
+    /// What the key `/config` says and cannot be used, for people: `ttl is "abc", but must be ...`.
+    pub unusable: Vec<String>,
     /// `tags` of this member.
     pub tags: Tags,
     /// There is a `bootstrap` section: this node may initialize a new cluster.
@@ -52,6 +40,20 @@ pub struct Settings {
     pub can_clone_without_leader: bool,
     /// What to do with a former primary that diverged.
     pub rewind: RewindSettings,
+}
+
+impl Deref for Settings {
+    type Target = Dynamic;
+
+    fn deref(&self) -> &Dynamic {
+        &self.dynamic
+    }
+}
+
+impl DerefMut for Settings {
+    fn deref_mut(&mut self) -> &mut Dynamic {
+        &mut self.dynamic
+    }
 }
 
 /// `synchronous_mode` and its companions.

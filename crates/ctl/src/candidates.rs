@@ -1,14 +1,10 @@
 //! Who could take over now, and what keeps the others from it: the rules of the leader race, applied from outside.
 
-use patroni_core::cluster::{Cluster, Flags, Member, is_synchronous, settings};
+use patroni_core::cluster::{Cluster, Member, is_synchronous};
 use patroni_core::lsn::Lsn;
-use patroni_core::settings::SynchronousMode;
-use serde_json::Value;
+use patroni_core::settings::{Dynamic, SynchronousMode};
 
 use crate::statuses::{Silence, Status, Statuses};
-
-/// `maximum_lag_on_failover` where it is not set, in bytes.
-const DEFAULT_MAXIMUM_LAG: u64 = 1_048_576;
 
 /// A member that is not the leader.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +23,7 @@ pub(crate) struct Contender {
 
 /// All members but the leader, the one that would win first; candidates before the others.
 pub(crate) fn contenders(cluster: &Cluster, statuses: &Statuses) -> Vec<Contender> {
-    let flags = Flags::of(cluster);
+    let dynamic = Dynamic::of_cluster(cluster);
     let others = cluster.members.values().filter(|member| Some(&member.name) != cluster.leader_name());
     let contender = |member: &Member| {
         let answer = statuses.get(&member.name);
@@ -36,7 +32,7 @@ pub(crate) fn contenders(cluster: &Cluster, statuses: &Statuses) -> Vec<Contende
             name: member.name.to_string(),
             position,
             priority: member.data.tags.failover_priority(),
-            obstacles: obstacles(cluster, flags, member, answer, position),
+            obstacles: obstacles(cluster, &dynamic, member, answer, position),
             unasked: match answer {
                 Some(Err(Silence::NotTrusted(reason))) => Some(reason.clone()),
                 Some(Err(Silence::NoAnswer(_)) | Ok(_)) | None => None,
@@ -50,8 +46,7 @@ pub(crate) fn contenders(cluster: &Cluster, statuses: &Statuses) -> Vec<Contende
 
 /// `maximum_lag_on_failover`, in bytes.
 pub(crate) fn maximum_lag(cluster: &Cluster) -> u64 {
-    let set = settings(cluster).and_then(|map| map.get("maximum_lag_on_failover")).and_then(Value::as_u64);
-    set.unwrap_or(DEFAULT_MAXIMUM_LAG)
+    Dynamic::of_cluster(cluster).maximum_lag_on_failover
 }
 
 /// Where the WAL of a member ends: by its own word now, or else by its key.
@@ -64,7 +59,7 @@ pub(crate) fn position(member: &Member, status: Option<&Status>) -> Lsn {
 
 fn obstacles(
     cluster: &Cluster,
-    flags: Flags,
+    dynamic: &Dynamic,
     member: &Member,
     answer: Option<&Result<Status, Silence>>,
     position: Lsn,
@@ -79,7 +74,7 @@ fn obstacles(
     if !member.data.is_running() {
         found.push(format!("PostgreSQL is in state {:?}", member.data.state.as_deref().unwrap_or("unknown")));
     }
-    let synchronous = flags.synchronous != SynchronousMode::Off && cluster.sync.leader.is_some();
+    let synchronous = dynamic.synchronous.mode != SynchronousMode::Off && cluster.sync.leader.is_some();
     if synchronous && !is_synchronous(&cluster.sync, member.name.as_str()) {
         found.push("synchronous_mode is on and it is not a synchronous standby".to_owned());
     }
@@ -89,7 +84,7 @@ fn obstacles(
         found.push(format!("it is {lag} bytes behind, more than maximum_lag_on_failover ({maximum})"));
     }
     let leader = cluster.leader_member().and_then(|leader| leader.data.timeline);
-    if let (true, Some(theirs), Some(own)) = (checks_timeline(cluster), leader, member.data.timeline)
+    if let (true, Some(theirs), Some(own)) = (dynamic.check_timeline, leader, member.data.timeline)
         && own < theirs
     {
         found.push(format!("check_timeline is on and it is on timeline {own}, the leader on {theirs}"));
@@ -98,8 +93,4 @@ fn obstacles(
         found.push("its watchdog is required and does not work".to_owned());
     }
     found
-}
-
-fn checks_timeline(cluster: &Cluster) -> bool {
-    settings(cluster).and_then(|map| map.get("check_timeline")) == Some(&Value::Bool(true))
 }

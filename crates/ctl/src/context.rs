@@ -165,7 +165,6 @@ impl Context {
             label: place.label.clone(),
             scope: scope.to_owned(),
             citus,
-            loop_wait: settings.loop_wait.as_secs(),
         })
     }
 
@@ -287,8 +286,6 @@ pub(crate) struct Store {
     pub(crate) scope: String,
     /// Part of a Citus cluster: the group that was asked for.
     pub(crate) citus: Option<Option<i64>>,
-    /// `loop_wait` of the configuration, in seconds.
-    pub(crate) loop_wait: u64,
 }
 
 impl Store {

@@ -1,9 +1,10 @@
 //! The members of a cluster as `list` and `topology` show them. A pure function of the cluster.
 
 use patroni_core::JsonMap;
-use patroni_core::cluster::{Address, Cluster, Flags, Initialize, Member, Schedule};
+use patroni_core::cluster::{Address, Cluster, Initialize, Member, Schedule};
 use patroni_core::lsn::Lsn;
 use patroni_core::python::PythonText;
+use patroni_core::settings::Dynamic;
 use serde_json::Value;
 
 use crate::output::rows::{Format, Rows};
@@ -28,8 +29,8 @@ pub(crate) struct Show<'a> {
 
 /// The text of the members, with what is to be said about the cluster below the table.
 pub(crate) fn render(cluster: &Cluster, show: Show<'_>) -> String {
-    let flags = Flags::of(cluster);
-    let mut entries: Vec<Entry> = cluster.members.values().map(|member| Entry::of(cluster, member, flags)).collect();
+    let dynamic = Dynamic::of_cluster(cluster);
+    let mut entries: Vec<Entry> = cluster.members.values().map(|member| Entry::of(cluster, member, &dynamic)).collect();
     let optional = optional_columns(&entries, show.extended);
     show_ports_where_needed(&mut entries);
     if show.format == Format::Topology {
@@ -37,7 +38,7 @@ pub(crate) fn render(cluster: &Cluster, show: Show<'_>) -> String {
     }
     let mut out = rows(cluster, &entries, &optional, show).render(show.format, "\t");
     if show.format.is_table() {
-        out.push_str(&notes(cluster, flags, show));
+        out.push_str(&notes(cluster, &dynamic, show));
     }
     out
 }
@@ -67,9 +68,9 @@ struct Position {
 }
 
 impl Entry {
-    fn of(cluster: &Cluster, member: &Member, flags: Flags) -> Self {
+    fn of(cluster: &Cluster, member: &Member, dynamic: &Dynamic) -> Self {
         let data = &member.data;
-        let role = flags.role(cluster, member);
+        let role = cluster.role_of(member, &dynamic);
         let replication = data.replication_state.clone().filter(|state| role != "leader" && !state.is_empty());
         let state = replication.or_else(|| data.state.clone()).unwrap_or_default();
         let (receive, replay) = positions(cluster, member, &state);
@@ -291,9 +292,9 @@ fn title(cluster: &Cluster, show: Show<'_>) -> String {
 }
 
 /// Pause, scheduled switchover, and slots that a failover would lose.
-fn notes(cluster: &Cluster, flags: Flags, show: Show<'_>) -> String {
+fn notes(cluster: &Cluster, dynamic: &Dynamic, show: Show<'_>) -> String {
     let mut lines = Vec::new();
-    if flags.paused {
+    if dynamic.paused {
         lines.push("Maintenance mode: on".to_owned());
     }
     if let Some((at, request)) = cluster.failover.as_ref().and_then(|request| match &request.scheduled_at {

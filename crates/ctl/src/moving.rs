@@ -1,6 +1,7 @@
 //! Moving a cluster to another store: what is copied, and what forbids it. Pure functions of both stores' contents.
 
-use patroni_core::cluster::{Cluster, Flags, Initialize, Version};
+use patroni_core::cluster::{Cluster, Initialize, Version};
+use patroni_core::settings::Dynamic;
 use patroni_dcs::{Expected, Key, LeaderUpdate, wire};
 
 use crate::doctor::{Finding, finding};
@@ -44,7 +45,7 @@ fn of_source(from: &Cluster, here: &str) -> Vec<Finding> {
     if from.config.as_ref().is_some_and(|config| config.data.is_none()) {
         found.push(finding(format!("the settings in {here} cannot be read"), "patronictl edit-config"));
     }
-    if !Flags::of(from).paused {
+    if !Dynamic::of_cluster(from).paused {
         found.push(finding("the cluster is not paused", "patronictl pause --wait"));
     }
     let unaware = from.members.values().filter(|member| !member.data.pause);
@@ -152,7 +153,7 @@ pub(crate) fn unfinished(from: &Cluster, to: &Cluster, here: &str, there: &str) 
         let remedy = format!("start the agent of {leader} with the new store, wait for the end of its lease");
         found.push(finding(format!("{leader} holds the leader key in {here}"), remedy));
     }
-    if !matches!(from.initialize, Initialize::Absent) && !Flags::of(from).paused {
+    if !matches!(from.initialize, Initialize::Absent) && !Dynamic::of_cluster(from).paused {
         let remedy = format!("pause it there, or remove it there: patronictl remove, with the store {here}");
         found.push(finding(
             format!("in {here} the cluster is not paused: an agent that comes back there would act"),

@@ -8,16 +8,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use patroni_core::JsonMap;
 use patroni_core::decide::title;
 use patroni_core::job::{Job, JobOutcome, JobView, Stage};
 use patroni_core::plan::{Exit, JobOrder};
 use patroni_core::server::Role;
-use patroni_core::settings::{RewindSettings, Settings, SlotSettings, Synchronous, SynchronousMode};
+use patroni_core::settings::{Dynamic, RewindSettings, Settings};
 use patroni_core::tags::Tags;
 use patroni_core::time::Moment;
 use patroni_tick::agreement::Agreement;
 use patroni_tick::driver;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::ambush::Ambush;
 use crate::faults::{self, Fault, Weather};
@@ -108,14 +109,14 @@ pub fn run(seed: u64, mode: Mode, traced: bool) -> Report {
     let nodes = random.within(2..6) as usize;
     let length = random.millis(40_000..120_000);
     let plan = faults::plan(&mut random, weather, mode, nodes, length);
-    let mut base = settings(&mut random);
-    base.synchronous = synchronous(&mut random, mode);
+    let (base, dynamic) = settings(&mut random, mode);
     let mut members: Vec<Settings> = (0..=nodes).map(|index| member(&mut random, &base, mode, index)).collect();
     if nodes > 2 && random.percent(15) {
         // One of them follows, whatever happens.
         members[random.index(nodes)].tags.0.insert("nofailover".into(), json!(true));
     }
     let mut universe = Universe::new(random, guarded, mode != Mode::Async, traced);
+    universe.dynamic = dynamic;
     universe.nodes = members.into_iter().map(new_node).collect();
     universe.ambush = (weather == Weather::Stormy).then(|| Ambush::lay(&mut universe.random)).flatten();
     let mut simulation = Simulation {
@@ -131,7 +132,8 @@ pub fn run(seed: u64, mode: Mode, traced: bool) -> Report {
     simulation.report(seed)
 }
 
-fn settings(random: &mut Random) -> Settings {
+/// What all configuration files say, and their `bootstrap.dcs`.
+fn settings(random: &mut Random, mode: Mode) -> (Settings, JsonMap) {
     let (ttl, loop_wait, retry_timeout) = [(30, 10, 10), (20, 5, 5), (20, 10, 5), (30, 5, 10)][random.index(4)];
     let rewind = match random.within(0..10) {
         0 => RewindSettings::default(),
@@ -141,46 +143,54 @@ fn settings(random: &mut Random) -> Settings {
         }
         _ => RewindSettings { use_pg_rewind: true, ..RewindSettings::default() },
     };
-    Settings {
+    let mut dynamic = map([
+        ("ttl", json!(ttl)),
+        ("loop_wait", json!(loop_wait)),
+        ("retry_timeout", json!(retry_timeout)),
+        ("check_timeline", json!(random.percent(50))),
+        ("primary_start_timeout", json!(if random.percent(25) { 0 } else { 300 })),
+        ("failsafe_mode", json!(random.percent(35))),
+    ]);
+    dynamic.extend(synchronous(random, mode));
+    let base = Settings {
         scope: "demo".into(),
         name: "".into(),
         config_version: None,
-        ttl: Duration::from_secs(ttl),
-        loop_wait: Duration::from_secs(loop_wait),
-        retry_timeout: Duration::from_secs(retry_timeout),
-        maximum_lag_on_failover: 1 << 20,
-        check_timeline: random.percent(50),
-        primary_start_timeout: Duration::from_secs(if random.percent(25) { 0 } else { 300 }),
-        primary_stop_timeout: Duration::ZERO,
-        paused: false,
-        failsafe_mode: random.percent(35),
-        synchronous: Synchronous::default(),
-        standby_cluster: None,
-        slots: SlotSettings { use_slots: true, ..SlotSettings::default() },
-        max_timelines_history: 0,
+        dynamic: Dynamic::of(&dynamic),
+        unusable: Vec::new(),
         tags: Tags::default(),
         can_bootstrap: true,
         can_clone_without_leader: false,
         rewind,
-    }
+    };
+    (base, dynamic)
 }
 
-fn synchronous(random: &mut Random, mode: Mode) -> Synchronous {
+fn synchronous(random: &mut Random, mode: Mode) -> JsonMap {
     let (mode, strict) = match mode {
-        Mode::Async => return Synchronous::default(),
-        Mode::On => (SynchronousMode::On, false),
-        Mode::Strict => (SynchronousMode::On, true),
-        Mode::Quorum => (SynchronousMode::Quorum, random.percent(50)),
-        Mode::Any => {
-            let modes = [SynchronousMode::Off, SynchronousMode::On, SynchronousMode::Quorum];
-            (modes[random.index(3)], random.percent(30))
-        }
+        Mode::Async => return JsonMap::new(),
+        Mode::On => ("on", false),
+        Mode::Strict => ("on", true),
+        Mode::Quorum => ("quorum", random.percent(50)),
+        Mode::Any => (["off", "on", "quorum"][random.index(3)], random.percent(30)),
     };
-    let node_count = [1, 1, 1, 2, 2, 3][random.index(6)];
-    let maximum_lag = random.percent(20).then_some(500);
+    let mut settings = map([
+        ("synchronous_mode", json!(mode)),
+        ("synchronous_mode_strict", json!(strict)),
+        ("synchronous_node_count", json!([1, 1, 1, 2, 2, 3][random.index(6)])),
+    ]);
+    if random.percent(20) {
+        settings.insert("maximum_lag_on_syncnode".to_owned(), json!(500));
+    }
     // As in production: on in the strict mode, unless somebody says otherwise.
-    let hold = mode != SynchronousMode::Off && strict != random.percent(10);
-    Synchronous { mode, strict, node_count, maximum_lag, hold }
+    if mode != "off" && random.percent(10) {
+        settings.insert("synchronous_mode_hold".to_owned(), json!(!strict));
+    }
+    settings
+}
+
+fn map<const N: usize>(entries: [(&str, Value); N]) -> JsonMap {
+    entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// The configuration file of one node.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
+use patroni_core::JsonMap;
 use patroni_core::job::{Job, JobOutcome, JobView};
 use patroni_core::lsn::Lsn;
 use patroni_core::name::MemberName;
@@ -179,6 +180,8 @@ pub(crate) struct Universe {
     pub now: Duration,
     /// Chance.
     pub random: Random,
+    /// The dynamic configuration of the files (`bootstrap.dcs`), the same on all machines.
+    pub dynamic: JsonMap,
     /// The machines.
     pub nodes: Vec<Node>,
     /// The store.
@@ -228,6 +231,7 @@ impl Universe {
         Universe {
             now: Duration::from_secs(1000),
             random,
+            dynamic: JsonMap::new(),
             nodes: Vec::new(),
             store: Store::default(),
             cuts: BTreeSet::new(),

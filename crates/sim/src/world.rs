@@ -15,7 +15,7 @@ use patroni_core::name::MemberName;
 use patroni_core::peer::Peer;
 use patroni_core::plan::Plan;
 use patroni_core::server::Wal as ServerWal;
-use patroni_core::settings::{Settings, Synchronous, SynchronousMode};
+use patroni_core::settings::{Dynamic, Settings};
 use patroni_core::slots::News;
 use patroni_core::time::{Moment, Now, WallTime};
 use patroni_tick::driver::{Limit, Observation, World};
@@ -36,6 +36,8 @@ pub(crate) struct SimWorld {
     pub(crate) node: usize,
     life: u64,
     pub(crate) settings: Arc<Settings>,
+    /// The dynamic configuration that was read last, or that of the file.
+    dynamic: JsonMap,
 }
 
 /// Waits until there is something to return. Polled whenever something happened to the node.
@@ -66,12 +68,12 @@ enum Asked {
 impl SimWorld {
     /// The world of this node's present agent.
     pub(crate) fn new(shared: Shared, node: usize) -> Self {
-        let (life, settings) = {
+        let (life, settings, dynamic) = {
             let universe = shared.borrow();
             let node = &universe.nodes[node];
-            (node.life, Arc::new(node.settings.clone()))
+            (node.life, Arc::new(node.settings.clone()), universe.dynamic.clone())
         };
-        SimWorld { shared, node, life, settings }
+        SimWorld { shared, node, life, settings, dynamic }
     }
 
     pub(crate) fn time(&self) -> Duration {
@@ -139,10 +141,14 @@ impl SimWorld {
         if self.settings.config_version == Some(config.version) {
             return;
         }
-        let file = self.shared.borrow().nodes[self.node].settings.clone();
-        let settings = with_config(file, config.version, config.data.as_ref());
+        let mut settings = self.shared.borrow().nodes[self.node].settings.clone();
+        settings.config_version = Some(config.version);
+        if let Some(data) = &config.data {
+            self.dynamic = data.clone();
+        }
+        settings.dynamic = Dynamic::of(&self.dynamic);
         let mut universe = self.shared.borrow_mut();
-        universe.nodes[self.node].settings.ttl = settings.ttl;
+        universe.nodes[self.node].settings.dynamic.ttl = settings.ttl;
         universe.nodes[self.node].synchronous = settings.synchronous.clone();
         universe.nodes[self.node].failsafe_mode = settings.failsafe_mode;
         drop(universe);
@@ -256,44 +262,6 @@ impl SimWorld {
     }
 }
 
-/// The settings of the file with those of the key `/config` over them.
-pub(crate) fn with_config(mut settings: Settings, version: Version, data: Option<&JsonMap>) -> Settings {
-    settings.config_version = Some(version);
-    let Some(data) = data else { return settings };
-    let seconds = |key: &str| data.get(key).and_then(serde_json::Value::as_u64).map(Duration::from_secs);
-    settings.ttl = seconds("ttl").unwrap_or(settings.ttl);
-    settings.loop_wait = seconds("loop_wait").unwrap_or(settings.loop_wait);
-    settings.retry_timeout = seconds("retry_timeout").unwrap_or(settings.retry_timeout);
-    settings.primary_start_timeout = seconds("primary_start_timeout").unwrap_or(settings.primary_start_timeout);
-    settings.synchronous = synchronous(settings.synchronous, data);
-    let failsafe = data.get("failsafe_mode").and_then(serde_json::Value::as_bool);
-    settings.failsafe_mode = failsafe.unwrap_or(settings.failsafe_mode);
-    settings.paused = data.get("pause").is_some_and(|value| value == true);
-    settings
-}
-
-fn synchronous(file: Synchronous, data: &JsonMap) -> Synchronous {
-    let number = |key: &str| data.get(key).and_then(serde_json::Value::as_u64);
-    let flag = |key: &str| data.get(key).and_then(serde_json::Value::as_bool);
-    let mode = match data.get("synchronous_mode").and_then(serde_json::Value::as_str) {
-        Some("quorum") => SynchronousMode::Quorum,
-        Some("on") => SynchronousMode::On,
-        Some("off") => SynchronousMode::Off,
-        Some(_) | None => file.mode,
-    };
-    let strict = flag("synchronous_mode_strict").unwrap_or(file.strict);
-    // Where the file says nothing of its own it is as strict.
-    let said = (file.hold != (file.strict && file.mode != SynchronousMode::Off)).then_some(file.hold);
-    let hold = flag("synchronous_mode_hold").or(said).unwrap_or(strict);
-    Synchronous {
-        hold: hold && mode != SynchronousMode::Off,
-        mode,
-        strict,
-        node_count: number("synchronous_node_count").map_or(file.node_count, |count| count as u32),
-        maximum_lag: number("maximum_lag_on_syncnode").or(file.maximum_lag),
-    }
-}
-
 impl World for SimWorld {
     fn now(&self) -> Now {
         let universe = self.shared.borrow();
@@ -372,7 +340,7 @@ impl World for SimWorld {
                 Answer::Initialize(self.write(StoreRequest::Initialize { write, found }, limit, false, |_| ()).await)
             }
             Op::WriteConfig(expected) => {
-                let data = JsonMap::from_iter([("ttl".to_owned(), json!(self.settings.ttl.as_secs()))]);
+                let data = self.dynamic.clone();
                 let request = StoreRequest::WriteConfig { expected, data };
                 Answer::Config(self.write(request, limit, false, |_| ()).await)
             }

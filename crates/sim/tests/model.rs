@@ -24,7 +24,7 @@ use patroni_core::parameters::SynchronousStandbyNames;
 use patroni_core::peer::{Peer, PeerStatus};
 use patroni_core::plan::{JobOrder, Plan, Step};
 use patroni_core::server::{ControlData, ControlState, DataDir, Postmaster, Role, Running, Server, Wal};
-use patroni_core::settings::{RewindSettings, Settings, SlotSettings, Synchronous, SynchronousMode};
+use patroni_core::settings::{Dynamic, RewindSettings, Settings, SlotSettings, Synchronous, SynchronousMode};
 use patroni_core::slots::News;
 use patroni_core::sync::{Electorate, Inspection, Sender, StandbyNames};
 use patroni_core::tags::Tags;
@@ -834,19 +834,16 @@ fn settings(name: &str, mode: SynchronousMode, failsafe_mode: bool) -> Settings 
         scope: "demo".into(),
         name: name.into(),
         config_version: Some(Version(1)),
-        ttl: Duration::from_secs(u64::from(TTL) * STEP),
-        loop_wait: Duration::from_secs(STEP),
-        retry_timeout: Duration::from_secs(STEP),
-        maximum_lag_on_failover: 1 << 20,
-        check_timeline: false,
-        primary_start_timeout: Duration::from_secs(300),
-        primary_stop_timeout: Duration::ZERO,
-        paused: false,
-        failsafe_mode,
-        synchronous: Synchronous { mode, strict: false, node_count: 1, maximum_lag: None, hold: false },
-        standby_cluster: None,
-        slots: SlotSettings::default(),
-        max_timelines_history: 0,
+        dynamic: Dynamic {
+            ttl: Duration::from_secs(u64::from(TTL) * STEP),
+            loop_wait: Duration::from_secs(STEP),
+            retry_timeout: Duration::from_secs(STEP),
+            failsafe_mode,
+            synchronous: Synchronous { mode, strict: false, node_count: 1, maximum_lag: None, hold: false },
+            slots: SlotSettings::default(),
+            ..Dynamic::default()
+        },
+        unusable: Vec::new(),
         tags: Tags::default(),
         can_bootstrap: true,
         can_clone_without_leader: false,

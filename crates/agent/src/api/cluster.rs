@@ -1,18 +1,19 @@
 //! `GET /cluster` and `GET /history`: what the store says of the cluster.
 
 use patroni_core::JsonMap;
-use patroni_core::cluster::{Address, Cluster, Flags, Member, Schedule};
+use patroni_core::cluster::{Address, Cluster, Member, Schedule};
 use patroni_core::lsn::Lsn;
+use patroni_core::settings::Dynamic;
 use patroni_core::view::JOB_KEY;
 use serde_json::{Value, json};
 
 /// The document of `GET /cluster`.
 pub(crate) fn topology(cluster: &Cluster, scope: &str) -> JsonMap {
-    let flags = Flags::of(cluster);
-    let members = cluster.members.values().map(|member| Value::Object(member_entry(cluster, member, flags)));
+    let dynamic = Dynamic::of_cluster(cluster);
+    let members = cluster.members.values().map(|member| Value::Object(member_entry(cluster, member, &dynamic)));
     let mut document = JsonMap::new();
     document.insert("members".to_owned(), members.collect());
-    if flags.paused {
+    if dynamic.paused {
         document.insert("pause".to_owned(), true.into());
     }
     if let Some(switchover) = scheduled_switchover(cluster) {
@@ -28,10 +29,10 @@ pub(crate) fn history(cluster: &Cluster) -> Value {
     lines.map(|line| Value::Array(line.0.clone())).collect()
 }
 
-fn member_entry(cluster: &Cluster, member: &Member, flags: Flags) -> JsonMap {
+fn member_entry(cluster: &Cluster, member: &Member, dynamic: &Dynamic) -> JsonMap {
     let data = &member.data;
     let is_leader = cluster.leader_name() == Some(&member.name);
-    let role = flags.role(cluster, member);
+    let role = cluster.role_of(member, &dynamic);
     let replication_state = data.replication_state.as_deref().filter(|text| role != "leader" && !text.is_empty());
     let mut entry = JsonMap::new();
     entry.insert("name".to_owned(), member.name.as_str().into());

@@ -11,7 +11,7 @@ use patroni_core::job::{Job, JobView, Stage};
 use patroni_core::lsn::{Lsn, Timeline};
 use patroni_core::name::{MemberName, SystemId};
 use patroni_core::server::{DataDir, Postmaster, Replication, Role, Running, Server, State, Wal};
-use patroni_core::settings::{RewindSettings, Settings, SlotSettings, Synchronous, SynchronousMode};
+use patroni_core::settings::{Dynamic, RewindSettings, Settings, SynchronousMode};
 use patroni_core::tags::Tags;
 use patroni_core::time::{Moment, Now, WallTime};
 use patroni_core::view::View;
@@ -28,19 +28,8 @@ pub(crate) fn settings(name: &str) -> Settings {
         scope: "batman".to_owned(),
         name: MemberName::from(name),
         config_version: None,
-        ttl: Duration::from_secs(30),
-        loop_wait: Duration::from_secs(2),
-        retry_timeout: Duration::from_secs(5),
-        maximum_lag_on_failover: 1_048_576,
-        check_timeline: false,
-        primary_start_timeout: Duration::from_secs(300),
-        primary_stop_timeout: Duration::ZERO,
-        paused: false,
-        failsafe_mode: false,
-        synchronous: Synchronous::default(),
-        standby_cluster: None,
-        slots: SlotSettings::default(),
-        max_timelines_history: 0,
+        dynamic: Dynamic::of(&map(json!({"loop_wait": 2, "retry_timeout": 5}))),
+        unusable: Vec::new(),
         tags: Tags(map(json!({"clonefrom": true, "datacenter": "eu 1", "rack": 7}))),
         can_bootstrap: true,
         can_clone_without_leader: false,

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use patroni_core::JsonMap;
-use patroni_core::cluster::{Cluster, FailoverRequest, Flags, Schedule, Version, is_synchronous};
+use patroni_core::cluster::{Cluster, FailoverRequest, Schedule, Version, is_synchronous};
 use patroni_core::facts::Outcome;
 use patroni_core::name::MemberName;
 use patroni_core::peer::Peer;
 use patroni_core::python::PythonText;
 use patroni_core::request::Handover;
-use patroni_core::settings::SynchronousMode;
+use patroni_core::settings::{Dynamic, SynchronousMode};
 use patroni_core::tags::truthy;
 use patroni_core::time::WallTime;
 use patroni_dcs::{Expected, Key, wire};
@@ -103,7 +103,7 @@ impl Order {
             candidate.as_ref().map_or("None", MemberName::as_str),
             schedule.as_deref().unwrap_or("None"),
         );
-        let paused = Flags::of(cluster).paused;
+        let paused = Dynamic::of_cluster(cluster).paused;
         let refuse = |reason: &str| Err((400, reason.to_owned()));
         match action {
             Handover::Failover if candidate.is_none() => {
@@ -163,7 +163,7 @@ async fn is_possible(state: &ApiState, cluster: &Cluster, order: &Order) -> Resu
 /// The members that could take over by what the store says, with their addresses.
 fn candidates(cluster: &Cluster, order: &Order) -> Result<BTreeMap<MemberName, String>, String> {
     let action = order.action.name();
-    let named_sync = Flags::of(cluster).synchronous == SynchronousMode::On;
+    let named_sync = Dynamic::of_cluster(cluster).synchronous.mode == SynchronousMode::On;
     if order.leader.is_some() && order.leader.as_ref() != cluster.leader_name() {
         return Err("leader name does not match".to_owned());
     }

@@ -59,8 +59,6 @@ pub struct Postgresql {
     pub use_unix_socket: bool,
     /// `use_unix_socket_repl`
     pub use_unix_socket_repl: bool,
-    /// `use_slots`
-    pub use_slots: bool,
     /// `use_pg_rewind`
     pub use_pg_rewind: bool,
     /// `remove_data_directory_on_rewind_failure`
@@ -153,7 +151,6 @@ impl Postgresql {
             callbacks: section.text_map("callbacks"),
             use_unix_socket: flag("use_unix_socket"),
             use_unix_socket_repl: flag("use_unix_socket_repl"),
-            use_slots: section.flag("use_slots").unwrap_or(true),
             use_pg_rewind: flag("use_pg_rewind"),
             remove_data_directory_on_rewind_failure: flag("remove_data_directory_on_rewind_failure"),
             remove_data_directory_on_missing_wal: flag("remove_data_directory_on_missing_wal"),

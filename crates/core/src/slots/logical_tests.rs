@@ -250,7 +250,8 @@ fn feedback_is_needed_where_logical_slots_are_and_on_the_way_there() {
     {
         assert_eq!(needs(&settings, name), expected, "{name}");
     }
-    let without = Settings { standby_cluster: Some(Default::default()), ..settings.clone() };
+    let mut without = settings.clone();
+    without.standby_cluster = Some(Default::default());
     assert!(!needs(&without, "n1"));
     let mut physical_only = settings;
     physical_only.slots.permanent = object(&json!({"l": {"type": "physical"}}));

@@ -270,14 +270,16 @@ fn matches(matcher: &JsonMap, name: &str, slot: &Slot) -> bool {
 }
 
 /// The value says "logical slot": by its type, or by what only logical ones have.
-fn logical_kind(value: &Value) -> Option<SlotKind> {
+/// The kind of a permanent slot that is configured as a logical one.
+pub(crate) fn logical_kind(value: &Value) -> Option<SlotKind> {
     let text = |key| value.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
     let kind = value.as_object()?.get("type").map_or(Some("logical"), Value::as_str)?;
     let (plugin, database) = (text("plugin")?.to_owned(), text("database")?.to_owned());
     (kind == "logical").then_some(SlotKind::Logical { plugin, database })
 }
 
-fn is_physical(value: &Value) -> bool {
+/// A permanent slot is configured as a physical one, as it also is by an empty value.
+pub(crate) fn is_physical(value: &Value) -> bool {
     let kind = || value.get("type").map_or(Some("physical"), Value::as_str);
     !truthy(value) || (value.is_object() && logical_kind(value).is_none() && kind() == Some("physical"))
 }

@@ -6,7 +6,7 @@ use super::*;
 use crate::cluster::{Cluster, Leader, Member, MemberData, Status, Version};
 use crate::name::MemberName;
 use crate::server::Role;
-use crate::settings::{RewindSettings, Settings, SlotSettings, StandbyCluster, Synchronous};
+use crate::settings::{Dynamic, RewindSettings, Settings, SlotSettings, StandbyCluster};
 use crate::tags::Tags;
 use crate::time::Moment;
 
@@ -15,19 +15,12 @@ pub(super) fn settings(ttl: Duration, use_slots: bool, standby_cluster: bool, pe
         scope: "s".into(),
         name: "n1".into(),
         config_version: None,
-        ttl: Duration::from_secs(30),
-        loop_wait: Duration::from_secs(10),
-        retry_timeout: Duration::from_secs(10),
-        maximum_lag_on_failover: 0,
-        check_timeline: false,
-        primary_start_timeout: Duration::from_secs(300),
-        primary_stop_timeout: Duration::ZERO,
-        paused: false,
-        failsafe_mode: false,
-        synchronous: Synchronous::default(),
-        standby_cluster: standby_cluster.then(StandbyCluster::default),
-        slots: SlotSettings { use_slots, permanent, ignore: Vec::new(), member_slots_ttl: ttl },
-        max_timelines_history: 0,
+        dynamic: Dynamic {
+            standby_cluster: standby_cluster.then(StandbyCluster::default),
+            slots: SlotSettings { use_slots, permanent, ignore: Vec::new(), member_slots_ttl: ttl },
+            ..Dynamic::default()
+        },
+        unusable: Vec::new(),
         tags: Tags::default(),
         can_bootstrap: false,
         can_clone_without_leader: false,

@@ -26,7 +26,7 @@ use patroni_core::request::{Request, RequestId, RestartConditions, ScheduledRest
 use patroni_core::server::{
     ControlData, ControlState, DataDir, Postmaster, Replication, Role, Running, Server, Slot, SlotKind, State, Wal,
 };
-use patroni_core::settings::{RewindSettings, Settings, SlotSettings, StandbyCluster, Synchronous, SynchronousMode};
+use patroni_core::settings::{Dynamic, RewindSettings, Settings, StandbyCluster, SynchronousMode};
 use patroni_core::slots::News;
 use patroni_core::sync::{Enforcement, Inspection, Sender, candidates};
 use patroni_core::tags::Tags;
@@ -1105,19 +1105,8 @@ pub(crate) fn settings() -> Settings {
         scope: "demo".into(),
         name: "a".into(),
         config_version: Some(Version(1)),
-        ttl: Duration::from_secs(30),
-        loop_wait: Duration::from_secs(10),
-        retry_timeout: Duration::from_secs(10),
-        maximum_lag_on_failover: 1 << 20,
-        check_timeline: false,
-        primary_start_timeout: Duration::from_secs(300),
-        primary_stop_timeout: Duration::ZERO,
-        paused: false,
-        failsafe_mode: false,
-        synchronous: Synchronous::default(),
-        standby_cluster: None,
-        slots: SlotSettings { use_slots: true, ..SlotSettings::default() },
-        max_timelines_history: 0,
+        dynamic: Dynamic::default(),
+        unusable: Vec::new(),
         tags: Tags::default(),
         can_bootstrap: true,
         can_clone_without_leader: false,

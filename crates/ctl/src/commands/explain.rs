@@ -1,7 +1,7 @@
 //! `patronictl explain`: why the present leader leads, and who could take over now.
 
-use patroni_core::cluster::{Cluster, Flags, settings};
-use patroni_core::settings::SynchronousMode;
+use patroni_core::cluster::Cluster;
+use patroni_core::settings::{Dynamic, SynchronousMode};
 use serde_json::Value;
 
 use crate::candidates::{Contender, contenders};
@@ -39,30 +39,30 @@ async fn run(context: &Context, matches: &Matches) -> Result<(), CtlError> {
 
 /// The whole text. `now_s`: seconds since 1970.
 fn explain(cluster: &Cluster, scope: &str, statuses: &Statuses, now_s: i64) -> String {
-    let flags = Flags::of(cluster);
+    let dynamic = Dynamic::of_cluster(cluster);
     let contenders = contenders(cluster, statuses);
     let lost = lost::findings(cluster, None);
     let mut lines = vec![format!("Cluster {scope}"), String::new()];
-    lines.extend(leader_lines(cluster, flags, statuses, now_s));
+    lines.extend(leader_lines(cluster, &dynamic, statuses, now_s));
     if !contenders.is_empty() || !lost.is_empty() {
         lines.push(String::new());
     }
     lines.extend(contenders.iter().map(|one| contender_line(one, cluster)));
     lines.extend(lost.into_iter().map(|finding| finding.what + "."));
     lines.push(String::new());
-    lines.extend(forecast(cluster, flags, &contenders));
+    lines.extend(forecast(cluster, &dynamic, &contenders));
     lines.join("\n") + "\n"
 }
 
-fn leader_lines(cluster: &Cluster, flags: Flags, statuses: &Statuses, now_s: i64) -> Vec<String> {
+fn leader_lines(cluster: &Cluster, dynamic: &Dynamic, statuses: &Statuses, now_s: i64) -> Vec<String> {
     let Some(leader) = cluster.leader_name() else {
         return vec!["Nobody holds the leader key.".to_owned()];
     };
-    let kind = if flags.standby_cluster { "standby leader" } else { "leader" };
+    let kind = if dynamic.standby_cluster.is_some() { "standby leader" } else { "leader" };
     let last = cluster.history.as_ref().and_then(|history| history.lines.last());
     let field = |index: usize| last.and_then(|line| line.0.get(index)).and_then(Value::as_str);
     // A standby leader was promoted by nobody: the history is that of the remote primary, or from before.
-    let since = match (field(3).filter(|_| !flags.standby_cluster), field(4) == Some(leader.as_str())) {
+    let since = match (field(3).filter(|_| !dynamic.standby_cluster.is_some()), field(4) == Some(leader.as_str())) {
         (Some(time), true) => format!(": it was promoted at {time} ({})", field(2).unwrap_or("reason unknown")),
         (Some(_), false) | (None, _) => String::new(),
     };
@@ -72,7 +72,9 @@ fn leader_lines(cluster: &Cluster, flags: Flags, statuses: &Statuses, now_s: i64
             let seen = status.document.get("dcs_last_seen").and_then(Value::as_i64).filter(|seen| *seen > 0);
             let age = seen.map(|seen| (now_s - seen).max(0));
             lines.extend(
-                age.map(|age| format!("It reached the store {age} s ago; its lease lasts {} s.", ttl(cluster))),
+                age.map(|age| {
+                    format!("It reached the store {age} s ago; its lease lasts {} s.", dynamic.ttl.as_secs())
+                }),
             );
             if status.flag("holding_clients") {
                 lines.push(
@@ -93,10 +95,6 @@ fn leader_lines(cluster: &Cluster, flags: Flags, statuses: &Statuses, now_s: i64
     lines
 }
 
-fn ttl(cluster: &Cluster) -> u64 {
-    settings(cluster).and_then(|map| map.get("ttl")).and_then(Value::as_u64).unwrap_or(30)
-}
-
 fn contender_line(one: &Contender, cluster: &Cluster) -> String {
     if !one.obstacles.is_empty() {
         return format!("{} is no candidate: {}.", one.name, one.obstacles.join("; "));
@@ -109,10 +107,10 @@ fn contender_line(one: &Contender, cluster: &Cluster) -> String {
 }
 
 /// What would happen if the leader died this second; what will, if there is none.
-fn forecast(cluster: &Cluster, flags: Flags, contenders: &[Contender]) -> Vec<String> {
+fn forecast(cluster: &Cluster, dynamic: &Dynamic, contenders: &[Contender]) -> Vec<String> {
     let unlocked = cluster.is_unlocked();
     let takes = if unlocked { "will take over" } else { "would take over" };
-    if flags.paused {
+    if dynamic.paused {
         let text = match unlocked {
             true => "Nobody takes over: the cluster is paused (patronictl resume).",
             false => "If the leader died now, nobody would take over: the cluster is paused (patronictl resume).",
@@ -140,8 +138,8 @@ fn forecast(cluster: &Cluster, flags: Flags, contenders: &[Contender]) -> Vec<St
     if unlocked {
         return vec![format!("As nobody leads, {who}")];
     }
-    let lost = match flags.synchronous {
-        _ if flags.standby_cluster => {
+    let lost = match dynamic.synchronous.mode {
+        _ if dynamic.standby_cluster.is_some() => {
             "No transaction would be lost by that: WAL that it has not received comes from the remote primary, where that \
              still has it."
         }
@@ -150,7 +148,7 @@ fn forecast(cluster: &Cluster, flags: Flags, contenders: &[Contender]) -> Vec<St
     };
     vec![
         format!("If the leader died now, {who}"),
-        format!("It would be noticed when the lease has ended, {} s from now at most.", ttl(cluster)),
+        format!("It would be noticed when the lease has ended, {} s from now at most.", dynamic.ttl.as_secs()),
         lost.to_owned(),
     ]
 }

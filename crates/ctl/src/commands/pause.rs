@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use http::Method;
-use patroni_core::cluster::{Cluster, Flags, Member};
+use patroni_core::cluster::{Cluster, Member};
+use patroni_core::settings::Dynamic;
 use serde_json::json;
 
 use crate::cli::definition::{CLUSTER_NAME, Command, GROUP, Kind, Opt};
@@ -28,7 +29,7 @@ pub(crate) const COMMAND: Command = Command {
 pub(crate) async fn toggle(context: &Context, matches: &Matches, paused: bool) -> Result<(), CtlError> {
     let store = context.open_default(matches)?;
     let cluster = store.load().await?;
-    if Flags::of(&cluster).paused == paused {
+    if Dynamic::of_cluster(&cluster).paused == paused {
         return failed(format!("Cluster is {} paused", if paused { "already" } else { "not" }));
     }
     let body = if paused { json!({"pause": true}) } else { json!({"pause": null}) };
@@ -66,7 +67,7 @@ fn success(paused: bool) -> &'static str {
 /// Waits for the members that were there at the beginning.
 async fn wait(store: &Store, before: &Cluster, paused: bool) -> Result<(), CtlError> {
     output::echo(&format!("'{}' request sent, waiting until it is recognized by all nodes", verb(paused)));
-    let loop_wait = Flags::of(before).loop_wait.unwrap_or(store.loop_wait);
+    let loop_wait = Dynamic::of_cluster(before).loop_wait.as_secs();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(loop_wait + 1);
     loop {
         let cluster = store.load().await?;

@@ -7,7 +7,7 @@ use crate::cli::parse::Matches;
 use crate::context::{Context, SHORT};
 use crate::error::CtlError;
 use crate::{output, selection};
-use patroni_core::cluster::Flags;
+use patroni_core::settings::Dynamic;
 
 pub(crate) const COMMAND: Command = Command {
     name: "reload",
@@ -28,7 +28,7 @@ async fn run(context: &Context, matches: &Matches) -> Result<(), CtlError> {
     let request = context.selection(matches, &store, "reload")?;
     let members = selection::pick(&cluster, request).await?;
     selection::confirm(&members, request.force, "reload").await?;
-    let loop_wait = Flags::of(&cluster).loop_wait.unwrap_or(store.loop_wait);
+    let loop_wait = Dynamic::of_cluster(&cluster).loop_wait.as_secs();
     for member in members {
         let answer = context.ask(member, Method::POST, "reload", None, SHORT).await?;
         let name = &member.name;

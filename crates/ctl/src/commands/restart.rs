@@ -2,8 +2,9 @@
 
 use http::Method;
 use patroni_core::JsonMap;
-use patroni_core::cluster::{Flags, Member};
+use patroni_core::cluster::Member;
 use patroni_core::request::version_number;
+use patroni_core::settings::Dynamic;
 use serde_json::Value;
 
 use crate::cli::definition::{CLUSTER_NAME_REQUIRED, Command, FORCE, GROUP, Kind, MEMBER_NAMES, Opt, ROLES};
@@ -66,7 +67,7 @@ async fn run(context: &Context, matches: &Matches) -> Result<(), CtlError> {
     }
     confirm(&members, request.force, scheduled.as_ref(), pending).await?;
     let body = body(matches, request.force, scheduled.as_ref()).await?;
-    if scheduled.is_some() && Flags::of(&cluster).paused {
+    if scheduled.is_some() && Dynamic::of_cluster(&cluster).paused {
         return failed("Can't schedule restart in the paused state");
     }
     for member in members {

@@ -2,11 +2,11 @@
 
 use http::Method;
 use patroni_core::JsonMap;
-use patroni_core::cluster::{Cluster, FailoverRequest, Flags, Member, Schedule, Version, is_synchronous};
+use patroni_core::cluster::{Cluster, FailoverRequest, Member, Schedule, Version, is_synchronous};
 use patroni_core::name::MemberName;
 use patroni_core::python::repr;
 use patroni_core::request::Handover;
-use patroni_core::settings::SynchronousMode;
+use patroni_core::settings::{Dynamic, SynchronousMode};
 use patroni_core::time::WallTime;
 use patroni_dcs::{Expected, Key, wire};
 use serde_json::Value;
@@ -81,14 +81,14 @@ pub(crate) async fn run(context: &Context, matches: &Matches, action: Handover) 
 
 async fn plan(cluster: &Cluster, store: &Store, matches: &Matches, action: Handover) -> Result<Plan, CtlError> {
     let force = matches.flag("force");
-    let flags = Flags::of(cluster);
+    let dynamic = Dynamic::of_cluster(cluster);
     let leader = match action {
-        Handover::Switchover => Some(leader(cluster, store, flags, matches, force).await?),
+        Handover::Switchover => Some(leader(cluster, store, &dynamic, matches, force).await?),
         Handover::Failover => None,
     };
     let candidate = candidate(cluster, store, matches, action).await?;
     if action == Handover::Failover && !force {
-        warn_of_asynchronous(cluster, flags, candidate.as_deref()).await?;
+        warn_of_asynchronous(cluster, &dynamic, candidate.as_deref()).await?;
     }
     let scheduled = match (action, matches.text("scheduled")) {
         (Handover::Failover, _) => None,
@@ -99,7 +99,7 @@ async fn plan(cluster: &Cluster, store: &Store, matches: &Matches, action: Hando
             schedule::parse(&prompt::ask(&question, Some("now")).await?)?
         }
     };
-    if scheduled.is_some() && flags.paused {
+    if scheduled.is_some() && dynamic.paused {
         return failed("Can't schedule switchover in the paused state");
     }
     Ok(Plan { leader, candidate, scheduled })
@@ -108,7 +108,7 @@ async fn plan(cluster: &Cluster, store: &Store, matches: &Matches, action: Hando
 async fn leader(
     cluster: &Cluster,
     store: &Store,
-    flags: Flags,
+    dynamic: &Dynamic,
     matches: &Matches,
     force: bool,
 ) -> Result<String, CtlError> {
@@ -119,7 +119,7 @@ async fn leader(
         Some(name) => name.to_owned(),
         None if force => present.to_owned(),
         None => {
-            let question = if flags.standby_cluster { "Standby Leader" } else { "Primary" };
+            let question = if dynamic.standby_cluster.is_some() { "Standby Leader" } else { "Primary" };
             prompt::ask(question, Some(present)).await?
         }
     };
@@ -171,11 +171,11 @@ async fn candidate(
     ))
 }
 
-async fn warn_of_asynchronous(cluster: &Cluster, flags: Flags, candidate: Option<&str>) -> Result<(), CtlError> {
+async fn warn_of_asynchronous(cluster: &Cluster, dynamic: &Dynamic, candidate: Option<&str>) -> Result<(), CtlError> {
     let Some(candidate) = candidate else { return Ok(()) };
     let sync_leader = cluster.sync.leader.as_ref().map(|name| name.as_str().to_lowercase());
     let safe = sync_leader.is_none()
-        || flags.synchronous == SynchronousMode::Off
+        || dynamic.synchronous.mode == SynchronousMode::Off
         || sync_leader == Some(candidate.to_lowercase())
         || is_synchronous(&cluster.sync, candidate);
     let question = format!("Are you sure you want to failover to the asynchronous node {candidate}?");

@@ -1,7 +1,8 @@
 //! What the keys in the store tell of trouble.
 
 use patroni_core::JsonMap;
-use patroni_core::cluster::{Cluster, FailoverRequest, Flags, Initialize, Schedule, settings};
+use patroni_core::cluster::{Cluster, FailoverRequest, Initialize, Schedule};
+use patroni_core::settings::{Adjustment, Dynamic};
 use patroni_core::units::parse_bool;
 use serde_json::Value;
 
@@ -24,15 +25,15 @@ pub(crate) fn of_cluster(cluster: &Cluster, scope: &str, prefix: &str, now_ms: i
             format!("look into the log of the agent of {leader}"),
         ));
     }
-    if Flags::of(cluster).paused {
+    if Dynamic::of_cluster(cluster).paused {
         found.push(finding("the cluster is paused: nobody fails over", format!("patronictl resume {scope}")));
     }
     if let Initialize::Invalid(text, _) = &cluster.initialize {
         let what = format!("the key initialize holds {text:?}, which is no system identifier");
         found.push(finding(what, "write the identifier that pg_controldata shows on the leader"));
     }
-    found.extend(settings(cluster).and_then(|config| of_timing(config, scope)));
-    found.extend(settings(cluster).and_then(|config| of_rewind(config, scope)));
+    found.extend(cluster.settings().and_then(|config| of_timing(config, scope)));
+    found.extend(cluster.settings().and_then(|config| of_rewind(config, scope)));
     found.extend(cluster.failover.as_ref().and_then(|request| {
         let what = of_request(cluster, request, now_ms)?;
         Some(finding(what, remedy_of_request(request, scope, prefix)))
@@ -44,14 +45,17 @@ pub(crate) fn of_cluster(cluster: &Cluster, scope: &str, prefix: &str, now_ms: i
 
 /// The lease must not end while an operation is still being retried.
 fn of_timing(config: &JsonMap, scope: &str) -> Option<Finding> {
-    let seconds = |name: &str, default| config.get(name).and_then(Value::as_u64).unwrap_or(default);
-    let (ttl, loop_wait, retry_timeout) = (seconds("ttl", 30), seconds("loop_wait", 10), seconds("retry_timeout", 10));
-    let needed = loop_wait + 2 * retry_timeout;
-    (needed > ttl).then(|| {
-        finding(
-            format!("loop_wait + 2 * retry_timeout is {needed} s, more than ttl ({ttl} s)"),
-            format!("patronictl edit-config {scope} -s ttl={needed}"),
-        )
+    let adjusted = Dynamic::read(config).adjusted;
+    adjusted.into_iter().find_map(|adjustment| match adjustment {
+        Adjustment::BothTimeouts { ttl, loop_wait, retry_timeout, .. }
+        | Adjustment::LoopWait { ttl, retry_timeout, loop_wait, .. } => {
+            let needed = retry_timeout.saturating_mul(2).saturating_add(loop_wait);
+            Some(finding(
+                format!("loop_wait + 2 * retry_timeout is {needed} s, more than ttl ({ttl} s)"),
+                format!("patronictl edit-config {scope} -s ttl={needed}"),
+            ))
+        }
+        Adjustment::TooSmall { .. } => None,
     })
 }
 

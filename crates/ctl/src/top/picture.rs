@@ -1,9 +1,8 @@
 //! What is known of a cluster at one moment, as the view shows it.
 
-use patroni_core::JsonMap;
-use patroni_core::cluster::{Address, Cluster, Flags, Initialize, Member, Schedule, settings};
+use patroni_core::cluster::{Address, Cluster, Initialize, Member, Schedule};
 use patroni_core::name::MemberName;
-use patroni_core::settings::SynchronousMode;
+use patroni_core::settings::{Dynamic, SynchronousMode};
 use serde_json::Value;
 
 use crate::members::title_case;
@@ -73,7 +72,7 @@ impl Node {
 impl Picture {
     /// Puts together what the store and the members say. `now_s`: seconds since 1970.
     pub(crate) fn of(scope: &str, cluster: &Cluster, statuses: &Statuses, now_s: i64) -> Self {
-        let flags = Flags::of(cluster);
+        let dynamic = Dynamic::of_cluster(cluster);
         let leader = cluster.leader_name();
         let status_of = |name: &MemberName| statuses.get(name).and_then(|status| status.as_ref().ok());
         let seen = leader.and_then(status_of).and_then(|status| status.document.get("dcs_last_seen")?.as_i64());
@@ -82,13 +81,13 @@ impl Picture {
             identifier: identifier(&cluster.initialize),
             leader: leader.map(ToString::to_string),
             lease_age_s: seen.filter(|seen| *seen > 0).map(|seen| (now_s - seen).max(0)),
-            ttl_s: setting(settings(cluster), "ttl").unwrap_or(30),
-            paused: flags.paused,
-            notes: notes(cluster, flags),
+            ttl_s: dynamic.ttl.as_secs(),
+            paused: dynamic.paused,
+            notes: notes(cluster, &dynamic),
             nodes: tree(cluster)
                 .into_iter()
                 .map(|(depth, member)| {
-                    node(cluster, flags, member, depth, statuses.get(&member.name), end_of_wal(cluster, statuses))
+                    node(cluster, &dynamic, member, depth, statuses.get(&member.name), end_of_wal(cluster, statuses))
                 })
                 .collect(),
             history: history(cluster),
@@ -105,18 +104,14 @@ fn identifier(initialize: &Initialize) -> String {
     }
 }
 
-fn setting(map: Option<&JsonMap>, name: &str) -> Option<u64> {
-    map?.get(name)?.as_u64()
-}
-
-fn notes(cluster: &Cluster, flags: Flags) -> Vec<String> {
+fn notes(cluster: &Cluster, dynamic: &Dynamic) -> Vec<String> {
     let mut notes = Vec::new();
-    match flags.synchronous {
+    match dynamic.synchronous.mode {
         SynchronousMode::On => notes.push("synchronous".to_owned()),
         SynchronousMode::Quorum => notes.push("quorum commit".to_owned()),
         SynchronousMode::Off => {}
     }
-    if flags.standby_cluster {
+    if dynamic.standby_cluster.is_some() {
         notes.push("standby cluster".to_owned());
     }
     if let Some(request) = &cluster.failover {
@@ -138,7 +133,7 @@ fn end_of_wal(cluster: &Cluster, statuses: &Statuses) -> u64 {
 
 fn node(
     cluster: &Cluster,
-    flags: Flags,
+    dynamic: &Dynamic,
     member: &Member,
     depth: usize,
     answer: Option<&Result<Status, Silence>>,
@@ -157,7 +152,7 @@ fn node(
     Node {
         name: member.name.to_string(),
         depth,
-        role: title_case(flags.role(cluster, member)),
+        role: title_case(cluster.role_of(member, &dynamic)),
         is_leader,
         answers: status.is_some(),
         state: replication.filter(|state| !state.is_empty() && !is_leader).unwrap_or(state),
