@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use patroni_config::{Config, ConfigError, Loaded, Purpose, Source, cache};
+use patroni_config::{Config, ConfigError, Loaded, Purpose, Source, Warning, cache};
 use patroni_core::JsonMap;
 use patroni_core::cluster::{ClusterConfig, Version};
 use patroni_core::facts::Facts;
@@ -48,6 +48,8 @@ pub struct Configuration {
     api: Option<Arc<Api>>,
     log: Arc<Log>,
     saved: JsonMap,
+    /// The warnings about the configuration in force.
+    reported: Vec<Warning>,
 }
 
 /// What PostgreSQL has to be told, and how thoroughly.
@@ -81,6 +83,7 @@ impl Configuration {
             api: None,
             log,
             saved: JsonMap::new(),
+            reported: Vec::new(),
             config,
         })
     }
@@ -169,7 +172,13 @@ impl Configuration {
 
     fn take(&mut self, loaded: Loaded, untold: Untold) {
         for warning in &loaded.warnings {
-            tracing::warn!("{warning}");
+            // What is wrong with the store is reported once, however often something else there changes.
+            if untold == Untold::Asked || !self.reported.contains(warning) {
+                tracing::warn!("{warning}");
+            }
+        }
+        if loaded.changed {
+            self.reported = loaded.warnings;
         }
         self.config = loaded.config;
         self.settings = Arc::new(self.config.settings().clone());

@@ -210,14 +210,14 @@ impl Config {
 }
 
 /// Everything but the dynamic configuration.
-struct Draft {
-    local: Arc<Local>,
-    source: Arc<Source>,
-    purpose: Purpose,
+pub(crate) struct Draft {
+    pub(crate) local: Arc<Local>,
+    pub(crate) source: Arc<Source>,
+    pub(crate) purpose: Purpose,
 }
 
 impl Draft {
-    fn build(
+    pub(crate) fn build(
         self,
         mut dynamic: JsonMap,
         version: Option<Version>,

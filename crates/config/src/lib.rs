@@ -5,6 +5,7 @@
 
 pub mod cache;
 mod config;
+mod dynamic;
 mod environment;
 mod error;
 mod known;
@@ -21,6 +22,7 @@ mod warning;
 pub mod yaml;
 
 pub use config::{Config, Loaded, Purpose, STORES};
+pub use dynamic::{faults_of_change, unusable};
 pub use environment::{CONFIGURATION, Environment, PREFIX};
 pub use error::{ConfigError, WrongValue};
 pub use local::{Local, Source};

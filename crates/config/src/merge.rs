@@ -56,6 +56,8 @@ mod tests {
             (json!({"a": 1}), json!({"b": {"c": null}}), json!({"a": 1, "b": {"c": null}}), true),
             (json!({"a": [1, 2]}), json!({"a": [2]}), json!({"a": [2]}), true),
             (json!({"a": 1}), json!({"z": null}), json!({"a": 1}), false),
+            // A setting that is null already is removed, but nothing changed.
+            (json!({"a": null, "b": 1}), json!({"a": null}), json!({"b": 1}), false),
         ];
         for (config, data, expected, changed) in rows {
             let mut config = map(config);

@@ -1,6 +1,8 @@
 //! Which layer wins, setting by setting. In general defaults < dynamic < local files < environment; [`RULES`] is the
 //! whole truth.
 
+use std::fmt;
+
 use patroni_core::JsonMap;
 use patroni_core::settings::{Timing, Unusable};
 use patroni_core::units::{parse_bool, parse_int};
@@ -95,6 +97,18 @@ pub enum Allowed {
     OneOf(&'static [&'static str]),
     /// An integer of at least this size, in this unit.
     AtLeast(i64, Option<&'static str>),
+}
+
+impl fmt::Display for Allowed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Allowed::Nothing => write!(f, "left to Patroni"),
+            Allowed::True => write!(f, "on"),
+            Allowed::Bool => write!(f, "a boolean (on, off, true, false, yes, no)"),
+            Allowed::OneOf(names) => write!(f, "one of {}", names.join(", ")),
+            Allowed::AtLeast(min, unit) => write!(f, "a number of at least {min}{}", unit.unwrap_or_default()),
+        }
+    }
 }
 
 /// All command line parameters, with the defaults of Patroni 4.1.5.
@@ -289,7 +303,8 @@ fn dynamic_parameter(name: &str, value: &Value, warnings: &mut Vec<Warning>) -> 
     let checked = parameter.checked(value);
     if checked.is_none() {
         let default = parameter.default.map_or(Value::Null, |default| default());
-        warnings.push(Warning::Parameter { name: name.to_owned(), value: value.clone(), default });
+        let what = Unusable::new(format!("postgresql.parameters.{name}"), value, parameter.allowed.to_string());
+        warnings.push(Warning::Parameter { name: name.to_owned(), value: value.clone(), default, what });
     }
     checked
 }

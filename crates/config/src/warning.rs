@@ -1,7 +1,7 @@
 //! What is wrong with a configuration but does not stop us. The sentences are Patroni's where it has one.
 
 use patroni_core::python::{PythonText, quoted};
-use patroni_core::settings::Adjustment;
+use patroni_core::settings::{Adjustment, Unusable};
 use serde_json::Value;
 
 use crate::origin::Origin;
@@ -37,6 +37,8 @@ pub enum Warning {
         value: Value,
         /// The value in force.
         default: Value,
+        /// The same, as it is said before the value is stored.
+        what: Unusable,
     },
     /// The dynamic configuration cannot be used; the one before stays.
     #[error("Exception when setting dynamic_configuration: {0}; the settings before stay in force")]

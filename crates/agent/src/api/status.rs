@@ -198,6 +198,9 @@ impl<'a> Status<'a> {
         if view.holding {
             document.insert("holding_clients".to_owned(), true.into());
         }
+        if !view.settings.unusable.is_empty() {
+            document.insert("unusable_settings".to_owned(), view.settings.unusable.clone().into());
+        }
         if !view.turned_down.is_empty() {
             document.insert("synchronous_commit_turned_down".to_owned(), view.turned_down.clone().into());
         }

@@ -223,6 +223,10 @@ async fn finish(
     if !quiet {
         show_diff(before, after);
     }
+    let faults = patroni_config::faults_of_change(&config.data.clone().unwrap_or_default(), &changed);
+    if !faults.is_empty() {
+        return failed(format!("Configuration not changed: {}", faults.join("; ")));
+    }
     let force = matches.flag("force");
     let from_stdin = [matches.text("apply"), matches.text("replace")].contains(&Some("-"));
     if from_stdin && !force {

@@ -32,6 +32,7 @@ pub(crate) fn of_cluster(cluster: &Cluster, scope: &str, prefix: &str, now_ms: i
         let what = format!("the key initialize holds {text:?}, which is no system identifier");
         found.push(finding(what, "write the identifier that pg_controldata shows on the leader"));
     }
+    found.extend(cluster.settings().into_iter().flat_map(|config| of_values(config, scope)));
     found.extend(cluster.settings().and_then(|config| of_timing(config, scope)));
     found.extend(cluster.settings().and_then(|config| of_rewind(config, scope)));
     found.extend(cluster.failover.as_ref().and_then(|request| {
@@ -41,6 +42,13 @@ pub(crate) fn of_cluster(cluster: &Cluster, scope: &str, prefix: &str, now_ms: i
     found.extend(of_sync(cluster));
     found.extend(of_slots(cluster, scope));
     found
+}
+
+/// What is stored and cannot be used.
+fn of_values(config: &JsonMap, scope: &str) -> Vec<Finding> {
+    let not_in_force =
+        |fault| finding(format!("{fault}; it is not in force"), format!("patronictl edit-config {scope}"));
+    patroni_config::unusable(config).into_iter().map(not_in_force).collect()
 }
 
 /// The lease must not end while an operation is still being retried.
@@ -171,6 +179,11 @@ mod tests {
                 ("config", json!({"ttl": 20, "postgresql": {"use_pg_rewind": true}})),
                 "loop_wait + 2 * retry_timeout is 30 s, more than ttl (20 s)",
                 "patronictl edit-config batman -s ttl=30",
+            ),
+            (
+                ("config", json!({"ttl": "abc", "postgresql": {"use_pg_rewind": true}})),
+                "ttl is \"abc\", but must be a whole number of seconds; it is not in force",
+                "patronictl edit-config batman",
             ),
             (
                 ("config", json!({"pause": true})),
