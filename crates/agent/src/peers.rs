@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use hyper::Method;
 use patroni_core::JsonMap;
-use patroni_core::lsn::{Lsn, Timeline};
 use patroni_core::name::MemberName;
 use patroni_core::peer::{Peer, PeerStatus};
-use patroni_core::tags::{Tags, truthy};
 pub use patroni_http::HttpClient;
 use patroni_http::endpoint_url;
 use serde_json::Value;
@@ -61,26 +59,9 @@ async fn status(http: &HttpClient, name: &MemberName, url: &str, limit: Duration
     }
 }
 
-/// Reads a status document. One without positions is that of a node that does not run.
 fn parse_status(body: &str) -> Result<PeerStatus, String> {
     let document: JsonMap = serde_json::from_str(body).map_err(|e| format!("not a JSON object: {e}"))?;
-    let given = |key: &str| document.get(key).filter(|value| truthy(value));
-    let wal = given("wal").or_else(|| document.get("xlog")).ok_or("neither wal nor xlog in the answer")?;
-    let wal = wal.as_object().ok_or("wal or xlog is not an object")?;
-    let position = |key: &str| wal.get(key).and_then(Value::as_u64).unwrap_or(0);
-    let says_primary = matches!(document.get("role").and_then(Value::as_str), Some("primary" | "master"));
-    // Only the answer of a primary has a location.
-    let in_recovery = !(position("location") > 0 || says_primary);
-    let received = position("received_location").max(position("replayed_location"));
-    let timeline = document.get("timeline").and_then(Value::as_u64).and_then(|number| u32::try_from(number).ok());
-    Ok(PeerStatus {
-        in_recovery,
-        wal_position: Lsn(if in_recovery { received } else { 0 }),
-        timeline: timeline.filter(|number| *number > 0).map(Timeline),
-        replication_state: document.get("replication_state").and_then(Value::as_str).map(str::to_owned),
-        tags: Tags(document.get("tags").and_then(Value::as_object).cloned().unwrap_or_default()),
-        watchdog_failed: document.get("watchdog_failed").is_some_and(truthy),
-    })
+    PeerStatus::of_document(&document)
 }
 
 /// Asks these members whether this primary may go on without the store (`POST /failsafe`), all at once, each twice
@@ -130,48 +111,4 @@ async fn agrees(http: &HttpClient, name: &MemberName, url: &str, body: String, l
 /// Does an agent run at this address? Any answer to `GET /liveness` says so.
 pub async fn is_alive(http: &HttpClient, api_url: &str) -> bool {
     http.request(Method::GET, &endpoint_url(api_url, "liveness"), None, LIVENESS_LIMIT).await.is_ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn statuses_as_patroni_reads_them() {
-        let standby = |position| PeerStatus {
-            in_recovery: true,
-            wal_position: Lsn(position),
-            timeline: None,
-            replication_state: None,
-            tags: Tags::default(),
-            watchdog_failed: false,
-        };
-        let primary = PeerStatus { in_recovery: false, ..standby(0) };
-        let rows = [
-            (json!({"xlog": {"received_location": 5, "replayed_location": 3}, "role": "replica"}), standby(5)),
-            (json!({"wal": {"replayed_location": 7}, "xlog": {"location": 1}}), standby(7)),
-            (json!({"wal": null, "xlog": {"replayed_location": 7}}), standby(7)),
-            (json!({"xlog": {"location": 9}, "role": "replica"}), primary.clone()),
-            (json!({"xlog": {"received_location": 9}, "role": "master"}), primary.clone()),
-            (json!({"xlog": {}}), standby(0)),
-            (
-                json!({"xlog": {"received_location": null, "replayed_location": 2}, "timeline": 4,
-                       "replication_state": "streaming", "tags": {"nofailover": true}, "watchdog_failed": true}),
-                PeerStatus {
-                    timeline: Some(Timeline(4)),
-                    replication_state: Some("streaming".to_owned()),
-                    tags: Tags(json!({"nofailover": true}).as_object().unwrap().clone()),
-                    watchdog_failed: true,
-                    ..standby(2)
-                },
-            ),
-        ];
-        for (document, expected) in rows {
-            assert_eq!(parse_status(&document.to_string()), Ok(expected), "{document}");
-        }
-        for bad in ["", "[]", "{}", r#"{"state": "starting", "role": "replica"}"#, r#"{"xlog": 5}"#] {
-            assert!(parse_status(bad).is_err(), "{bad}");
-        }
-    }
 }

@@ -6,7 +6,9 @@
 pub mod cluster;
 pub mod decide;
 pub mod effects;
+pub mod election;
 pub mod facts;
+pub mod forecast;
 pub mod history;
 pub mod job;
 pub mod json;

@@ -1,7 +1,10 @@
 //! What another member answered to `GET /patroni`.
 
+use serde_json::Value;
+
+use crate::JsonMap;
 use crate::lsn::{Lsn, Timeline};
-use crate::tags::Tags;
+use crate::tags::{Tags, truthy};
 
 /// The answer of a peer, or that there was none.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -30,8 +33,77 @@ pub struct PeerStatus {
 }
 
 impl PeerStatus {
+    /// Reads the answer to `GET /patroni`.
+    ///
+    /// # Errors
+    /// It has no positions: nothing can be said about a node whose PostgreSQL does not run.
+    pub fn of_document(document: &JsonMap) -> Result<Self, String> {
+        let given = |key: &str| document.get(key).filter(|value| truthy(value));
+        let wal = given("wal").or_else(|| document.get("xlog")).ok_or("neither wal nor xlog in the answer")?;
+        let wal = wal.as_object().ok_or("wal or xlog is not an object")?;
+        let position = |key: &str| wal.get(key).and_then(Value::as_u64).unwrap_or(0);
+        let says_primary = matches!(document.get("role").and_then(Value::as_str), Some("primary" | "master"));
+        // Only the answer of a primary has a location.
+        let in_recovery = !(position("location") > 0 || says_primary);
+        let received = position("received_location").max(position("replayed_location"));
+        let timeline = document.get("timeline").and_then(Value::as_u64).and_then(|number| u32::try_from(number).ok());
+        Ok(PeerStatus {
+            in_recovery,
+            wal_position: Lsn(if in_recovery { received } else { 0 }),
+            timeline: timeline.filter(|number| *number > 0).map(Timeline),
+            replication_state: document.get("replication_state").and_then(Value::as_str).map(str::to_owned),
+            tags: Tags(document.get("tags").and_then(Value::as_object).cloned().unwrap_or_default()),
+            watchdog_failed: document.get("watchdog_failed").is_some_and(truthy),
+        })
+    }
+
     /// Its PostgreSQL runs, as far as its position tells.
     pub fn is_running(&self) -> bool {
         !self.in_recovery || self.wal_position > Lsn(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn statuses_as_patroni_reads_them() {
+        let standby = |position| PeerStatus {
+            in_recovery: true,
+            wal_position: Lsn(position),
+            timeline: None,
+            replication_state: None,
+            tags: Tags::default(),
+            watchdog_failed: false,
+        };
+        let primary = PeerStatus { in_recovery: false, ..standby(0) };
+        let rows = [
+            (json!({"xlog": {"received_location": 5, "replayed_location": 3}, "role": "replica"}), standby(5)),
+            (json!({"wal": {"replayed_location": 7}, "xlog": {"location": 1}}), standby(7)),
+            (json!({"wal": null, "xlog": {"replayed_location": 7}}), standby(7)),
+            (json!({"xlog": {"location": 9}, "role": "replica"}), primary.clone()),
+            (json!({"xlog": {"received_location": 9}, "role": "master"}), primary.clone()),
+            (json!({"xlog": {}}), standby(0)),
+            (
+                json!({"xlog": {"received_location": null, "replayed_location": 2}, "timeline": 4,
+                       "replication_state": "streaming", "tags": {"nofailover": true}, "watchdog_failed": true}),
+                PeerStatus {
+                    timeline: Some(Timeline(4)),
+                    replication_state: Some("streaming".to_owned()),
+                    tags: Tags(json!({"nofailover": true}).as_object().unwrap().clone()),
+                    watchdog_failed: true,
+                    ..standby(2)
+                },
+            ),
+        ];
+        for (document, expected) in rows {
+            let map = document.as_object().unwrap();
+            assert_eq!(PeerStatus::of_document(map), Ok(expected), "{document}");
+        }
+        for bad in [json!({}), json!({"state": "starting", "role": "replica"}), json!({"xlog": 5})] {
+            assert!(PeerStatus::of_document(bad.as_object().unwrap()).is_err(), "{bad}");
+        }
     }
 }

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use patroni_core::JsonMap;
-use patroni_core::cluster::{Cluster, FailoverRequest, Schedule, Version, is_synchronous};
+use patroni_core::cluster::{Cluster, FailoverRequest, Schedule, Version};
+use patroni_core::election::{Election, limitation};
 use patroni_core::facts::Outcome;
 use patroni_core::name::MemberName;
 use patroni_core::peer::Peer;
 use patroni_core::python::PythonText;
 use patroni_core::request::Handover;
-use patroni_core::settings::{Dynamic, SynchronousMode};
+use patroni_core::settings::Dynamic;
 use patroni_core::tags::truthy;
 use patroni_core::time::WallTime;
 use patroni_dcs::{Expected, Key, wire};
@@ -163,21 +164,22 @@ async fn is_possible(state: &ApiState, cluster: &Cluster, order: &Order) -> Resu
 /// The members that could take over by what the store says, with their addresses.
 fn candidates(cluster: &Cluster, order: &Order) -> Result<BTreeMap<MemberName, String>, String> {
     let action = order.action.name();
-    let named_sync = Dynamic::of_cluster(cluster).synchronous.mode == SynchronousMode::On;
+    let dynamic = Dynamic::of_cluster(cluster);
+    let election = Election::new(cluster, &dynamic);
+    let named_sync = election.is_for_named_standbys();
     if order.leader.is_some() && order.leader.as_ref() != cluster.leader_name() {
         return Err("leader name does not match".to_owned());
     }
-    let is_sync = |name: &MemberName| is_synchronous(&cluster.sync, name.as_str());
     if let Some(candidate) = &order.candidate
         && order.action == Handover::Switchover
         && named_sync
-        && !is_sync(candidate)
+        && !election.is_named(candidate)
     {
         return Err("candidate name does not match with sync_standby".to_owned());
     }
     let considered = |name: &MemberName, api_url: &Option<String>| match &order.candidate {
         Some(candidate) => name == candidate,
-        None if named_sync => is_sync(name),
+        None if named_sync => election.is_named(name),
         None => cluster.leader_name().is_none_or(|leader| leader != name && api_url.is_some()),
     };
     let members: BTreeMap<_, _> = cluster
@@ -197,7 +199,7 @@ fn candidates(cluster: &Cluster, order: &Order) -> Result<BTreeMap<MemberName, S
 fn may_take_over(peer: &Peer) -> bool {
     match peer {
         Peer::Unreachable(_) => false,
-        Peer::Status(status) => !status.tags.nofailover() && !status.watchdog_failed,
+        Peer::Status(status) => limitation(status).is_none(),
     }
 }
 

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use super::{Needs, Tick, ask};
 use crate::cluster::{Cluster, Member};
+use crate::election::{Election, limitation};
 use crate::facts::Op;
 use crate::lsn::{Lsn, Timeline};
 use crate::name::MemberName;
-use crate::peer::{Peer, PeerStatus};
-use crate::settings::SynchronousMode;
+use crate::peer::Peer;
 use crate::verdict::Level;
 
 /// What a candidate has to have.
@@ -129,39 +129,24 @@ impl Tick<'_> {
         None
     }
 
-    /// More than `maximum_lag_on_failover` behind the last known position of the leader.
+    /// The rules that everybody goes by.
+    fn election<'c>(&'c self, cluster: &'c Cluster) -> Election<'c> {
+        Election::new(cluster, &self.settings.dynamic)
+    }
+
     pub(super) fn is_lagging(&self, cluster: &Cluster, position: Lsn) -> bool {
-        cluster.status.last_lsn.0.saturating_sub(position.0) > self.settings.maximum_lag_on_failover
+        self.election(cluster).is_lagging(position)
     }
 
-    /// Synchronous replication is wanted, and `/sync` says for whom.
     pub(super) fn sync_is_active(&self, cluster: &Cluster) -> bool {
-        // While /sync names standbys it goes, even if the mode has just been turned off: only the leader may delete it.
-        let wanted = self.settings.synchronous.mode != SynchronousMode::Off || !cluster.sync.standbys.is_empty();
-        wanted && cluster.sync.leader.is_some() && !self.is_standby_cluster()
+        self.election(cluster).is_synchronous()
     }
 
-    /// The same, with quorum commit.
     pub(super) fn quorum_is_active(&self, cluster: &Cluster) -> bool {
-        // A quorum that was published goes, even if the mode has just been changed.
-        let wanted = self.settings.synchronous.mode == SynchronousMode::Quorum || cluster.sync.quorum > 0;
-        wanted && self.sync_is_active(cluster)
+        self.election(cluster).is_quorum()
     }
 
-    /// `/sync` speaks of others: this node may lack what was acknowledged.
     pub(super) fn sync_leaves_out(&self, cluster: &Cluster, name: &MemberName) -> bool {
-        let named = cluster.sync.standbys.contains(name) || cluster.sync.leader.as_ref() == Some(name);
-        self.sync_is_active(cluster) && !named
-    }
-}
-
-/// Why a node that answered cannot be promoted, in Patroni's words.
-pub(super) fn limitation(status: &PeerStatus) -> Option<&'static str> {
-    if status.tags.nofailover() {
-        Some("not allowed to promote")
-    } else if status.watchdog_failed {
-        Some("not watchdog capable")
-    } else {
-        None
+        self.election(cluster).leaves_out(name)
     }
 }

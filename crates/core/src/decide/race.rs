@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::candidates::{Bar, limitation};
+use super::candidates::Bar;
 use super::{Needs, Tick};
 use crate::cluster::{Cluster, FailoverRequest, Initialize, Member};
+use crate::election::limitation;
 use crate::facts::{Op, Outcome};
 use crate::lsn::Timeline;
 use crate::memory::Rewind;

@@ -3,6 +3,7 @@
 #[cfg(feature = "deliberate-bugs")]
 mod deliberate;
 mod haste;
+mod forecast;
 mod properties;
 mod rows;
 mod scene;

@@ -1,7 +1,8 @@
 //! `patronictl explain`: why the present leader leads, and who could take over now.
 
 use patroni_core::cluster::Cluster;
-use patroni_core::settings::{Dynamic, SynchronousMode};
+use patroni_core::election::Election;
+use patroni_core::settings::Dynamic;
 use serde_json::Value;
 
 use crate::candidates::{Contender, contenders};
@@ -99,11 +100,12 @@ fn contender_line(one: &Contender, cluster: &Cluster) -> String {
     if !one.obstacles.is_empty() {
         return format!("{} is no candidate: {}.", one.name, one.obstacles.join("; "));
     }
-    let lag = cluster.status.last_lsn.0.saturating_sub(one.position.0);
+    let position = one.position.unwrap_or_default();
+    let lag = cluster.status.last_lsn.0.saturating_sub(position.0);
     let behind = if lag == 0 { "all that the store knows of".to_owned() } else { format!("{lag} bytes behind") };
     let priority = if one.priority == 1 { String::new() } else { format!(", failover_priority {}", one.priority) };
     let unasked = one.unasked.as_ref().map(|reason| format!(" It was not asked ({reason}).")).unwrap_or_default();
-    format!("{} is a candidate: it has WAL up to {} ({behind}){priority}.{unasked}", one.name, one.position)
+    format!("{} is a candidate: it has WAL up to {} ({behind}){priority}.{unasked}", one.name, position)
 }
 
 /// What would happen if the leader died this second; what will, if there is none.
@@ -117,34 +119,38 @@ fn forecast(cluster: &Cluster, dynamic: &Dynamic, contenders: &[Contender]) -> V
         };
         return vec![text.to_owned()];
     }
-    let able: Vec<&Contender> = contenders.iter().filter(|one| one.obstacles.is_empty()).collect();
+    let able: Vec<&Contender> = contenders.iter().filter(|one| one.takes).collect();
     let best = |one: &&Contender| (one.position, one.priority);
-    let who = match able.as_slice() {
-        [] if unlocked => return vec!["Nobody can take over.".to_owned()],
-        [] => return vec!["If the leader died now, nobody could take over.".to_owned()],
-        [only] => format!("{} {takes}: it is the only candidate.", only.name),
-        [first, second, ..] if first.position > second.position => {
+    let other = contenders.iter().filter(|one| !one.takes && one.obstacles.is_empty()).max_by_key(best);
+    let who = match (able.as_slice(), other) {
+        ([], other) => {
+            let text = if unlocked { "Nobody can take over" } else { "If the leader died now, nobody could take over" };
+            let why = other.and_then(|one| Some(format!(": {} would leave it ({})", one.name, one.leaves.last()?)));
+            return vec![format!("{text}{}.", why.unwrap_or_default())];
+        }
+        ([only], None) => format!("{} {takes}: it is the only candidate.", only.name),
+        ([first], Some(second)) if first.position > second.position => {
             format!("{} {takes}: it has the most WAL.", first.name)
         }
-        [first, second, ..] if first.priority > second.priority => {
+        ([first], Some(second)) if first.priority > second.priority => {
             format!("{} {takes}: nobody has more WAL, and it has the highest failover_priority.", first.name)
         }
-        [first, ..] => {
-            let names: Vec<&str> =
-                able.iter().filter(|other| best(other) == best(first)).map(|one| &*one.name).collect();
+        ([first], Some(_)) => format!("{} {takes}: the others leave it the leader key.", first.name),
+        (several, _) => {
+            let names: Vec<&str> = several.iter().map(|one| one.name.as_str()).collect();
             format!("the first of {} to take the leader key {takes}: they are equal.", names.join(", "))
         }
     };
     if unlocked {
         return vec![format!("As nobody leads, {who}")];
     }
-    let lost = match dynamic.synchronous.mode {
+    let lost = match Election::new(cluster, dynamic).is_synchronous() {
         _ if dynamic.standby_cluster.is_some() => {
             "No transaction would be lost by that: WAL that it has not received comes from the remote primary, where that \
              still has it."
         }
-        SynchronousMode::Off => "Transactions that it has not received by then would be lost.",
-        SynchronousMode::On | SynchronousMode::Quorum => "No transaction that was confirmed to a client would be lost.",
+        false => "Transactions that it has not received by then would be lost.",
+        true => "No transaction that was confirmed to a client would be lost.",
     };
     vec![
         format!("If the leader died now, {who}"),
@@ -185,8 +191,44 @@ mod tests {
     }
 
     fn statuses() -> Statuses {
-        let silent = |name: &str| (MemberName::from(name), Ok(Status::default()));
-        BTreeMap::from([silent("a"), silent("b"), silent("c"), silent("d")])
+        let status = |(name, lsn, tags): (&str, u64, Value)| {
+            let document = json!({"xlog": {"received_location": lsn}, "timeline": 2, "tags": tags});
+            let document = document.as_object().cloned().expect("an object");
+            (MemberName::from(name), Ok(Status { document, clock_ahead_s: None }))
+        };
+        let nofailover = json!({"nofailover": true});
+        let rows = [("a", 5000, json!({})), ("b", 4000, json!({})), ("c", 5000, json!({})), ("d", 5000, nofailover)];
+        rows.map(status).into_iter().collect()
+    }
+
+    /// In quorum mode votes decide, and `/sync` goes on counting after the mode was turned off.
+    #[test]
+    fn a_quorum_and_what_was_published_count() {
+        let sync = r#"{"leader": "a", "sync_standby": "b,c", "quorum": 1}"#;
+        let config = json!({"synchronous_mode": "quorum"});
+        let text = explain(&cluster(&config, Some(sync)), "batman", &statuses(), 0);
+        assert!(text.contains("If the leader died now, c would take over: it has the most WAL."), "{text}");
+        let mut alone = statuses();
+        alone.insert(MemberName::from("b"), Err("no connection".to_owned().into()));
+        let text = explain(&cluster(&config, Some(sync)), "batman", &alone, 0);
+        assert!(text.contains("If the leader died now, nobody could take over"), "{text}");
+        let sync = r#"{"leader": "a", "sync_standby": "b"}"#;
+        let text = explain(&cluster(&json!({"synchronous_mode": false}), Some(sync)), "batman", &statuses(), 0);
+        assert!(text.contains("c is no candidate: it is not among the synchronous standbys"), "{text}");
+        assert!(text.contains("If the leader died now, b would take over: it is the only candidate."), "{text}");
+    }
+
+    #[test]
+    fn check_timeline_counts_in_every_spelling() {
+        let mut cluster = cluster(&json!({"check_timeline": "on"}), None);
+        let history = json!([[1, 1, "x"], [2, 1, "x"]]).to_string();
+        let history = RawKey { value: history.into_bytes(), ..RawKey::default() };
+        cluster.history = wire::cluster(&BTreeMap::from([("history".to_owned(), history)])).history;
+        let text = explain(&cluster, "batman", &statuses(), 0);
+        assert!(
+            text.contains("c is no candidate: it is on timeline 2, and the cluster has reached timeline 3."),
+            "{text}"
+        );
     }
 
     #[test]
@@ -221,8 +263,7 @@ mod tests {
         let text = explain(&cluster(&config, Some(sync)), "batman", &statuses, 0);
         for line in [
             "b is no candidate: it is 1000 bytes behind, more than maximum_lag_on_failover (100).",
-            "c is no candidate: its REST API does not answer (no connection); synchronous_mode is on and it is not a \
-             synchronous standby.",
+            "c is no candidate: its REST API does not answer (no connection).",
             "If the leader died now, nobody could take over.",
         ] {
             assert!(text.lines().any(|other| other == line), "{line}\n{text}");

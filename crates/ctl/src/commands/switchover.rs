@@ -2,11 +2,12 @@
 
 use http::Method;
 use patroni_core::JsonMap;
-use patroni_core::cluster::{Cluster, FailoverRequest, Member, Schedule, Version, is_synchronous};
+use patroni_core::cluster::{Cluster, FailoverRequest, Member, Schedule, Version};
+use patroni_core::election::Election;
 use patroni_core::name::MemberName;
 use patroni_core::python::repr;
 use patroni_core::request::Handover;
-use patroni_core::settings::{Dynamic, SynchronousMode};
+use patroni_core::settings::Dynamic;
 use patroni_core::time::WallTime;
 use patroni_dcs::{Expected, Key, wire};
 use serde_json::Value;
@@ -173,11 +174,9 @@ async fn candidate(
 
 async fn warn_of_asynchronous(cluster: &Cluster, dynamic: &Dynamic, candidate: Option<&str>) -> Result<(), CtlError> {
     let Some(candidate) = candidate else { return Ok(()) };
-    let sync_leader = cluster.sync.leader.as_ref().map(|name| name.as_str().to_lowercase());
-    let safe = sync_leader.is_none()
-        || dynamic.synchronous.mode == SynchronousMode::Off
-        || sync_leader == Some(candidate.to_lowercase())
-        || is_synchronous(&cluster.sync, candidate);
+    let election = Election::new(cluster, dynamic);
+    let wrote_it = cluster.sync.leader.as_ref().is_some_and(|name| name.as_str().eq_ignore_ascii_case(candidate));
+    let safe = !election.is_synchronous() || wrote_it || election.is_named(&MemberName::from(candidate));
     let question = format!("Are you sure you want to failover to the asynchronous node {candidate}?");
     if safe || prompt::confirm(&question).await? { Ok(()) } else { failed("Aborting failover") }
 }

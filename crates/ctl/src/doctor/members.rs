@@ -76,8 +76,8 @@ fn of_key(cluster: &Cluster, member: &Member, status: Option<&Status>, scope: &s
             format!("look into the log of PostgreSQL on {name} for the error of its WAL receiver"),
         ));
     }
-    let lag = cluster.status.last_lsn.0.saturating_sub(position(member, status).0);
-    if !is_leader && lag > maximum_lag(cluster) {
+    let lag = position(member, status).map(|position| cluster.status.last_lsn.0.saturating_sub(position.0));
+    if let Some(lag) = lag.filter(|lag| !is_leader && *lag > maximum_lag(cluster)) {
         found.push(finding(
             format!("{name} is {lag} bytes behind: it would not take over"),
             format!("look at pg_stat_replication of the leader and the log of {name}"),
