@@ -301,7 +301,7 @@ fn dynamic_entries<'a>(
 fn dynamic_parameter(name: &str, value: &Value, warnings: &mut Vec<Warning>) -> Option<Value> {
     let Some(parameter) = CommandLineParameter::named(name) else { return Some(value.clone()) };
     let checked = parameter.checked(value);
-    if checked.is_none() {
+    if checked.is_none() && !value.is_null() {
         let default = parameter.default.map_or(Value::Null, |default| default());
         let what = Unusable::new(format!("postgresql.parameters.{name}"), value, parameter.allowed.to_string());
         warnings.push(Warning::Parameter { name: name.to_owned(), value: value.clone(), default, what });

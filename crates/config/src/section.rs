@@ -1,10 +1,11 @@
 //! Reads typed values out of the merged tree, and collects what cannot be read.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use patroni_core::JsonMap;
-use patroni_core::python::PythonText;
+use patroni_core::python::{PythonText, scalar_text};
 use patroni_core::settings::Unusable;
 use patroni_core::tags::truthy;
 use patroni_core::units::{parse_bool, parse_int};
@@ -125,18 +126,17 @@ impl<'a> Section<'a> {
         word
     }
 
-    /// A list of texts.
+    /// A list of texts. A dash with nothing behind it is no item.
     pub(crate) fn texts(&self, name: &str) -> Vec<String> {
-        match self.value(name) {
-            None => Vec::new(),
-            Some(Value::Array(items)) => items.iter().map(|item| item.python_text().into_owned()).collect(),
-            Some(value) => {
-                if truthy(value) {
-                    self.refuse(name, value, "a list of texts");
-                }
-                Vec::new()
-            }
-        }
+        let Some(value) = self.value(name).filter(|value| truthy(value)) else { return Vec::new() };
+        let texts = value.as_array().and_then(|items| {
+            let given = items.iter().filter(|item| !item.is_null());
+            given.map(|item| scalar_text(item).map(Cow::into_owned)).collect::<Option<Vec<_>>>()
+        });
+        texts.unwrap_or_else(|| {
+            self.refuse(name, value, "a list of texts");
+            Vec::new()
+        })
     }
 
     /// A list of texts, or one text whose parts are separated by commas.
@@ -158,6 +158,19 @@ impl<'a> Section<'a> {
 
     fn text_of(&self, name: &str, value: &Value) -> Option<String> {
         if value.is_null() { None } else { self.text(name) }
+    }
+
+    /// A mapping whose values have a text or are null, as it is written; others are left out.
+    pub(crate) fn scalars(&self, name: &str) -> JsonMap {
+        let section = self.section(name);
+        let has_text = |(name, value): &(&String, &Value)| {
+            let fits = value.is_null() || scalar_text(value).is_some();
+            if !fits {
+                section.refuse(name, value, "a text, a number or a boolean");
+            }
+            fits
+        };
+        section.map.iter().filter(has_text).map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 
     /// A mapping as it is written.

@@ -22,10 +22,11 @@ const BOOTSTRAP_KEYS: [&str; 6] =
 pub(crate) fn bootstrap_words(command: &str, section: &JsonMap, scope: &str, data_dir: &Path) -> Result<Vec<String>> {
     let mut words = split(command)?;
     if !section.get("no_params").is_some_and(truthy) {
-        words.extend([argument("scope", &scope.into()), argument("datadir", &data_dir.display().to_string().into())]);
+        let standard = [("scope", scope.to_owned()), ("datadir", data_dir.display().to_string())];
+        words.extend(standard.map(|(key, value)| format!("--{key}={value}")));
     }
     let own = section.iter().filter(|(key, _)| !BOOTSTRAP_KEYS.contains(&key.as_str()));
-    words.extend(own.map(|(key, value)| argument(key, value)));
+    words.extend(own.filter_map(|(key, value)| argument(key, value)));
     Ok(words)
 }
 
@@ -51,12 +52,13 @@ pub(crate) fn replica_words(
         let standard = [("scope", scope), ("role", "replica"), ("datadir", &data_dir), ("connstring", connection)];
         section.extend(standard.map(|(key, value)| (key.to_owned(), Value::from(value))));
     }
-    words.extend(section.iter().map(|(key, value)| argument(key, value)));
+    words.extend(section.iter().filter_map(|(key, value)| argument(key, value)));
     Ok(words)
 }
 
-fn argument(key: &str, value: &Value) -> String {
-    format!("--{key}={}", value.python_text())
+/// What is null is not given.
+fn argument(key: &str, value: &Value) -> Option<String> {
+    (!value.is_null()).then(|| format!("--{key}={}", value.python_text()))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! `bootstrap`: how a new cluster is made.
 
 use patroni_core::JsonMap;
-use patroni_core::python::PythonText;
+use patroni_core::python::scalar_text;
 use serde_json::Value;
 
 use crate::section::Section;
@@ -69,7 +69,7 @@ fn method(bootstrap: &Section<'_>) -> Option<CustomMethod> {
         command: section.text("command").unwrap_or_default(),
         keep_existing_recovery_conf: section.flag("keep_existing_recovery_conf").unwrap_or(false),
         no_params: section.flag("no_params").unwrap_or(false),
-        recovery_conf: section.raw("recovery_conf"),
+        recovery_conf: section.scalars("recovery_conf"),
         section: section.map().clone(),
         name,
     })
@@ -77,19 +77,23 @@ fn method(bootstrap: &Section<'_>) -> Option<CustomMethod> {
 
 /// Options given as a list of names and one-key mappings, or as one mapping. A mapping's null is a bare option.
 pub(super) fn tool_options(section: &Section<'_>, name: &str) -> Vec<ToolOption> {
-    let option = |(name, value): (&String, &Value)| match value {
-        Value::Null => ToolOption::Flag(name.clone()),
-        value => ToolOption::Value(name.clone(), value.python_text().into_owned()),
+    let option = |(option, value): (&String, &Value)| match (value, scalar_text(value)) {
+        (Value::Null, _) => Some(ToolOption::Flag(option.clone())),
+        (_, Some(text)) => Some(ToolOption::Value(option.clone(), text.into_owned())),
+        (_, None) => {
+            section.refuse(&format!("{name}.{option}"), value, "a text, a number or nothing");
+            None
+        }
     };
     match section.value(name) {
         None => Vec::new(),
-        Some(Value::Object(map)) => map.iter().map(option).collect(),
+        Some(Value::Object(map)) => map.iter().filter_map(option).collect(),
         Some(value @ Value::Array(items)) => {
             let mut options = Vec::new();
             for item in items {
                 match item {
                     Value::String(name) => options.push(ToolOption::Flag(name.clone())),
-                    Value::Object(map) if map.len() == 1 => options.extend(map.iter().map(option)),
+                    Value::Object(map) if map.len() == 1 => options.extend(map.iter().filter_map(option)),
                     _ => section.refuse(name, value, "a list of names and one-key mappings"),
                 }
             }

@@ -7,13 +7,14 @@ mod changes;
 mod global;
 mod shared_memory;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde_json::Value;
 
 use crate::JsonMap;
-use crate::python::PythonText;
+use crate::python::scalar_text;
 use crate::units::parse_int;
 
 pub use catalog::{
@@ -24,6 +25,9 @@ pub use global::{CommandLineOption, GLOBAL, GlobalRule, check_global_parameter, 
 pub use shared_memory::{ControlSettings, Raised, raise_to_control_data};
 
 /// Parameters by name. Case does not tell names apart, as in PostgreSQL; the case in which one was written last is kept.
+///
+/// Every value in it has a text. Null takes a parameter away, wherever it comes from, and so do lists and mappings, which PostgreSQL
+/// knows nothing of.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Parameters(BTreeMap<String, (String, Value)>);
 
@@ -35,7 +39,7 @@ impl Parameters {
 
     /// The value of a parameter as text, as it goes into a file.
     pub fn text(&self, name: &str) -> Option<String> {
-        self.get(name).map(|value| value.python_text().into_owned())
+        self.get(name).and_then(scalar_text).map(Cow::into_owned)
     }
 
     /// The parameter is there.
@@ -43,9 +47,13 @@ impl Parameters {
         self.0.contains_key(&name.to_lowercase())
     }
 
-    /// Sets a parameter.
+    /// Sets a parameter, or takes it away where the value has no text.
     pub fn insert(&mut self, name: &str, value: impl Into<Value>) {
-        self.0.insert(name.to_lowercase(), (name.to_owned(), value.into()));
+        let (key, value) = (name.to_lowercase(), value.into());
+        match scalar_text(&value) {
+            Some(_) => self.0.insert(key, (name.to_owned(), value)),
+            None => self.0.remove(&key),
+        };
     }
 
     /// Takes a parameter away.
@@ -74,7 +82,11 @@ impl From<&JsonMap> for Parameters {
 
 impl FromIterator<(String, Value)> for Parameters {
     fn from_iter<I: IntoIterator<Item = (String, Value)>>(pairs: I) -> Self {
-        Parameters(pairs.into_iter().map(|(name, value)| (name.to_lowercase(), (name, value))).collect())
+        let mut parameters = Parameters::default();
+        for (name, value) in pairs {
+            parameters.insert(&name, value);
+        }
+        parameters
     }
 }
 
@@ -203,6 +215,22 @@ mod tests {
         assert_eq!(server(configured.clone(), &managed).text("synchronous_standby_names").as_deref(), Some("\"b\""));
         let none = SynchronousStandbyNames::Managed(None);
         assert!(!server(configured, &none).contains("synchronous_standby_names"));
+    }
+
+    /// `archive_command: ` in YAML is null. As the word `None` it would fail for ever, and as `synchronous_standby_names` every commit
+    /// would wait for ever.
+    #[test]
+    fn a_value_without_a_text_takes_the_parameter_away() {
+        let names = SynchronousStandbyNames::Configured;
+        for wrong in [json!(null), json!([]), json!(["a"]), json!({}), json!({"a": 1})] {
+            let own = ["archive_command", "synchronous_standby_names", "my.ext", "unheard_of", "wal_level", "hba_file"];
+            let configured = own.map(|name| (name.to_owned(), wrong.clone())).into_iter().collect();
+            let found = server_parameters(&configured, &IDENTITY, &names);
+            assert_eq!(own.map(|name| found.text(name)), [const { None }; 6], "{wrong}");
+            // In another case it is the same parameter.
+            assert!(!server(json!({"work_mem": 1, "WORK_MEM": wrong}), &names).contains("work_mem"));
+        }
+        assert_eq!(server(json!({"wal_keep_segments": null}), &names).text("wal_keep_size").as_deref(), Some("128MB"));
     }
 
     #[test]

@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 use serde_json::json;
 
 use super::*;
+use crate::python::PythonText;
 
 fn map(value: Value) -> JsonMap {
     match value {
