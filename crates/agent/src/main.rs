@@ -80,6 +80,9 @@ fn validate(arguments: &Arguments) -> ExitCode {
         ignore_listen_port: arguments.ignore_listen_port,
         embedded: Some(|configuration| RaftOptions::from_json(configuration).err().map(|error| error.to_string())),
     };
+    for warning in validate::warnings(&source).unwrap_or_default() {
+        eprintln!("warning: {warning}");
+    }
     match validate::report(&source, how, arguments.print) {
         Ok(text) => {
             print!("{text}");

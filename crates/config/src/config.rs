@@ -98,19 +98,25 @@ impl Config {
             Err(ConfigError::Empty) if purpose == Purpose::Ctl => Local::default(),
             other => other?,
         };
-        let draft = Draft { local: Arc::new(local), source: Arc::new(source), purpose };
-        let mut warnings = draft.local.warnings.clone();
-        warnings.extend(known::unknown(&draft.local));
-        let mut config = draft.build(JsonMap::new(), None, &mut warnings)?;
+        let (mut config, mut warnings) = Config::first(local, source, purpose)?;
         if purpose == Purpose::Agent {
             match cache::load(&config.postgresql.data_dir) {
                 Ok(Some(dynamic)) => config = config.accept(dynamic, None, &mut warnings),
                 Ok(None) => {}
                 Err((path, error)) => warnings.push(Warning::Cache { path: path.display().to_string(), error }),
             }
-            warnings.extend(config.tag_conflicts());
         }
         Ok(Loaded { config: Arc::new(config), warnings, changed: true })
+    }
+
+    /// The configuration before anything dynamic is known.
+    pub(crate) fn first(local: Local, source: Source, purpose: Purpose) -> Result<(Config, Vec<Warning>), ConfigError> {
+        let draft = Draft { local: Arc::new(local), source: Arc::new(source), purpose };
+        let mut warnings = draft.local.warnings.clone();
+        warnings.extend(known::unknown(&draft.local));
+        let config = draft.build(JsonMap::new(), None, &mut warnings)?;
+        warnings.extend((purpose == Purpose::Agent).then(|| config.tag_conflicts()).into_iter().flatten());
+        Ok((config, warnings))
     }
 
     /// The configuration with what the store says now. A value that cannot be used counts as not given.

@@ -37,6 +37,7 @@ fn fault(warning: &Warning) -> Option<String> {
         | Warning::Tags { .. }
         | Warning::Dynamic(_)
         | Warning::Unknown { .. }
+        | Warning::Replaced { .. }
         | Warning::Environment { .. }
         | Warning::Cache { .. } => None,
     }

@@ -143,6 +143,26 @@ const STANDBY_CLUSTER: &[&str] = &[
     "recovery_min_apply_delay",
 ];
 
+/// Settings that Patroni once had, and what took their place: nobody reads them any more.
+const REPLACED: &[(&str, &str)] = &[
+    ("bootstrap.users", "create users in a script, bootstrap.post_bootstrap"),
+    ("postgresql.admin", "create users in a script, bootstrap.post_bootstrap"),
+    ("postgresql.initdb", "use bootstrap.initdb"),
+    ("postgresql.restore", "use postgresql.create_replica_methods, with a section for the method"),
+    ("postgresql.maximum_lag_on_failover", "use bootstrap.dcs.maximum_lag_on_failover, or patronictl edit-config"),
+    ("postgresql.callback", "use postgresql.callbacks"),
+    ("restapi.auth", "use restapi.authentication with username and password"),
+    ("etcd.ttl", "use bootstrap.dcs.ttl, or patronictl edit-config"),
+    ("etcd.scope", "use scope, at the top"),
+    ("zookeeper.scope", "use scope, at the top"),
+    ("zookeeper.session_timeout", "use bootstrap.dcs.ttl, or patronictl edit-config"),
+    ("zookeeper.reconnect_timeout", "use bootstrap.dcs.loop_wait, or patronictl edit-config"),
+];
+
+/// Settings that count only in the store, beside those of the whole cluster at the top of a file.
+const IN_THE_STORE: &str =
+    "it counts in the store only: use bootstrap.dcs.postgresql.use_slots, or patronictl edit-config";
+
 const ETCD: &[&str] = &[
     "host",
     "hosts",
@@ -205,7 +225,7 @@ const BOOTSTRAP: &[&str] = &["dcs", "method", "initdb", "post_bootstrap", "post_
 
 /// Finds settings that nobody reads.
 pub(crate) fn unknown(local: &Local) -> Vec<Warning> {
-    let mut found = Vec::new();
+    let mut found: Vec<Warning> = replaced(local).collect();
     for (path, known) in SECTIONS {
         look(local, path, known, |_, _| false, &mut found);
     }
@@ -213,6 +233,16 @@ pub(crate) fn unknown(local: &Local) -> Vec<Warning> {
     look(local, "postgresql", POSTGRESQL, is_method, &mut found);
     look(local, "bootstrap", BOOTSTRAP, is_method, &mut found);
     found
+}
+
+fn replaced(local: &Local) -> impl Iterator<Item = Warning> {
+    let old = REPLACED.iter().copied().chain([("postgresql.use_slots", IN_THE_STORE)]);
+    old.filter_map(|(path, instead)| {
+        let (parent, name) = path.rsplit_once('.')?;
+        let value = section(&local.tree, parent)?.get(name)?;
+        let origin = local.origins.of(path).clone();
+        patroni_core::tags::truthy(value).then_some(Warning::Replaced { path, origin, instead })
+    })
 }
 
 fn look(
@@ -224,10 +254,10 @@ fn look(
 ) {
     let Some(section) = section(&local.tree, path) else { return };
     for (name, value) in section.iter().filter(|(name, _)| !known.contains(&name.as_str())) {
-        if allowed(name, value) {
+        let whole = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        if allowed(name, value) || REPLACED.iter().any(|(old, _)| *old == whole) {
             continue;
         }
-        let whole = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
         let nearest = match path {
             // Settings of the whole cluster are a frequent guest at the top.
             "" if DYNAMIC.contains(&name.as_str()) => Some(format!("bootstrap.dcs.{name}")),

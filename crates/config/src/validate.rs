@@ -4,10 +4,12 @@ mod checks;
 mod schema;
 
 use patroni_core::JsonMap;
+use patroni_core::cluster::Version;
 use patroni_core::python::{PythonText, quoted};
 use patroni_core::units::parse_int;
 use serde_json::Value;
 
+use crate::config::{Config, Purpose};
 use crate::error::ConfigError;
 use crate::local::Source;
 
@@ -29,11 +31,28 @@ pub fn report(source: &Source, options: Options, print: bool) -> Result<String, 
         Err(ConfigError::Empty) => JsonMap::new(),
         Err(error) => return Err(error.to_string()),
     };
-    let findings = validate(&mut tree, options);
+    let mut findings = validate(&mut tree, options);
+    let refused = warnings(source).err().unwrap_or_default();
+    // What is missing is among the findings already.
+    findings.extend(refused.into_iter().filter(|line| !line.contains(" is not defined")));
     if !findings.is_empty() {
         return Err(findings.join("\n"));
     }
     Ok(if print { crate::yaml::dump(&Value::Object(tree)) } else { String::new() })
+}
+
+/// What a start with this configuration would warn of, one line each.
+///
+/// # Errors
+/// It would be refused; one line each.
+pub fn warnings(source: &Source) -> Result<Vec<String>, Vec<String>> {
+    let lines = |error: ConfigError| error.to_string().lines().map(str::to_owned).collect::<Vec<_>>();
+    let local = source.read().map_err(lines)?;
+    let (config, warnings) = Config::first(local, source.clone(), Purpose::Agent).map_err(lines)?;
+    let dcs = config.bootstrap.as_ref().map(|bootstrap| bootstrap.dcs.clone()).unwrap_or_default();
+    let of_dcs =
+        config.with_dynamic(Version(0), dcs).warnings.into_iter().map(|warning| format!("bootstrap.dcs: {warning}"));
+    Ok(warnings.iter().map(ToString::to_string).chain(of_dcs).collect())
 }
 
 /// Validates the local configuration and gives one line per finding; none if it is valid. Looks at files, runs

@@ -53,6 +53,16 @@ pub enum Warning {
         /// A known setting with a similar name.
         nearest: Option<String>,
     },
+    /// A setting of the past, or in a place where nobody reads it.
+    #[error("{origin}: the setting {path} has no effect; {instead}")]
+    Replaced {
+        /// The path of the setting.
+        path: &'static str,
+        /// Where it stands.
+        origin: Origin,
+        /// What to use instead.
+        instead: &'static str,
+    },
     /// A value of the dynamic configuration has the wrong type; the default is used.
     #[error("{0}; using the default")]
     Value(crate::error::WrongValue),

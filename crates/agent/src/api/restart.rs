@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use patroni_core::JsonMap;
-use patroni_core::python::PythonText;
 use patroni_core::request::{Answer, Request, RestartConditions, ScheduledRestart, version_number};
 use patroni_core::server::Postmaster;
 use patroni_core::time::WallTime;
 use patroni_core::units::{parse_bool, parse_int};
 use patroni_core::view::View;
+use serde_json::Value;
 
 use super::ApiState;
 use super::reply::Reply;
@@ -71,6 +71,10 @@ fn answered(result: Result<(bool, Answer), Reply>) -> Reply {
     }
 }
 
+fn not_text(value: &Value) -> Result<u32, String> {
+    Err(format!("Invalid PostgreSQL version: {value} (it must be a text in quotes, such as \"15.10\")"))
+}
+
 /// Reads the conditions of a restart, in the order in which they are given: the first mistake is told.
 fn read(body: &JsonMap, view: &View, now: WallTime) -> Result<Request, schedule::Refusal> {
     let refuse = |reason: String| Err((400, reason));
@@ -90,7 +94,8 @@ fn read(body: &JsonMap, view: &View, now: WallTime) -> Result<Request, schedule:
                     return refuse("PostgreSQL role should be either primary, standby_leader, or replica".to_owned());
                 }
             },
-            "postgres_version" => match version_number(&value.python_text()) {
+            // As a number, 15.10 is the same as 15.1.
+            "postgres_version" => match value.as_str().map_or_else(|| not_text(value), version_number) {
                 Ok(number) => conditions.older_than = Some(number),
                 Err(reason) => return refuse(reason),
             },
