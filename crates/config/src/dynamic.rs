@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use patroni_core::JsonMap;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::config::{Draft, Purpose};
 use crate::local::{Local, Source};
@@ -13,7 +13,10 @@ use crate::warning::Warning;
 /// effect in the store are not among it.
 pub fn unusable(config: &JsonMap) -> Vec<String> {
     let source = Arc::new(Source::new(None, Default::default()));
-    let draft = Draft { local: Arc::new(Local::default()), source, purpose: Purpose::Ctl };
+    // Without the section, users are looked for beside it, as Patroni 1 had them, and use_pg_rewind follows from them.
+    let users = JsonMap::from_iter([("authentication".to_owned(), json!({}))]);
+    let tree = JsonMap::from_iter([("postgresql".to_owned(), users.into())]);
+    let draft = Draft { local: Arc::new(Local { tree, ..Local::default() }), source, purpose: Purpose::Ctl };
     let mut warnings = Vec::new();
     match draft.build(config.clone(), None, &mut warnings) {
         Ok(_) => warnings.iter().filter_map(fault).collect(),

@@ -241,7 +241,7 @@ fn replaced(local: &Local) -> impl Iterator<Item = Warning> {
         let (parent, name) = path.rsplit_once('.')?;
         let value = section(&local.tree, parent)?.get(name)?;
         let origin = local.origins.of(path).clone();
-        patroni_core::tags::truthy(value).then_some(Warning::Replaced { path, origin, instead })
+        (!value.is_null()).then_some(Warning::Replaced { path, origin, instead })
     })
 }
 

@@ -49,8 +49,9 @@ fn layers() {
             assert_eq!(config.settings().config_version, Some(Version(5)));
         }
         let found = Value::Object(config.effective().clone());
-        let texts: Vec<String> =
-            warnings.iter().map(ToString::to_string).filter(|w| !w.contains("unknown setting")).collect();
+        // What 4.1.5 says nothing of.
+        let is_of_ours = |text: &str| text.contains("unknown setting") || text.contains("has no effect");
+        let texts: Vec<String> = warnings.iter().map(ToString::to_string).filter(|w| !is_of_ours(w)).collect();
         let expected: Vec<&str> = row[4].as_array().unwrap().iter().map(|w| w.as_str().unwrap()).collect();
         let same_texts = texts.len() == expected.len() && texts.iter().zip(&expected).all(|(t, e)| t.starts_with(e));
         if found != row[3] || !same_texts {
@@ -156,9 +157,119 @@ fn wrong_values_of_the_store_do_not_stop_the_agent() {
     assert_eq!(texts.len(), 2, "{texts:?}");
     assert!(texts.iter().all(|text| text.starts_with("dynamic configuration: postgresql.pg_")), "{texts:?}");
     assert!(next.config.settings().paused);
-    let broken = next.config.with_dynamic(Version(2), map(serde_json::json!({"ttl": [], "pause": false})));
-    assert!(!broken.config.settings().paused && broken.warnings.len() == 1);
-    assert_eq!(broken.config.settings().ttl.as_secs(), 30);
+}
+
+/// 4.1.5 leaves everything as it was as soon as one of these is wrong, and goes on doing so with every later change.
+#[test]
+fn a_wrong_value_of_the_store_hides_no_other() {
+    let config = load(BASE).unwrap().config;
+    let rows = [
+        (
+            serde_json::json!({"ttl": "abc"}),
+            "dynamic configuration: ttl is \"abc\", but must be a whole number of seconds; using the default",
+        ),
+        (serde_json::json!({"postgresql": []}), ""),
+        (
+            serde_json::json!({"postgresql": "x"}),
+            "dynamic configuration: postgresql is text, but must be a mapping; using the default",
+        ),
+        (
+            serde_json::json!({"postgresql": {"parameters": [1], "pg_ctl_timeout": 7}}),
+            "dynamic configuration: postgresql.parameters is a list, but must be a mapping; using the default",
+        ),
+        (
+            serde_json::json!({"postgresql": {"parameters": {"work_mem": ["1MB"]}}}),
+            "dynamic configuration: postgresql.parameters.work_mem is \"['1MB']\", but must be a text, a number or a boolean; using the default",
+        ),
+    ];
+    for (mut dynamic, text) in rows {
+        dynamic["loop_wait"] = 7.into();
+        dynamic["pause"] = "on".into();
+        let next = config.with_dynamic(Version(1), map(dynamic.clone()));
+        let settings = next.config.settings();
+        assert_eq!((settings.ttl.as_secs(), settings.loop_wait.as_secs(), settings.paused), (30, 7, true), "{dynamic}");
+        let expected: Vec<&str> = [text].into_iter().filter(|text| !text.is_empty()).collect();
+        assert_eq!(next.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(), expected, "{dynamic}");
+        assert_eq!(settings.unusable, expected, "{dynamic}");
+        // The copy in the data directory has numbers where 4.1.5 reads numbers.
+        assert!(next.config.dynamic().get("ttl").is_none_or(Value::is_number), "{dynamic}");
+    }
+}
+
+#[test]
+fn a_change_is_refused_for_what_it_adds() {
+    let faults = |before: Value, after: Value| patroni_config::faults_of_change(&map(before), &map(after));
+    use serde_json::json;
+    assert_eq!(faults(json!({}), json!({"ttl": "abc"})), ["ttl is \"abc\", but must be a whole number of seconds"]);
+    assert_eq!(faults(json!({"ttl": "abc"}), json!({"ttl": "abc", "pause": true})), [""; 0]);
+    assert_eq!(
+        faults(json!({}), json!({"postgresql": {"parameters": {"max_connections": 10}}})),
+        ["postgresql.parameters.max_connections is \"10\", but must be a number of at least 25"]
+    );
+    assert_eq!(faults(json!({}), json!({"postgresql": {"use_pg_rewind": "maybe", "pg_hba": "x"}})).len(), 2);
+    // What 4.1.5 takes in some sense, adjusts, leaves to the node, or does not know.
+    for fine in [
+        json!({"ttl": "5", "loop_wait": 1.5, "retry_timeout": true, "pause": null, "anything": {"of": ["others"]}}),
+        json!({"synchronous_mode": "QUORUM", "maximum_lag_on_failover": "100", "slots": {"a": null}, "standby_cluster": {}}),
+        json!({"postgresql": {"parameters": {"port": 1, "wal_level": "logical", "archive_command": null, "my.own": 1.5}}}),
+        json!({"postgresql": {"pg_hba": ["local all all trust"], "use_pg_rewind": "on", "callbacks": {"on_start": "/x"}}}),
+    ] {
+        assert_eq!(faults(json!({}), fine.clone()), [""; 0], "{fine}");
+    }
+}
+
+/// `key:` in YAML is null.
+#[test]
+fn null_is_no_text_and_other_types_are_refused() {
+    let text = format!(
+        "{BASE}  parameters: {{archive_command: , work_mem: 1MB}}\n  recovery_conf: {{restore_command: }}\n  \
+         pg_hba: ['local all all trust', ]\n  pg_ident:\n  - \n  callbacks: {{on_start: }}\n"
+    );
+    let config = load(&text).unwrap().config;
+    assert_eq!(config.postgresql.pg_hba.as_deref(), Some(&["local all all trust".to_owned()][..]));
+    assert_eq!(config.postgresql.pg_ident.as_deref(), Some(&[][..]));
+    assert!(config.postgresql.callbacks.is_empty() && config.postgresql.parameters["archive_command"].is_null());
+    for (wrong, says) in [
+        ("parameters: {a: [b]}", "postgresql.parameters.a is \"['b']\", but must be a text"),
+        ("recovery_conf: {restore_command: {a: b}}", "postgresql.recovery_conf.restore_command is"),
+        ("pg_hba: [{local: all}]", "postgresql.pg_hba is"),
+        ("basebackup: [{max-rate: [1]}]", "postgresql.basebackup.max-rate is"),
+        ("callbacks: {on_start: [a]}", "postgresql.callbacks.on_start is"),
+    ] {
+        let error = load(&format!("{BASE}  {wrong}\n")).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+    // A local null over a value of the store leaves the parameter out.
+    let stored = serde_json::json!({"postgresql": {"parameters": {"archive_command": "x"}}});
+    let next = config.with_dynamic(Version(1), map(stored)).config;
+    assert!(next.postgresql.parameters["archive_command"].is_null());
+}
+
+#[test]
+fn settings_of_the_past_are_named_with_what_replaced_them() {
+    let text = format!(
+        "{BASE}  use_slots: false\n  initdb: [a]\nbootstrap: {{users: {{admin: {{password: x}}}}, dcs: {{ttl: abc}}}}\n"
+    );
+    let (file, loaded) = load_kept(&text);
+    let name = file.path().display().to_string();
+    let expected = [
+        format!(
+            "{name}:11: the setting bootstrap.users has no effect; create users in a script, bootstrap.post_bootstrap"
+        ),
+        format!("{name}:10: the setting postgresql.initdb has no effect; use bootstrap.initdb"),
+        format!(
+            "{name}:9: the setting postgresql.use_slots has no effect; it counts in the store only: use \
+                 bootstrap.dcs.postgresql.use_slots, or patronictl edit-config"
+        ),
+    ];
+    assert_eq!(loaded.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(), expected);
+    let source = Source::new(Some(file.path()), Environment::default());
+    let mut said = patroni_config::validate::warnings(&source).unwrap();
+    let of_dcs = said.pop().unwrap();
+    assert_eq!(said, expected);
+    assert!(of_dcs.starts_with("bootstrap.dcs: dynamic configuration: ttl is"), "{of_dcs}");
+    std::fs::write(file.path(), format!("{BASE}  use_pg_rewind: maybe\n")).unwrap();
+    assert!(patroni_config::validate::warnings(&source).unwrap_err()[0].contains("use_pg_rewind"));
 }
 
 #[test]

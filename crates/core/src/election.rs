@@ -105,11 +105,11 @@ impl<'a> Election<'a> {
             found.extend(status.tags.nofailover().then_some(Obstacle::NoFailover));
             return found;
         }
-        // Of a primary nothing counts but whether the cluster went on without it. In a quorum any standby may run that has the votes.
+        // Of a primary nothing counts but whether the cluster went on without it.
         let standby = status.in_recovery;
         [
             (standby && status.tags.nofailover()).then_some(Obstacle::NoFailover),
-            (self.leaves_out(name) && !(standby && self.is_quorum())).then_some(Obstacle::NotSynchronous),
+            self.is_left_out(name, standby).then_some(Obstacle::NotSynchronous),
             (standby && self.is_lagging(status.wal_position)).then(|| Obstacle::Lagging {
                 lag: self.lag(status.wal_position),
                 maximum: self.dynamic.maximum_lag_on_failover,
@@ -120,6 +120,12 @@ impl<'a> Election<'a> {
         .into_iter()
         .flatten()
         .collect()
+    }
+
+    /// In a quorum any standby may run that has the votes. In pause a primary goes on whatever `/sync` says.
+    fn is_left_out(self, name: &MemberName, standby: bool) -> bool {
+        let may_run = if standby { self.is_quorum() } else { self.dynamic.paused };
+        !may_run && self.leaves_out(name)
     }
 
     fn old_timeline(self, status: &PeerStatus) -> Option<Obstacle> {

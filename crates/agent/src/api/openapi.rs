@@ -252,6 +252,7 @@ fn schemas() -> Value {
                     },
                 },
                 "holding_clients": flag, "synchronous_commit_turned_down": {"type": "array", "items": text},
+                "unusable_settings": {"type": "array", "items": text},
                 "logger_queue_size": number, "logger_records_lost": number,
             },
         },

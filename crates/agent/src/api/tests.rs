@@ -213,6 +213,12 @@ async fn requests_that_are_refused_are_refused_in_patronis_words() {
         (
             "POST",
             "/restart",
+            Some(r#"{"postgres_version":15.10}"#),
+            text(400, "Invalid PostgreSQL version: 15.1 (it must be a text in quotes, such as \"15.10\")"),
+        ),
+        (
+            "POST",
+            "/restart",
             Some(r#"{"postgres_version":"15"}"#),
             text(400, "Invalid PostgreSQL version format: X.Y or X.Y.Z is accepted: 15"),
         ),
@@ -305,6 +311,22 @@ async fn configuration_is_patched_by_many_and_loses_nothing() {
     assert_eq!(node.ask("PUT", "/config", Some(r#"{"ttl":20}"#)).await, (200, r#"{"ttl": 20}"#.to_owned()));
     let stored = node.leader.load().await.done().unwrap().config.unwrap().data.unwrap();
     assert_eq!(json!(stored), json!({"ttl": 20}));
+}
+
+/// It is not stored; and what was stored by others does not keep anything else from being changed.
+#[tokio::test]
+async fn a_setting_that_cannot_be_used_is_refused() {
+    let node = node(local(ApiOptions::default())).await;
+    let stored = async || node.leader.load().await.done().unwrap().config.unwrap().data.unwrap();
+    let before = stored().await;
+    let refused = (422, "ttl is \"abc\", but must be a whole number of seconds".to_owned());
+    assert_eq!(node.ask("PATCH", "/config", Some(r#"{"ttl":"abc","pause":true}"#)).await, refused);
+    assert_eq!(node.ask("PUT", "/config", Some(r#"{"ttl":"abc"}"#)).await, refused);
+    assert_eq!(stored().await, before);
+    let broken = wire::config(&sample::map(json!({"ttl": "abc"})));
+    assert!(node.leader.write(Key::Config, &broken, Expected::Anything).await.is_done());
+    assert_eq!(node.ask("PATCH", "/config", Some(r#"{"loop_wait":5}"#)).await.0, 200);
+    assert_eq!(json!(stored().await), json!({"ttl": "abc", "loop_wait": 5}));
 }
 
 #[tokio::test]

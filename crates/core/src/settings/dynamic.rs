@@ -171,7 +171,9 @@ fn standby_cluster(reader: &mut Reader<'_>) -> Option<StandbyCluster> {
 }
 
 fn slot_settings(reader: &mut Reader<'_>) -> SlotSettings {
-    let use_slots = reader.mapping("postgresql").map(|section| {
+    // Whether that is a mapping is looked at by whoever reads all of it.
+    let postgresql = reader.filled("postgresql").and_then(Value::as_object);
+    let use_slots = postgresql.map(|section| {
         let mut section = Reader::of(section, "postgresql.");
         let is_null = section.has("use_slots") && section.value("use_slots").is_none();
         let use_slots = section.flag("use_slots").unwrap_or(!is_null);

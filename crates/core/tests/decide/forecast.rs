@@ -262,7 +262,7 @@ fn tick(memory: &Memory, mut facts: Facts, peers: &BTreeMap<MemberName, Peer>) -
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(feature = "deliberate-bugs") { 0 } else { 20_000 }))]
+    #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Each node sees the leader lead, and then no more. Those whose own decision asks for the lease are those that the forecast
     /// names, whether it is made before or after; and nothing was said against them.

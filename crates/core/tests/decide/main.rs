@@ -2,8 +2,8 @@
 
 #[cfg(feature = "deliberate-bugs")]
 mod deliberate;
-mod haste;
 mod forecast;
+mod haste;
 mod properties;
 mod rows;
 mod scene;

@@ -119,26 +119,11 @@ fn forecast(cluster: &Cluster, dynamic: &Dynamic, contenders: &[Contender]) -> V
         };
         return vec![text.to_owned()];
     }
-    let able: Vec<&Contender> = contenders.iter().filter(|one| one.takes).collect();
-    let best = |one: &&Contender| (one.position, one.priority);
-    let other = contenders.iter().filter(|one| !one.takes && one.obstacles.is_empty()).max_by_key(best);
-    let who = match (able.as_slice(), other) {
-        ([], other) => {
+    let who = match winner(contenders, takes) {
+        Some(who) => who,
+        None => {
             let text = if unlocked { "Nobody can take over" } else { "If the leader died now, nobody could take over" };
-            let why = other.and_then(|one| Some(format!(": {} would leave it ({})", one.name, one.leaves.last()?)));
-            return vec![format!("{text}{}.", why.unwrap_or_default())];
-        }
-        ([only], None) => format!("{} {takes}: it is the only candidate.", only.name),
-        ([first], Some(second)) if first.position > second.position => {
-            format!("{} {takes}: it has the most WAL.", first.name)
-        }
-        ([first], Some(second)) if first.priority > second.priority => {
-            format!("{} {takes}: nobody has more WAL, and it has the highest failover_priority.", first.name)
-        }
-        ([first], Some(_)) => format!("{} {takes}: the others leave it the leader key.", first.name),
-        (several, _) => {
-            let names: Vec<&str> = several.iter().map(|one| one.name.as_str()).collect();
-            format!("the first of {} to take the leader key {takes}: they are equal.", names.join(", "))
+            return vec![format!("{text}{}.", why_nobody(cluster, dynamic, contenders))];
         }
     };
     if unlocked {
@@ -159,6 +144,45 @@ fn forecast(cluster: &Cluster, dynamic: &Dynamic, contenders: &[Contender]) -> V
     ]
 }
 
+/// Who takes the lease, and what decides it. `takes`: how that is said.
+fn winner(contenders: &[Contender], takes: &str) -> Option<String> {
+    let able: Vec<&Contender> = contenders.iter().filter(|one| one.takes).collect();
+    let text = match (able.as_slice(), best_of_the_others(contenders)) {
+        ([], _) => return None,
+        ([only], None) => format!("{} {takes}: it is the only candidate.", only.name),
+        ([first], Some(second)) if first.position > second.position => {
+            format!("{} {takes}: it has the most WAL.", first.name)
+        }
+        ([first], Some(second)) if first.priority > second.priority => {
+            format!("{} {takes}: nobody has more WAL, and it has the highest failover_priority.", first.name)
+        }
+        ([first], Some(_)) => format!("{} {takes}: the others leave the leader key to it.", first.name),
+        (several, _) => {
+            let names: Vec<&str> = several.iter().map(|one| one.name.as_str()).collect();
+            format!("the first of {} to take the leader key {takes}: they are equal.", names.join(", "))
+        }
+    };
+    Some(text)
+}
+
+/// Of those that nothing speaks against, and that would leave the leader key to others all the same.
+fn best_of_the_others(contenders: &[Contender]) -> Option<&Contender> {
+    let others = contenders.iter().filter(|one| !one.takes && one.obstacles.is_empty());
+    others.max_by_key(|one| (one.position, one.priority))
+}
+
+/// What is to be said where there are candidates, and none of them takes the lease.
+fn why_nobody(cluster: &Cluster, dynamic: &Dynamic, contenders: &[Contender]) -> String {
+    let Some(best) = best_of_the_others(contenders) else { return String::new() };
+    if Election::new(cluster, dynamic).is_quorum() {
+        return format!(": a candidate needs the votes of {} others that the key sync names", cluster.sync.quorum);
+    }
+    match best.leaves.last() {
+        Some(note) => format!(": {} would leave the leader key alone ({note})", best.name),
+        None => format!(": {} would leave the leader key alone", best.name),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -173,8 +197,8 @@ mod tests {
     fn cluster(config: &Value, sync: Option<&str>) -> Cluster {
         let raw = |text: String| RawKey { value: text.into_bytes(), ..RawKey::default() };
         let member = |name: &str, lsn: u64, tags: Value| {
-            let data =
-                json!({"state": "running", "role": "replica", "xlog_location": lsn, "timeline": 2, "tags": tags});
+            let data = json!({"state": "running", "role": "replica", "xlog_location": lsn, "timeline": 2, "tags": tags,
+                       "api_url": format!("http://{name}:8008/patroni")});
             (format!("members/{name}"), raw(data.to_string()))
         };
         let mut keys = BTreeMap::from([

@@ -148,7 +148,13 @@ mod tests {
             ("status".to_owned(), raw(r#"{"optime": 90000000}"#.to_owned(), None)),
         ]);
         let ahead = answer.get("ahead").and_then(Value::as_i64);
-        let document = merged(json!({"database_system_identifier": "7000000000000000077"}), answer);
+        let position = key.get("xlog_location").and_then(Value::as_u64).unwrap_or(90_000_000);
+        let tags = key.get("tags").cloned().unwrap_or_default();
+        let healthy = json!({
+            "database_system_identifier": "7000000000000000077", "xlog": {"received_location": position}, "timeline": 2,
+            "tags": tags,
+        });
+        let document = merged(healthy, answer);
         let of_b = match answer.get("silent") {
             Some(Value::Bool(true)) => Err(Silence::NoAnswer("no connection".to_owned())),
             Some(_) => Err(Silence::NotTrusted("not trusted".to_owned())),
@@ -164,7 +170,8 @@ mod tests {
         let lease = Some("1".to_owned());
         let raw = RawKey { value: key.into_bytes(), session: lease, ..RawKey::default() };
         let cluster = wire::cluster(&BTreeMap::from([("members/b".to_owned(), raw)]));
-        let statuses = BTreeMap::from([(MemberName::from("b"), Ok(Status::default()))]);
+        let document = json!({"xlog": {"received_location": 1}}).as_object().cloned().expect("an object");
+        let statuses = BTreeMap::from([(MemberName::from("b"), Ok(Status { document, clock_ahead_s: None }))]);
         assert_eq!(of_members(&cluster, &statuses, "batman", "/service/batman/"), []);
     }
 
