@@ -50,6 +50,11 @@ impl Node {
         merge(&mut self.config, change);
     }
 
+    /// Sets a variable in the environment of the agent, from its next start on.
+    pub fn set_environment(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Starts the agent and does not wait for anything.
     pub fn start(&mut self, sandbox: &Sandbox) {
         self.write_config(sandbox);

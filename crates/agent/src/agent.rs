@@ -32,6 +32,7 @@ use crate::log::Log;
 use crate::maintenance::Maintenance;
 use crate::metrics::{Metrics, Takeover};
 use crate::node::Node;
+use crate::notify::{Notifier, Stage};
 use crate::publisher::Publisher;
 use crate::requests::Requests;
 use crate::slots::Slots;
@@ -58,11 +59,15 @@ pub async fn run(loaded: Loaded, log: Arc<Log>) -> anyhow::Result<Exit> {
     listen_for_signals(shutdown.clone(), reload.0.clone())?;
     let mut configuration = Configuration::new(loaded.config, Arc::clone(&log))?;
     let dcs = open_store(&configuration)?;
-    let first = first_load(&*dcs, &mut configuration, shutdown.subscribe(), &mut reload.1).await;
-    let Some(cluster) = first else { return Ok(Exit::Clean) };
+    let mut notifier = Notifier::of_process();
+    let first = first_load(&*dcs, &mut configuration, shutdown.subscribe(), &mut reload.1, &mut notifier).await;
+    let Some(cluster) = first else {
+        notifier.report(Stage::Stopping, "").await;
+        return Ok(Exit::Clean);
+    };
     refuse_double(&configuration, &cluster).await?;
     configuration.take_dynamic(cluster.config.as_ref());
-    let mut node = assemble(configuration, dcs, shutdown.subscribe(), reload, &log).await?;
+    let mut node = assemble(configuration, dcs, shutdown.subscribe(), reload, notifier, &log).await?;
     let settings = node.configuration.settings();
     let exit = driver::run(&mut node, settings).await;
     node.finish(FAREWELL).await;
@@ -78,20 +83,23 @@ fn open_store(configuration: &Configuration) -> anyhow::Result<Arc<dyn Dcs>> {
 }
 
 /// Reads the store for the first time, however long it takes to be there. `None`: told to stop meanwhile. A reload may bring
-/// the password that it takes.
+/// the password that it takes. A store that is away is no reason for the service manager to give this agent up.
 async fn first_load(
     dcs: &dyn Dcs,
     configuration: &mut Configuration,
     mut shutdown: watch::Receiver<bool>,
     reload: &mut mpsc::Receiver<Signal>,
+    notifier: &mut Notifier,
 ) -> Option<Cluster> {
     loop {
         let load = async {
-            match dcs.load().await {
+            let problem = match dcs.load().await {
                 Outcome::Done(cluster) => return Some(cluster),
-                Outcome::Refused => tracing::warn!("Can not get cluster from dcs"),
-                Outcome::Failed(why) | Outcome::Unknown(why) => tracing::warn!("Can not get cluster from dcs: {why}"),
-            }
+                Outcome::Refused => "Can not get cluster from dcs".to_owned(),
+                Outcome::Failed(why) | Outcome::Unknown(why) => format!("Can not get cluster from dcs: {why}"),
+            };
+            tracing::warn!("{problem}");
+            notifier.report(Stage::Ready, &problem).await;
             sleep(STORE_PAUSE).await;
             None
         };
@@ -99,8 +107,10 @@ async fn first_load(
             cluster = load => if cluster.is_some() { return cluster },
             _ = shutdown.wait_for(|asked| *asked) => return None,
             Some(Signal::Reload) = reload.recv() => {
+                notifier.reloading().await;
                 configuration.reload().await;
                 store::reload(dcs, configuration.config().effective());
+                notifier.reloaded().await;
             }
         }
     }
@@ -124,6 +134,7 @@ async fn assemble(
     dcs: Arc<dyn Dcs>,
     shutdown: watch::Receiver<bool>,
     signals: (mpsc::Sender<Signal>, mpsc::Receiver<Signal>),
+    notifier: Notifier,
     log: &Log,
 ) -> anyhow::Result<Node> {
     let settings = configuration.settings();
@@ -168,6 +179,7 @@ async fn assemble(
         guard: Guard::new(data_dir, monitor.clone()),
         requests: Requests::new(incoming),
         signals: signals.1,
+        notifier,
         postmaster_seen: false,
         agreement,
         timer: true,

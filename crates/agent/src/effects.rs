@@ -11,6 +11,7 @@ use patroni_postgres::callbacks::CallbackAction;
 use patroni_postgres::control::Control;
 
 use crate::node::Node;
+use crate::notify::Stage;
 use crate::{clock, notes, slots};
 
 impl Node {
@@ -24,7 +25,10 @@ impl Node {
                 self.jobs.apply(plan.job.clone(), plan.memory.lease_until, &facts.settings, clock::boot());
             }
             Effect::Reply => self.requests.answer(&plan.replies),
-            Effect::Publish => self.publish(plan, facts),
+            Effect::Publish => {
+                self.publish(plan, facts);
+                self.notify(plan, facts).await;
+            }
             Effect::Settle => self.agreement.settle(),
             Effect::WriteMember => self.write_member(),
             Effect::Checkpoint => self.maintenance.start_checkpoint(&self.woken),
@@ -78,6 +82,12 @@ impl Node {
         self.view.send_replace(view);
     }
 
+    /// Tells the service manager what the tick found.
+    async fn notify(&mut self, plan: &Plan, facts: &Facts) {
+        let stage = if facts.shutdown || plan.exit.is_some() { Stage::Stopping } else { Stage::Ready };
+        self.notifier.report(stage, &verdict(plan, &facts.settings)).await;
+    }
+
     fn write_member(&mut self) {
         let data = self.view.borrow().member_data(self.configuration.addresses(), clock::boot());
         self.publisher.publish(data, self.timer);
@@ -88,8 +98,12 @@ fn write_log(plan: &Plan, settings: &Settings) {
     for note in &plan.notes {
         notes::of_decision(note);
     }
-    let verdict = paused_prefix(settings.paused) + &plan.verdict.to_string();
-    tracing::info!(target: "patroni", "{verdict}");
+    tracing::info!(target: "patroni", "{}", verdict(plan, settings));
+}
+
+/// The verdict as it is written.
+fn verdict(plan: &Plan, settings: &Settings) -> String {
+    paused_prefix(settings.paused) + &plan.verdict.to_string()
 }
 
 fn call_back(control: &mut Control, plan: &Plan) {

@@ -18,8 +18,9 @@ use patroni_core::plan::{JobOrder, Plan};
 use patroni_core::server::Role;
 use patroni_core::time::Moment;
 use patroni_postgres::monitor::Monitor;
+use patroni_postgres::programs::command_for;
 use tokio::io::AsyncWriteExt;
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::process::{Child, ChildStdin};
 use tokio::time::{Duration, timeout};
 
 /// How long the guard may take to read a line; it has nothing else to do.
@@ -121,7 +122,7 @@ impl Guard {
     }
 
     fn spawn(&self) -> std::io::Result<(Child, ChildStdin)> {
-        let mut child = Command::new(std::env::current_exe()?)
+        let mut child = command_for(std::env::current_exe()?)
             .arg("--guard")
             .arg(&self.data_dir)
             .stdin(Stdio::piped())

@@ -12,6 +12,7 @@ pub mod maintenance;
 pub mod metrics;
 pub mod node;
 mod notes;
+pub mod notify;
 pub mod options;
 pub mod peers;
 pub mod publisher;

@@ -28,6 +28,7 @@ use crate::guard::Guard;
 use crate::jobs::Jobs;
 use crate::maintenance::Maintenance;
 use crate::metrics::{Metrics, Takeover};
+use crate::notify::Notifier;
 use crate::publisher::Publisher;
 use crate::requests::Requests;
 use crate::slots::Slots;
@@ -50,6 +51,7 @@ pub struct Node {
     pub(crate) watchdog: WatchdogDevice,
     pub(crate) guard: Guard,
     pub(crate) publisher: Publisher,
+    pub(crate) notifier: Notifier,
     pub(crate) requests: Requests,
     pub(crate) signals: mpsc::Receiver<Signal>,
     pub(crate) shutdown: watch::Receiver<bool>,
@@ -224,9 +226,11 @@ impl Node {
         match signal {
             Signal::Wake => {}
             Signal::Reload => {
+                self.notifier.reloading().await;
                 self.configuration.reload().await;
                 self.store.reload(self.configuration.config().effective());
                 self.store.set_http(self.configuration.http_client());
+                self.notifier.reloaded().await;
             }
         }
     }

@@ -9,6 +9,7 @@ use patroni_dcs::raft::{RaftNode, RaftOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::log::Log;
+use crate::notify::{Notifier, Stage};
 use crate::options;
 
 /// Takes part in one store for each configuration file, until it is told to stop. The log is that of the first one.
@@ -17,13 +18,13 @@ use crate::options;
 /// A configuration or its files cannot be used.
 pub fn run(files: &[PathBuf]) -> anyhow::Result<()> {
     let sources: Vec<Option<&PathBuf>> = if files.is_empty() { vec![None] } else { files.iter().map(Some).collect() };
-    let mut log: Option<Log> = None;
+    let mut log: Option<(Log, Arc<Config>)> = None;
     let mut nodes = Vec::new();
     for file in sources {
         let source = Source::new(file.map(PathBuf::as_path), Environment::of_process());
         let loaded = Config::load(source, Purpose::Ctl)?;
         if log.is_none() {
-            log = Some(Log::start(&options::log_options(&loaded.config.log))?);
+            log = Some((Log::start(&options::log_options(&loaded.config.log))?, Arc::clone(&loaded.config)));
         }
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
@@ -36,17 +37,45 @@ pub fn run(files: &[PathBuf]) -> anyhow::Result<()> {
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        let mut hangup = signal(SignalKind::hangup()).context("SIGHUP cannot be handled")?;
+        let mut notifier = Notifier::of_process();
+        notifier.report(Stage::Ready, "takes part in the embedded store").await;
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => {
+                    notifier.reloading().await;
+                    if let Some((log, config)) = &mut log {
+                        reload_log(log, config);
+                    }
+                    notifier.reloaded().await;
+                }
+            }
         }
+        notifier.report(Stage::Stopping, "").await;
         Ok::<(), anyhow::Error>(())
     })?;
     drop(nodes);
-    if let Some(log) = log {
+    if let Some((log, _)) = log {
         log.shutdown();
     }
     Ok(())
+}
+
+/// Of a configuration that is read again, the log alone can change while the store goes on.
+fn reload_log(log: &Log, config: &mut Arc<Config>) {
+    let problem = match config.reload() {
+        Ok(loaded) => {
+            *config = loaded.config;
+            log.reconfigure(&options::log_options(&config.log)).err().map(|error| error.to_string())
+        }
+        Err(error) => Some(error.to_string()),
+    };
+    match problem {
+        None => tracing::info!("the settings of the log were read again; others take effect with the next start"),
+        Some(problem) => tracing::error!("{problem}; the settings before stay in force"),
+    }
 }
 
 fn start(config: &Config) -> anyhow::Result<Arc<RaftNode>> {

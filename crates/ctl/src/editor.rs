@@ -17,6 +17,7 @@ pub(crate) async fn edit(text: &str, scope: &str) -> Result<Kept, CtlError> {
     let command = command()?;
     let kept = Kept::new(text, scope)?;
     let [program, arguments @ ..] = command.as_slice() else { return failed("EDITOR names no program") };
+    #[allow(clippy::disallowed_methods, reason = "no service is told of by a person's editor")]
     let mut editor = tokio::process::Command::new(program);
     editor.args(arguments).arg(&kept.0);
     // Started inside, because it may be interrupted as soon as it runs.

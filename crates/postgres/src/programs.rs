@@ -1,6 +1,7 @@
 //! Programs of PostgreSQL and scripts of the user: where they are, how they run, how they are ended.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -47,7 +48,7 @@ impl Programs {
 
     /// A command that runs a program.
     pub fn command(&self, program: &str) -> Command {
-        Command::new(self.path(program))
+        command_for(self.path(program))
     }
 
     /// `server_version_num` of the installed server, without its minor version.
@@ -131,10 +132,21 @@ pub fn split(command: &str) -> Result<Vec<String>> {
     }
 }
 
+/// A command for any program that the agent starts. What is told to systemd is the agent's own business: PostgreSQL, which
+/// would say there that it is ready and that it stops, and scripts do not inherit its socket.
+#[allow(clippy::disallowed_methods, reason = "the one place")]
+pub fn command_for(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    for name in ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"] {
+        command.env_remove(name);
+    }
+    command
+}
+
 /// A command with arguments from its words.
 pub fn command_of(words: &[String]) -> Command {
     let (program, arguments) = words.split_first().map_or(("", &[][..]), |(p, a)| (p.as_str(), a));
-    let mut command = Command::new(program);
+    let mut command = command_for(program);
     command.args(arguments);
     command
 }
@@ -162,7 +174,7 @@ pub async fn run(
 /// As [`run`].
 pub async fn run_to_its_end(command: Command, stderr: Stderr<'_>, cancel: &Cancel) -> Result<Output> {
     let program = command.as_std().get_program().to_owned();
-    let mut ignoring = Command::new("sh");
+    let mut ignoring = command_for("sh");
     ignoring.args(["-c", "trap '' PIPE; exec \"$0\" \"$@\""]).arg(&program).args(command.as_std().get_args());
     for (name, value) in command.as_std().get_envs() {
         match value {

@@ -8,7 +8,6 @@ use std::time::Duration;
 use harness::Node;
 use patroni_postgres::cancel::{Cancel, Progress};
 use patroni_postgres::control::Promoted;
-use tokio::process::Command;
 
 /// As recovery in its pause between attempts to connect: the request is there, and heeded only after a reload.
 const SLEEPY: &str = r"
@@ -33,7 +32,7 @@ async fn a_promotion_that_is_not_noticed_is_nudged_by_a_reload() {
     // A process counts as a postmaster by its working directory and the name of its program.
     let program = node.dir.path().join("postgres");
     fs::copy("/bin/bash", &program).expect("a program");
-    let mut command = Command::new(&program);
+    let mut command = patroni_postgres::programs::command_for(&program);
     let server = command.arg("-c").arg(SLEEPY).current_dir(&data_dir).kill_on_drop(true).spawn().expect("a server");
     harness::until("the server", async || data_dir.join("traps-are-set").exists()).await;
     fs::write(data_dir.join("postmaster.pid"), format!("{}\n", server.id().expect("it runs"))).expect("pid file");

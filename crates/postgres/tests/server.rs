@@ -203,8 +203,11 @@ fn a_pid_file_of_another_process_is_no_postmaster() {
         let mut node = Node::new("a");
         node.bootstrap().await;
         node.control.stop(StopOptions::planned(), &Cancel::new(), &Progress::ignored()).await.expect("stop");
-        let mut other =
-            tokio::process::Command::new("sleep").arg("60").current_dir(node.data_dir()).spawn().expect("sleep");
+        let mut other = patroni_postgres::programs::command_for("sleep")
+            .arg("60")
+            .current_dir(node.data_dir())
+            .spawn()
+            .expect("sleep");
         let pid = other.id().expect("pid");
         for pid_file in [format!("{pid}\n"), "999999\n".to_owned(), "garbage".to_owned()] {
             fs::write(node.data_dir().join("postmaster.pid"), &pid_file).expect("pid file");

@@ -1,7 +1,11 @@
 //! What every backend has to do, run on the store in memory, on a real etcd and on the embedded store; and what only etcd can go through:
 //! restarts, hanging endpoints, garbage, and living together with the reference.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and starts what it wants"
+)]
 
 mod etcd;
 mod etcd_auth;

@@ -91,12 +91,11 @@ impl Control {
     }
 }
 
-/// The environment of the agent is not for PostgreSQL: its settings may hold passwords, and what is told to systemd is the
-/// agent's business.
+/// The environment of the agent is not for PostgreSQL: its settings may hold passwords.
 fn clean_environment(command: &mut Command) {
     for (name, value) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        if text.starts_with("PATRONI_") || text.starts_with("KUBERNETES_") || text == "NOTIFY_SOCKET" {
+        if text.starts_with("PATRONI_") || text.starts_with("KUBERNETES_") {
             command.env_remove(&name);
         }
         if text == "PG_MALLOC_ARENA_MAX" {

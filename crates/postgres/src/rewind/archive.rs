@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use patroni_core::server::ControlState;
-use tokio::process::Command;
 
 use super::RewindContext;
 use crate::cancel::Cancel;
@@ -165,7 +164,7 @@ fn expand(template: &str, wal_dir: &Path, wal: &str) -> String {
 
 /// Runs a command as PostgreSQL does: by a shell, in the data directory. True if it succeeded.
 async fn shell(data_dir: &Path, command: &str, cancel: &Cancel) -> Result<bool> {
-    let mut shell = Command::new("/bin/sh");
+    let mut shell = programs::command_for("/bin/sh");
     shell.args(["-c", command]).current_dir(data_dir);
     match programs::run(shell, None, Stderr::Log, cancel, Some(COMMAND_LIMIT)).await {
         Ok(output) => Ok(output.status.success()),
