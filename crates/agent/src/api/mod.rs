@@ -22,6 +22,7 @@ use crate::metrics::Metrics;
 mod access;
 mod cluster;
 mod config;
+mod connections;
 mod endpoints;
 mod health;
 mod metrics;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING};
 use hyper::{Method, Request};
 use patroni_core::JsonMap;
@@ -13,6 +13,7 @@ use patroni_core::view::View;
 use serde_json::Value;
 
 use super::access::Client;
+use super::connections::Place;
 use super::endpoints::{self, Body, Operation, Purpose};
 use super::options::Compatibility;
 use super::query::Query;
@@ -23,7 +24,13 @@ use super::{ApiState, BODY_LIMIT, MAX_BODY_BYTES, Signal};
 use super::{cluster, config, health, metrics, openapi, patroni2, restart, switchover};
 
 /// Answers a request.
-pub(crate) async fn respond(state: &ApiState, live: &Live, client: Client, request: Request<Incoming>) -> Reply {
+pub(crate) async fn respond(
+    state: &ApiState,
+    live: &Live,
+    client: Client,
+    request: Request<Incoming>,
+    place: &Place,
+) -> Reply {
     let path = format!("/{}", request.uri().path().trim_start_matches('/'));
     let name = path[1..].split('/').next().unwrap_or_default();
     let method = request.method().clone();
@@ -32,6 +39,7 @@ pub(crate) async fn respond(state: &ApiState, live: &Live, client: Client, reque
         return Reply::error_saying(501, &format!("Unsupported method ('{method}')"));
     };
     let Purpose::Change(operation) = purpose else {
+        place.serve();
         let mut query = Query::parse(request.uri().query().unwrap_or_default());
         if old {
             patroni2::query(&mut query);
@@ -40,36 +48,37 @@ pub(crate) async fn respond(state: &ApiState, live: &Live, client: Client, reque
         return reading.answer(purpose, &method, &path).await;
     };
     // Boxed, or every check would be as large as a change.
-    Box::pin(checked_change(state, live, client, request, operation, old)).await
+    let body = Box::pin(permitted_body(state, live, client, request, operation)).await;
+    place.serve();
+    match body {
+        Ok(body) => {
+            let view = state.view.borrow().clone();
+            Box::pin(change(state, &view, operation, body, old)).await
+        }
+        Err(refusal) => refusal,
+    }
 }
 
-/// A request that changes something: who asks, and what, is looked at first.
-async fn checked_change(
+/// The body of a request that changes something, once it is known that who asks may ask for it.
+async fn permitted_body(
     state: &ApiState,
     live: &Live,
     client: Client,
     request: Request<Incoming>,
     operation: Operation,
-    old: bool,
-) -> Reply {
+) -> Result<JsonMap, Reply> {
     let authorization = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes().to_vec());
     let view = state.view.borrow().clone();
     let members = view.cluster.as_deref();
     let count_members = operation != Operation::Failsafe;
-    if let Err(refusal) = live.access.check(client, authorization.as_deref(), members, count_members).await {
-        return refusal;
-    }
+    live.access.check(client, authorization.as_deref(), members, count_members).await?;
     if operation == Operation::Failsafe && !view.settings.failsafe_mode {
-        return Reply::error(502);
+        return Err(Reply::error(502));
     }
-    let body = match operation.body() {
+    match operation.body() {
         Body::None => Ok(JsonMap::new()),
         Body::Optional => json_body(request, false).await,
         Body::Required => json_body(request, true).await,
-    };
-    match body {
-        Ok(body) => change(state, &view, operation, body, old).await,
-        Err(refusal) => refusal,
     }
 }
 
@@ -253,6 +262,10 @@ async fn json_body(request: Request<Incoming>, required: bool) -> Result<JsonMap
     let headers = request.headers();
     if !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING) {
         return if required { Err(Reply::error(411)) } else { Ok(JsonMap::new()) };
+    }
+    // A client that announces too much is told so before it sends it.
+    if request.body().size_hint().lower() > MAX_BODY_BYTES as u64 {
+        return Err(Reply::error(413));
     }
     let body = Limited::new(request.into_body(), MAX_BODY_BYTES).collect();
     let bytes = match tokio::time::timeout(BODY_LIMIT, body).await {

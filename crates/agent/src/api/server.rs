@@ -16,12 +16,13 @@ use patroni_http::TlsError;
 use patroni_http::tls::{self, ServerTls};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::access::{Access, Client};
+use super::connections::{Connections, Place};
 use super::options::ApiOptions;
 use super::reply::Reply;
 use super::route::respond;
@@ -44,7 +45,7 @@ const MAX_HEAD_BYTES: usize = 64 << 10;
 const MAX_HEADERS: usize = 100;
 
 /// The most connections at a time.
-const MAX_CONNECTIONS: usize = 4000;
+const MAX_CONNECTIONS: usize = if cfg!(test) { 400 } else { 4000 };
 
 /// File descriptors that are left to the rest of the agent.
 const RESERVED_FILES: u64 = 200;
@@ -80,7 +81,7 @@ pub struct Api(Arc<Shared>);
 struct Shared {
     state: Arc<ApiState>,
     live: watch::Sender<Arc<Live>>,
-    connections: Arc<Semaphore>,
+    connections: Arc<Connections>,
     cancel: CancellationToken,
     // Held over a reload, so that two do not mix.
     listener: Mutex<Option<Listening>>,
@@ -124,7 +125,7 @@ pub(crate) struct Live {
 pub async fn serve(options: ApiOptions, parts: ApiParts, cancel: CancellationToken) -> Result<Api, ApiError> {
     let live = Live::new(options).await?;
     let listener = bind(&live.options.listen).await?;
-    let connections = Arc::new(Semaphore::new(connection_limit()));
+    let connections = Connections::new(connection_limit());
     warn_if_open(&live, &listener);
     let shared = Arc::new(Shared {
         state: Arc::new(ApiState::new(parts)),
@@ -385,23 +386,35 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, stop: CancellationTo
 }
 
 async fn connection(shared: &Shared, stream: TcpStream, peer: SocketAddr) {
-    let Ok(_permit) = shared.connections.try_acquire() else {
+    let address = peer.ip().to_canonical();
+    let Some((place, ended)) = shared.connections.admit(address) else {
         return refuse(&stream);
     };
-    let address = peer.ip().to_canonical();
     let tls = shared.live.borrow().tls.clone();
-    match tls {
-        None => exchange(shared, stream, Client { address, certified: false }).await,
-        // Boxed, or every connection would be as large as one with TLS.
-        Some(config) => Box::pin(encrypted(shared, stream, peer, config)).await,
+    let talk = async {
+        match tls {
+            None => exchange(shared, stream, Client { address, certified: false }, &place).await,
+            // Boxed, or every connection would be as large as one with TLS.
+            Some(config) => Box::pin(encrypted(shared, stream, peer, config, &place)).await,
+        }
+    };
+    tokio::select! {
+        () = talk => {}
+        _ = ended => tracing::debug!(target: "patroni::api", "Connection from {peer} made room for others"),
     }
 }
 
-async fn encrypted(shared: &Shared, stream: TcpStream, peer: SocketAddr, config: Arc<rustls::ServerConfig>) {
+async fn encrypted(
+    shared: &Shared,
+    stream: TcpStream,
+    peer: SocketAddr,
+    config: Arc<rustls::ServerConfig>,
+    place: &Place,
+) {
     match tokio::time::timeout(HANDSHAKE_LIMIT, TlsAcceptor::from(config).accept(stream)).await {
         Ok(Ok(stream)) => {
             let certified = stream.get_ref().1.peer_certificates().is_some_and(|chain| !chain.is_empty());
-            exchange(shared, stream, Client { address: peer.ip().to_canonical(), certified }).await;
+            exchange(shared, stream, Client { address: peer.ip().to_canonical(), certified }, place).await;
         }
         Ok(Err(e)) => tracing::debug!(target: "patroni::api", "TLS handshake with {peer} failed: {e}"),
         Err(_) => tracing::debug!(target: "patroni::api", "TLS handshake with {peer} took too long"),
@@ -413,7 +426,7 @@ fn refuse(stream: &TcpStream) {
     let _ = stream.try_write(b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
 }
 
-async fn exchange<S>(shared: &Shared, stream: S, client: Client)
+async fn exchange<S>(shared: &Shared, stream: S, client: Client, place: &Place)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
@@ -422,7 +435,8 @@ where
         let started = tokio::time::Instant::now();
         let line = tracing::enabled!(target: "patroni::api", tracing::Level::DEBUG)
             .then(|| format!("\"{} {} {:?}\"", request.method(), request.uri(), request.version()));
-        let reply: Reply = respond(&shared.state, &live, client, request).await;
+        let reply: Reply = respond(&shared.state, &live, client, request, place).await;
+        place.wait();
         if let Some(line) = line {
             let latency_ms = started.elapsed().as_secs_f64() * 1000.0;
             tracing::debug!(

@@ -24,6 +24,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::*;
 use patroni_core::name::MemberName;
 
+/// How long a connection without a request is let be.
+const HALF_OPEN: Duration = Duration::from_secs(10);
+
 /// A wait that takes longer has failed.
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -155,6 +158,13 @@ async fn bodies_that_are_too_large_or_too_slow_are_refused() {
     };
     let too_large = node.raw(&(head(MAX_BODY_BYTES + 1) + &"x".repeat(MAX_BODY_BYTES + 1))).await;
     assert!(too_large.starts_with("HTTP/1.1 413 "), "{too_large}");
+    // As soon as it is announced.
+    for length in [MAX_BODY_BYTES + 1, 99 << 30] {
+        let start = tokio::time::Instant::now();
+        let announced = node.raw(&head(length)).await;
+        assert!(announced.starts_with("HTTP/1.1 413 "), "{announced}");
+        assert!(start.elapsed() < BODY_LIMIT / 2, "{:?}", start.elapsed());
+    }
     let mut slow = TcpStream::connect(node.address).await.unwrap();
     slow.write_all((head(9) + "{").as_bytes()).await.unwrap();
     let mut answer = String::new();
@@ -179,6 +189,35 @@ async fn clients_that_trickle_do_not_keep_others_waiting() {
     // And they are let go in the end.
     let mut buffer = Vec::new();
     timeout(LIMIT, slow[0].read_to_end(&mut buffer)).await.expect("closed in time").unwrap();
+}
+
+#[tokio::test]
+async fn one_client_with_more_connections_than_there_are_places_harms_nobody() {
+    let node = node(local(ApiOptions::default())).await;
+    let mut half_open = Vec::new();
+    for _ in 0..500 {
+        let mut stream = TcpStream::connect(node.address).await.unwrap();
+        stream.write_all(b"GET /primary HTTP/1.1\r\n").await.unwrap();
+        half_open.push(stream);
+    }
+    // From the same address, and from another one.
+    assert_eq!(node.ask("GET", "/primary", None).await.0, 200);
+    let other = tokio::net::TcpSocket::new_v4().unwrap();
+    other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut other = other.connect(node.address).await.unwrap();
+    other.write_all(b"GET /primary HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    timeout(LIMIT, other.read_to_string(&mut answer)).await.expect("an answer in time").unwrap();
+    assert!(answer.starts_with("HTTP/1.0 200 OK"), "{answer}");
+    // The oldest gave way, long before its time was over; the newest has not.
+    let mut buffer = [0];
+    let closed = timeout(HALF_OPEN / 2, half_open[0].read(&mut buffer)).await.expect("it had to give way");
+    assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
+    let newest = half_open.last_mut().unwrap();
+    newest.write_all(b"Host: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    answer.clear();
+    timeout(LIMIT, newest.read_to_string(&mut answer)).await.expect("an answer in time").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
 }
 
 #[tokio::test]
