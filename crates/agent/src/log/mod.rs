@@ -117,7 +117,12 @@ impl Levels {
         let special = self.loggers.iter().find(|(name, _)| {
             logger.strip_prefix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         });
-        special.map_or(self.root, |(_, level)| *level)
+        match special {
+            Some((_, level)) => *level,
+            None if logger == "patroni" || logger.starts_with("patroni.") => self.root,
+            // At DEBUG, libraries tell every frame that they send and take: only whoever names them wants that.
+            None => self.root.max(Level::Info),
+        }
     }
 
     fn lowest(&self) -> Level {
@@ -358,6 +363,20 @@ mod tests {
         assert_eq!(levels.level("patroni.postgresql.rewind"), Level::Error);
         assert_eq!(levels.level("patroni.postgresqlx"), Level::Info);
         assert_eq!(levels.lowest(), Level::Debug);
+    }
+
+    #[test]
+    fn libraries_write_at_debug_only_where_they_are_named() {
+        let level = |root, named: &[(&str, Level)], logger: &str| {
+            let loggers = named.iter().map(|(name, level)| ((*name).to_owned(), *level)).collect();
+            Levels::of(&LogOptions { level: root, loggers, ..LogOptions::default() }).level(logger)
+        };
+        assert_eq!(level(Level::Debug, &[], "patroni"), Level::Debug);
+        assert_eq!(level(Level::Debug, &[], "patroni.postgresql.rewind"), Level::Debug);
+        assert_eq!(level(Level::Debug, &[], "h2.codec.framed_read"), Level::Info);
+        assert_eq!(level(Level::Debug, &[], "patronix"), Level::Info);
+        assert_eq!(level(Level::Error, &[], "h2"), Level::Error);
+        assert_eq!(level(Level::Warning, &[("h2", Level::Debug)], "h2.codec.framed_read"), Level::Debug);
     }
 
     #[test]

@@ -26,6 +26,10 @@ impl Subscriber for Records {
     }
 
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        // Python's logging has nothing below DEBUG, and we have nothing to say there.
+        if *metadata.level() == tracing::Level::TRACE {
+            return false;
+        }
         let level = level_of(metadata);
         if (level as u8) < self.0.lowest.load(Ordering::Relaxed) {
             return false;
