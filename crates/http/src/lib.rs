@@ -16,14 +16,15 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+mod connect;
 mod keys;
 mod refusal;
 pub mod tls;
 mod verify;
 
+pub use connect::connect;
 pub use keys::KeyError;
 pub use tls::{TlsError, TlsFiles};
 
@@ -135,9 +136,8 @@ impl HttpClient {
 
     async fn exchange(&self, method: Method, url: &str, body: Option<String>) -> Result<Response, HttpError> {
         let target = Target::parse(url)?;
-        let stream = TcpStream::connect((target.host.as_str(), target.port))
-            .await
-            .map_err(|e| HttpError::Connect(target.authority.clone(), e))?;
+        let stream =
+            connect(&target.host, target.port).await.map_err(|e| HttpError::Connect(target.authority.clone(), e))?;
         let _ = stream.set_nodelay(true);
         let request = self.http_request(method, &target, body)?;
         if !target.tls {

@@ -58,7 +58,21 @@ impl Shared {
             Compare::value(key.as_str(), CompareOp::Equal, self.name.as_str()),
             Compare::lease(key.as_str(), CompareOp::Equal, lease.id),
         ];
-        let (answer, _) = self.renewal(Txn::new().when(check), Vec::new(), &texts, deadline).await?;
+        let (answer, texts) = match self.renewal(Txn::new().when(check.clone()), Vec::new(), &texts, deadline).await {
+            Ok((answer, _)) => (answer, texts),
+            // An etcd that is full, say, keeps leases and takes no values. The lease is worth more than they are.
+            Err(Failure::NotDone(why)) => {
+                let bare = Texts::default();
+                match self.renewal(Txn::new().when(check), Vec::new(), &bare, deadline).await {
+                    Ok((answer, _)) => {
+                        tracing::warn!("the leader key is renewed, /status and /failsafe cannot be written: {why}");
+                        (answer, bare)
+                    }
+                    Err(_) => return Err(Failure::NotDone(why)),
+                }
+            }
+            Err(failure) => return Err(failure),
+        };
         if answer.succeeded() {
             return Ok(self.renewed(&answer, lease, texts));
         }
@@ -169,6 +183,7 @@ impl Shared {
 }
 
 /// What goes into `/status` and `/failsafe`.
+#[derive(Default)]
 struct Texts {
     status: Option<String>,
     failsafe: Option<String>,

@@ -157,9 +157,15 @@ impl Shared {
         let get = |mut attempt: attempts::Attempt| async move {
             attempt.client.get(prefix, Some(GetOptions::new().with_prefix())).await
         };
+        let seen = self.state().revision;
         let answer = self.endpoints.request(self.deadline(), get).await?;
         let keys: BTreeMap<String, RawKey> = answer.kvs().iter().map(|kv| (self.short_name(kv), raw_key(kv))).collect();
         let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+        if revision < seen {
+            // What is remembered of it would keep keys from being written that are missing there.
+            tracing::warn!("etcd is at revision {revision}, and was at {seen}: its contents were restored or replaced");
+            self.state().revision = revision;
+        }
         self.remember(revision, |state| {
             let value = |name: &str| keys.get(name).map(|raw| raw.value.clone());
             state.status = value(wire::STATUS);

@@ -28,6 +28,8 @@ const ASKING: Duration = Duration::from_secs(5);
 pub struct RaftClient {
     node: Option<Arc<dyn Inside>>,
     pool: Pool,
+    /// Where the configuration says that members are.
+    configured: Vec<String>,
     /// Where members are, or may be.
     addresses: Mutex<Vec<String>>,
     /// The one that answered last.
@@ -108,7 +110,8 @@ impl RaftClient {
         Arc::new(RaftClient {
             node,
             pool: Pool::new(transport, secret),
-            addresses: Mutex::new(addresses),
+            addresses: Mutex::new(addresses.clone()),
+            configured: addresses,
             preferred: AtomicUsize::new(0),
             name,
             count: AtomicU64::new(0),
@@ -242,22 +245,46 @@ impl RaftClient {
         Err(last)
     }
 
-    /// Members that are known now, also those that are not configured.
+    /// Members that are known now, also those that are not configured. One that was removed is forgotten, unless it is
+    /// configured.
     pub(crate) async fn learn(&self) {
         let Ok(Answer::Status(status)) = self.ask(&Request::Status, ASKING).await else { return };
-        let own = self.node.is_some().then(|| status.address.clone());
+        let own = self.node.is_some().then_some(status.address.as_str());
         let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        for member in status.members {
-            if !addresses.contains(&member.address) && Some(&member.address) != own.as_ref() && addresses.len() < 32 {
-                tracing::info!("embedded store: the member {} is known as well", member.address);
-                addresses.push(member.address);
-            }
+        let members: Vec<&str> = status.members.iter().map(|member| member.address.as_str()).collect();
+        let is_member = status.phase == Phase::Member;
+        let now = known_addresses(&self.configured, &addresses, own, &members, is_member);
+        for new in now.iter().filter(|address| !addresses.contains(address)) {
+            tracing::info!("embedded store: the member {new} is known as well");
         }
+        for gone in addresses.iter().filter(|address| !now.contains(address)) {
+            tracing::info!("embedded store: {gone} is no member any more");
+        }
+        *addresses = now;
     }
 
     fn addresses(&self) -> Vec<String> {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// The ways to the store, after a node has told who its members are. What one says that is no member itself (any more) may
+/// be old: it adds to what was known, and takes nothing from it.
+fn known_addresses(
+    configured: &[String],
+    known: &[String],
+    own: Option<&str>,
+    members: &[&str],
+    is_member: bool,
+) -> Vec<String> {
+    let kept = if is_member && !members.is_empty() { configured } else { known };
+    let mut addresses = kept.to_vec();
+    for &member in members {
+        if !addresses.iter().any(|address| address == member) && Some(member) != own && addresses.len() < 32 {
+            addresses.push(member.to_owned());
+        }
+    }
+    addresses
 }
 
 async fn ask_inside(node: &dyn Inside, request: &Request, patience: Duration) -> Answer {
@@ -355,5 +382,22 @@ fn done(answer: Answer) -> Result<(), AdminError> {
     match answer {
         Answer::Done => Ok(()),
         _ => Err(AdminError::Unknown("a member answered something else".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn removed_members_are_forgotten_unless_they_are_configured() {
+        let texts = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let learn = |known: &[&str], members: &[&str], is_member: bool| {
+            known_addresses(&texts(&["b:1"]), &texts(known), Some("a:1"), members, is_member)
+        };
+        assert_eq!(learn(&["b:1"], &["a:1", "b:1", "c:1"], true), ["b:1", "c:1"]);
+        assert_eq!(learn(&["b:1", "c:1"], &["a:1", "d:1"], true), ["b:1", "d:1"], "c was removed");
+        assert_eq!(learn(&["b:1", "c:1"], &["a:1", "d:1"], false), ["b:1", "c:1", "d:1"], "it was removed itself");
+        assert_eq!(learn(&["b:1", "c:1"], &[], true), ["b:1", "c:1"], "no answer is no news");
     }
 }

@@ -175,8 +175,9 @@ impl Shared {
     async fn renew(&self, update: &LeaderUpdate) -> Done<Moment> {
         let (asked, lease) = (boot_time(), self.lease()?);
         let key = self.full_name(wire::LEADER);
-        let mut changes = vec![Change::Put { key: key.clone(), value: self.own_name(), lease: Some(lease.id) }];
-        let (status, failsafe) = (wire::status(update), update.failsafe.as_ref().map(wire::failsafe));
+        let leader = Change::Put { key: key.clone(), value: self.own_name(), lease: Some(lease.id) };
+        let mut changes = vec![leader.clone()];
+        let (mut status, mut failsafe) = (wire::status(update), update.failsafe.as_ref().map(wire::failsafe));
         {
             let state = self.state();
             let texts = [(wire::STATUS, &status, &state.status), (wire::FAILSAFE, &failsafe, &state.failsafe)];
@@ -187,7 +188,18 @@ impl Shared {
                 }
             }
         }
-        match self.swap(Some(lease), vec![Condition::Value(key, self.own_name())], changes, self.deadline()).await? {
+        let (condition, deadline) = (vec![Condition::Value(key, self.own_name())], self.deadline());
+        let swapped = match self.swap(Some(lease), condition.clone(), changes, deadline).await {
+            // There is no room for them. The lease is worth more than they are.
+            Err(Failure::Refused(why)) => {
+                let renewed = self.swap(Some(lease), condition, vec![leader], deadline).await?;
+                tracing::warn!("the leader key is renewed, /status and /failsafe cannot be written: {why}");
+                (status, failsafe) = (None, None);
+                renewed
+            }
+            other => other?,
+        };
+        match swapped {
             Swap::Otherwise(_) => Ok(Outcome::Refused),
             Swap::Done(revision) => {
                 self.remember(revision, |state| {

@@ -67,7 +67,7 @@ impl Etcd {
             arguments.extend_from_slice(further);
             Server { arguments, url, child: None }
         });
-        let mut etcd = Etcd { servers: servers.collect(), directory: directory };
+        let mut etcd = Etcd { servers: servers.collect(), directory };
         for server in &mut etcd.servers {
             server.start();
         }
@@ -121,6 +121,11 @@ impl Etcd {
         let mut child = self.servers[index].child.take().expect("is not running");
         child.kill().expect("cannot kill");
         child.wait().expect("cannot wait");
+    }
+
+    /// Its data are lost; it does not run.
+    pub(crate) fn wipe(&self, index: usize) {
+        std::fs::remove_dir_all(self.directory.path().join(format!("n{index}"))).expect("cannot remove its data");
     }
 
     pub(crate) fn restart(&mut self, index: usize) {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use etcd_client::{AlarmAction, AlarmOptions, AlarmType};
 use patroni_core::facts::Outcome;
+use patroni_core::lsn::Lsn;
 use patroni_dcs::etcd3::{Etcd3, Etcd3Options};
 use patroni_dcs::{Dcs, Expected, Key, LeaderUpdate, Timing};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -77,6 +79,67 @@ async fn a_hanging_endpoint_does_not_eat_the_budget() {
     })
     .await;
     etcd.signal(0, Signal::CONT);
+}
+
+/// The alarm NOSPACE: etcd takes no values any more, and keeps leases.
+#[tokio::test]
+async fn a_full_etcd_does_not_cost_the_lease() {
+    let etcd = Etcd::launch(1, "http", &["--quota-backend-bytes=1000000".to_owned()]);
+    etcd.ready().await;
+    let a = etcd.member("a", LONG);
+    assert!(a.acquire().await.is_done());
+    assert!(a.touch_member(&member("running")).await.is_done());
+    let update = |lsn: u64| LeaderUpdate { last_lsn: Some(Lsn(lsn)), ..LeaderUpdate::default() };
+    assert!(a.renew(&update(1)).await.is_done());
+    let mut filler = etcd.client().await;
+    eventually("etcd is full", || {
+        let mut filler = filler.clone();
+        async move { filler.put("filler", vec![b'x'; 200_000], None).await.is_err() }
+    })
+    .await;
+    let renewed = a.renew(&update(2)).await;
+    assert!(renewed.is_done(), "{renewed:?}");
+    assert!(a.touch_member(&member("running")).await.is_done(), "what did not change needs no space");
+    assert_eq!(leader_of(&load(&a).await), Some("a"));
+    let full = a.write(Key::Sync, "{}", Expected::Absent).await;
+    assert!(matches!(&full, Outcome::Failed(text) if text.contains("space exceeded")), "{full:?}");
+    // Once there is room again, what was left out is written.
+    let revision = filler.delete("filler", None).await.unwrap().header().unwrap().revision();
+    filler.compact(revision, None).await.unwrap();
+    filler.defragment().await.unwrap();
+    let member = filler.status().await.unwrap().header().unwrap().member_id();
+    let mut of_member = AlarmOptions::new();
+    of_member.with_member(member);
+    filler.alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(of_member)).await.unwrap();
+    assert!(a.renew(&update(2)).await.is_done());
+    assert_eq!(load(&a).await.status.last_lsn, Lsn(2));
+}
+
+/// A restored backup, or another etcd in the place of the old one: older than what was read from it.
+#[tokio::test]
+async fn keys_that_a_restored_etcd_lacks_are_written_again() {
+    let mut etcd = Etcd::start(1).await;
+    let a = etcd.member("a", LONG);
+    let failsafe = std::collections::BTreeMap::from([("a".into(), "http://a:8008".to_owned())]);
+    let update = LeaderUpdate { last_lsn: Some(Lsn(7)), failsafe: Some(failsafe), ..LeaderUpdate::default() };
+    for _ in 0..3 {
+        assert!(a.write(Key::Config, "{}", Expected::Anything).await.is_done());
+    }
+    let leads = async || {
+        load(&a).await;
+        assert!(a.touch_member(&member("running")).await.is_done());
+        assert!(a.acquire().await.is_done());
+        assert!(a.renew(&update).await.is_done());
+    };
+    leads().await;
+    etcd.kill(0);
+    etcd.wipe(0);
+    etcd.restart(0);
+    etcd.ready().await;
+    leads().await;
+    for key in ["leader", "status", "failsafe", "members/a"] {
+        assert!(etcd.get_raw(key).await.is_some(), "{key} is missing");
+    }
 }
 
 #[tokio::test]

@@ -197,6 +197,10 @@ struct Pipe(DuplexStream);
 
 #[async_trait]
 impl Greeted for Pipe {
+    fn from(&self) -> Option<std::net::IpAddr> {
+        None
+    }
+
     async fn greet(self: Box<Self>) -> io::Result<Box<dyn Stream>> {
         Ok(Box::new(self.0))
     }

@@ -1,6 +1,7 @@
 //! Streams of bytes to addresses and from whoever connects: TCP, with TLS where it is configured.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ pub(crate) trait Incoming: Send + 'static {
 /// A connection that somebody opened.
 #[async_trait]
 pub(crate) trait Greeted: Send {
+    /// Whose it is; `None` where there are no addresses.
+    fn from(&self) -> Option<IpAddr>;
     /// Goes through what the transport wants before bytes flow.
     async fn greet(self: Box<Self>) -> io::Result<Box<dyn Stream>>;
 }
@@ -77,17 +80,24 @@ impl Tcp {
 impl Transport for Tcp {
     async fn connect(&self, address: &str) -> io::Result<Box<dyn Stream>> {
         let connecting = async {
-            let tcp = TcpStream::connect(address).await?;
+            let (host, port) = host_and_port(address)?;
+            let tcp = patroni_http::connect(host, port).await?;
             tcp.set_nodelay(true)?;
             let Some(connector) = &self.0 else { return Ok(Box::new(tcp) as Box<dyn Stream>) };
-            let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-            let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-            let name = ServerName::try_from(host).map_err(io::Error::other)?;
+            let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
             Ok(Box::new(connector.connect(name, tcp).await?) as Box<dyn Stream>)
         };
         let late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {CONNECTING:?}"));
         timeout(CONNECTING, connecting).await.map_err(late)?
     }
+}
+
+/// Of `host:port`, the host without the brackets of an IPv6 address.
+fn host_and_port(address: &str) -> io::Result<(&str, u16)> {
+    let split = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+    let (host, port) =
+        split.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("{address:?} is not host:port")))?;
+    Ok((host.trim_start_matches('[').trim_end_matches(']'), port))
 }
 
 /// A socket that listens, before anybody is let in.
@@ -128,18 +138,23 @@ fn server(identity: TlsFiles, cafile: Option<String>) -> Result<TlsAcceptor, Tls
 #[async_trait]
 impl Incoming for Listening {
     async fn next(&mut self) -> io::Result<Box<dyn Greeted>> {
-        let (stream, _) = self.listener.accept().await?;
-        Ok(Box::new(Accepted { stream, acceptor: self.acceptor.clone() }))
+        let (stream, from) = self.listener.accept().await?;
+        Ok(Box::new(Accepted { stream, from: from.ip().to_canonical(), acceptor: self.acceptor.clone() }))
     }
 }
 
 struct Accepted {
     stream: TcpStream,
+    from: IpAddr,
     acceptor: Option<TlsAcceptor>,
 }
 
 #[async_trait]
 impl Greeted for Accepted {
+    fn from(&self) -> Option<IpAddr> {
+        Some(self.from)
+    }
+
     async fn greet(self: Box<Self>) -> io::Result<Box<dyn Stream>> {
         self.stream.set_nodelay(true)?;
         let Some(acceptor) = self.acceptor else { return Ok(Box::new(self.stream)) };

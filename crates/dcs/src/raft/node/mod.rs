@@ -4,6 +4,7 @@ mod answers;
 mod lifecycle;
 mod links;
 mod membership;
+mod refusals;
 mod server;
 mod thread;
 

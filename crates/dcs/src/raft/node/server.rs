@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, broadcast};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use super::refusals::Refusals;
 use super::{Condition, Node, lock};
 use crate::raft::net::{
     Call, Channel, Greeted, Hello, Incoming, LARGE_FRAME, Peer, Refusal, Return, SMALL_FRAME, Welcome,
@@ -32,6 +33,7 @@ impl Node {
     pub(crate) async fn serve(self: Arc<Self>, mut incoming: impl Incoming) {
         let mut tasks = JoinSet::new();
         let mut unknown: VecDeque<AbortHandle> = VecDeque::new();
+        let mut refusals = Refusals::default();
         let places = Arc::new(Semaphore::new(KNOWN));
         loop {
             tokio::select! {
@@ -41,11 +43,8 @@ impl Node {
                         if unknown.len() >= UNKNOWN && let Some(oldest) = unknown.pop_front() {
                             oldest.abort();
                         }
-                        let (node, places) = (Arc::clone(&self), Arc::clone(&places));
-                        unknown.push_back(tasks.spawn(async move {
-                            let known = node.greet(connection).await?;
-                            Ok::<_, io::Error>((known, places))
-                        }));
+                        let (node, from) = (Arc::clone(&self), connection.from());
+                        unknown.push_back(tasks.spawn(async move { (from, node.greet(connection).await) }));
                     }
                     Err(error) => {
                         tracing::warn!("embedded store: cannot accept connections: {error}");
@@ -53,8 +52,8 @@ impl Node {
                     }
                 },
                 Some(greeted) = tasks.join_next() => match greeted {
-                    Ok(Ok((channel, places))) => {
-                        let Ok(place) = places.try_acquire_owned() else { continue };
+                    Ok((_, Ok(channel))) => {
+                        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
                         let node = Arc::clone(&self);
                         tokio::spawn(async move {
                             let _place = place;
@@ -63,10 +62,12 @@ impl Node {
                             }
                         });
                     }
-                    Ok(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
-                        tracing::warn!("embedded store: somebody was sent away: {error}");
+                    Ok((Some(from), Err(error))) if is_refusal(&error) => {
+                        for line in refusals.lines(from, &error.to_string(), Instant::now()) {
+                            tracing::warn!("{line}");
+                        }
                     }
-                    Ok(Err(_)) | Err(_) => {}
+                    Ok((_, Err(_))) | Err(_) => {}
                 },
             }
         }
@@ -199,4 +200,9 @@ impl Node {
             channel.say(&Return::Client(Answer::Events(told))).await?;
         }
     }
+}
+
+/// It does not know the secret, has no certificate, or speaks something else; it did not merely go away.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidData)
 }
