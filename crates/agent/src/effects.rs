@@ -10,6 +10,7 @@ use patroni_core::view::paused_prefix;
 use patroni_postgres::callbacks::CallbackAction;
 use patroni_postgres::control::Control;
 
+use crate::jobs::Order;
 use crate::node::Node;
 use crate::notify::Stage;
 use crate::{clock, notes, slots};
@@ -20,9 +21,10 @@ impl Node {
         match effect {
             Effect::Log => write_log(plan, &facts.settings),
             Effect::DisableWatchdog => self.watchdog.disable(),
-            Effect::Guard => self.guard.update(plan, facts).await,
-            Effect::Job => {
-                self.jobs.apply(plan.job.clone(), plan.memory.lease_until, &facts.settings, clock::boot());
+            Effect::Fence(order) => self.guard.tell(order).await,
+            Effect::Job { asks_for_lease } => {
+                let order = Order { job: plan.job.clone(), asks_for_lease, lease_until: plan.memory.lease_until };
+                self.jobs.apply(order, &facts.settings, clock::boot());
             }
             Effect::Reply => self.requests.answer(&plan.replies),
             Effect::Publish => {

@@ -4,18 +4,15 @@
 //! The agent can be killed, frozen, or starved; PostgreSQL goes on accepting writes meanwhile. As long as this node
 //! leads, the agent tells the guard over a pipe until when. Where nothing new comes before that, the guard ends the
 //! postmaster (immediately, then by SIGKILL), and only that very process; while the agent starts or restarts a primary, whichever
-//! runs in the data directory then. An agent that is started again in time takes over with a guard of its own. In pause, and on
-//! standbys, there is no guard.
+//! runs in the data directory then. An agent that is started again in time takes over with a guard of its own. When it is armed and let
+//! go is decided in `core::fence`.
 
 pub mod process;
 
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use patroni_core::facts::{Facts, JobFact};
-use patroni_core::job::Job;
-use patroni_core::plan::{JobOrder, Plan};
-use patroni_core::server::Role;
+use patroni_core::fence::{Fence, Target};
 use patroni_core::time::Moment;
 use patroni_postgres::monitor::Monitor;
 use patroni_postgres::programs::command_for;
@@ -45,48 +42,37 @@ impl Guard {
         Guard { data_dir, monitor, running: None, armed: None, alone: false }
     }
 
-    /// Arms, prolongs, or lets go, as the outcome of a tick demands.
-    pub async fn update(&mut self, plan: &Plan, facts: &Facts) {
-        let settings = &facts.settings;
-        if settings.paused {
-            self.end_others();
-            self.disarm().await;
-            return;
-        }
-        let runs = matches!(&facts.job, JobFact::Running(view) if starts_a_primary(&view.job));
-        let will_run = match &plan.job {
-            JobOrder::Start(job) | JobOrder::Replace(job) => starts_a_primary(job),
-            JobOrder::Keep => runs,
-            JobOrder::Cancel => false,
-        };
-        match (plan.memory.lease_until, self.postmaster()) {
-            (Some(until), _) if will_run => self.arm(deadline(until, settings.ttl), ANY).await,
-            (Some(until), Some(pid)) => self.arm(deadline(until, settings.ttl), pid).await,
-            // Without a lease, with PostgreSQL still on its way down, or up: the deadline that was told stands.
-            (None, Some(_)) if self.armed.is_some() && !facts.server.is_standby() => {}
-            (None, None) if self.armed.is_some() && runs => {}
-            (None | Some(_), _) => self.disarm().await,
+    /// Arms, prolongs, or lets go.
+    pub async fn tell(&mut self, order: Fence) {
+        match order {
+            Fence::Until(deadline, Target::Whichever) => self.arm(deadline, ANY).await,
+            Fence::Until(deadline, Target::Postmaster) => match self.postmaster() {
+                Some(pid) => self.arm(deadline, pid).await,
+                // It died since it was looked at.
+                None => self.disarm().await,
+            },
+            Fence::Stands => {}
+            Fence::LetGo => self.disarm().await,
+            Fence::LetAllGo => {
+                self.end_others();
+                self.disarm().await;
+            }
         }
     }
 
-    /// Before the lease is asked for. A server that is a primary already, as that of a new cluster, must not outlast a
-    /// lease of which the agent never hears.
-    pub async fn expect(&mut self, asked_at: Moment, facts: &Facts) {
-        if facts.settings.paused || !facts.server.is_primary() {
-            return;
-        }
-        if let Some(pid) = self.postmaster() {
-            let ttl = facts.settings.ttl;
-            self.arm(deadline(asked_at + ttl, ttl), pid).await;
-        }
-    }
-
+    /// Where the data directory cannot be read, that which was guarded so far.
     fn postmaster(&self) -> Option<i32> {
-        self.monitor.alive().ok().flatten().map(|postmaster| postmaster.pid())
+        match self.monitor.alive() {
+            Ok(postmaster) => postmaster.map(|postmaster| postmaster.pid()),
+            Err(error) => {
+                tracing::error!("the postmaster to be guarded is not known: {error}");
+                self.armed.map(|(_, pid)| pid)
+            }
+        }
     }
 
     /// Nothing is left to guard.
-    pub async fn disarm(&mut self) {
+    async fn disarm(&mut self) {
         self.armed = None;
         if let Some((mut child, stdin)) = self.running.take() {
             drop(stdin_off(stdin).await);
@@ -143,17 +129,6 @@ impl Guard {
         let own = self.running.as_ref().and_then(|(child, _)| child.id());
         process::end_guards(&self.data_dir, own);
     }
-}
-
-/// It brings up a postmaster that nobody can name yet.
-fn starts_a_primary(job: &Job) -> bool {
-    matches!(job, Job::Start { role: Role::Primary, .. } | Job::Restart { as_standby: false })
-}
-
-/// A little before the lease ends, so that PostgreSQL is down when it does.
-fn deadline(lease_until: Moment, ttl: Duration) -> Moment {
-    let reserve = (ttl / 24).max(Duration::from_millis(500));
-    Moment(lease_until.0.saturating_sub(reserve))
 }
 
 async fn stdin_off(mut stdin: ChildStdin) -> ChildStdin {

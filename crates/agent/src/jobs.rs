@@ -31,12 +31,29 @@ pub struct Jobs {
     control: Option<Box<Control>>,
     running: Option<RunningJob>,
     /// To be started when the running one, which was cancelled for it, is gone.
-    next: Option<Job>,
+    next: Option<Next>,
     ended: Option<(Job, JobOutcome)>,
     lease: Arc<Lease>,
     /// Makes a new handle, should a job die with the old one.
     make_control: Box<dyn Fn() -> Control + Send + Sync>,
     woken: Arc<Notify>,
+}
+
+/// What a tick decided about jobs.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// What happens.
+    pub job: JobOrder,
+    /// The job that is ordered asks for the lease before it does what cannot be taken back.
+    pub asks_for_lease: bool,
+    /// Until when this node may lead.
+    pub lease_until: Option<Moment>,
+}
+
+/// A job to be started.
+struct Next {
+    job: Job,
+    asks_for_lease: bool,
 }
 
 /// Until when this node may lead, as of the last tick.
@@ -106,19 +123,17 @@ impl Jobs {
     }
 
     /// Carries out what a tick decided about jobs.
-    pub fn apply(&mut self, order: JobOrder, lease_until: Option<Moment>, settings: &Arc<Settings>, now: Moment) {
+    pub fn apply(&mut self, order: Order, settings: &Arc<Settings>, now: Moment) {
+        let Order { job, asks_for_lease, lease_until } = order;
         self.lease.set(lease_until);
-        let makes_primary = matches!(&order, JobOrder::Start(Job::Promote | Job::Start { role: Role::Primary, .. }));
-        if makes_primary && !self.lease.allows_a_primary() {
-            return;
-        }
-        match order {
+        match job {
             JobOrder::Keep => {}
             JobOrder::Cancel => self.cancel(),
-            JobOrder::Start(job) => self.start(job, settings, now),
+            JobOrder::Start(_) if asks_for_lease && !self.lease.allows_a_primary() => {}
+            JobOrder::Start(job) => self.start(Next { job, asks_for_lease }, settings, now),
             JobOrder::Replace(job) => {
                 self.cancel();
-                self.next = Some(job);
+                self.next = Some(Next { job, asks_for_lease });
                 self.collect(settings, now);
             }
         }
@@ -146,19 +161,20 @@ impl Jobs {
             self.control = Some(control);
             self.running = None;
         }
-        if let Some(job) = self.next.take() {
+        if let Some(next) = self.next.take() {
             self.ended = None;
-            self.start(job, settings, now);
+            self.start(next, settings, now);
         }
     }
 
-    fn start(&mut self, job: Job, settings: &Arc<Settings>, now: Moment) {
+    fn start(&mut self, next: Next, settings: &Arc<Settings>, now: Moment) {
+        let Next { job, asks_for_lease } = next;
         let Some(control) = self.control.take() else {
             tracing::error!("{} was ordered while another action runs; please report it as a BUG", title(&job));
             return;
         };
         let cancel = Cancel::new();
-        let (progress, stage) = if needs_the_lease(&job, settings.paused, self.lease.until()) {
+        let (progress, stage) = if asks_for_lease {
             let lease = Arc::clone(&self.lease);
             Progress::with_condition(move || lease.allows_a_primary())
         } else {
@@ -178,26 +194,6 @@ impl RunningJob {
             since: self.since,
             stage: self.stage.borrow().clone(),
         }
-    }
-}
-
-/// What ends with a primary that somebody else may have replaced meanwhile. In pause a primary is restarted without a lease, too.
-fn needs_the_lease(job: &Job, paused: bool, lease_until: Option<Moment>) -> bool {
-    match job {
-        Job::Promote | Job::Start { role: Role::Primary, .. } => true,
-        Job::Restart { as_standby: false } => !paused && lease_until.is_some(),
-        Job::Bootstrap
-        | Job::Clone { .. }
-        | Job::Reinitialize { .. }
-        | Job::Start { .. }
-        | Job::Restart { .. }
-        | Job::Follow { .. }
-        | Job::Demote(_)
-        | Job::CrashRecovery
-        | Job::CopySlots { .. }
-        | Job::Rewind { .. }
-        | Job::Shutdown
-        | Job::StopImmediate => false,
     }
 }
 
@@ -360,24 +356,9 @@ mod tests {
 
     #[test]
     fn no_primary_comes_out_of_a_job_whose_lease_has_ended() {
-        let held = Some(clock::boot() + Duration::from_secs(60));
-        let start = |role| Job::Start { role, follow: Upstream::None, after_failure: true };
-        for (job, paused, lease, needs) in [
-            (Job::Promote, false, held, true),
-            (Job::Promote, true, held, true),
-            (start(Role::Primary), true, held, true),
-            (start(Role::Replica), false, None, false),
-            (Job::Restart { as_standby: false }, false, held, true),
-            (Job::Restart { as_standby: false }, true, held, false),
-            // A standby, or a primary in pause.
-            (Job::Restart { as_standby: false }, false, None, false),
-            (Job::Restart { as_standby: true }, false, held, false),
-        ] {
-            assert_eq!(needs_the_lease(&job, paused, lease), needs, "{job:?}, paused: {paused}, {lease:?}");
-        }
         let lease = Lease::default();
         assert!(!lease.allows_a_primary());
-        lease.set(held);
+        lease.set(Some(clock::boot() + Duration::from_secs(60)));
         assert!(lease.allows_a_primary());
         lease.set(Some(clock::boot()));
         assert!(!lease.allows_a_primary());

@@ -8,6 +8,7 @@ use patroni_core::JsonMap;
 use patroni_core::cluster::Initialize;
 use patroni_core::effects::Effect;
 use patroni_core::facts::{Answer, Facts, Op, Outcome};
+use patroni_core::fence::Fence;
 use patroni_core::name::MemberName;
 use patroni_core::plan::Plan;
 use patroni_core::server::Postmaster;
@@ -102,13 +103,18 @@ impl World for Node {
         }
     }
 
+    fn agreement(&self) -> Arc<Agreement> {
+        Arc::clone(&self.agreement)
+    }
+
+    async fn fence(&mut self, order: Fence) {
+        self.guard.tell(order).await;
+    }
+
     async fn execute(&mut self, op: Op, facts: &Facts, limit: Limit) -> Answer {
         let budget = limit.within(facts.settings.retry_timeout, clock::boot());
         let running = facts.server.running();
         match op {
-            // Somebody else goes on by the leave of this node.
-            Op::RenewLease if facts.server.is_standby() && !self.claim(facts) => Answer::Renew(Outcome::Refused),
-            Op::AcquireLease if !self.claim(facts) => Answer::Acquire(Outcome::Refused),
             Op::RenewLease => {
                 let update = self.slots.leader_update(facts, running);
                 let outcome = self.store.renew(&update, budget).await;
@@ -117,10 +123,7 @@ impl World for Node {
                 }
                 Answer::Renew(outcome)
             }
-            Op::AcquireLease => {
-                self.guard.expect(clock::boot(), facts).await;
-                Answer::Acquire(self.store.acquire(budget).await)
-            }
+            Op::AcquireLease => Answer::Acquire(self.store.acquire(budget).await),
             Op::ReleaseLease(last_lsn) => Answer::Release(self.store.release(last_lsn, budget).await),
             Op::PollPeers(members) => Answer::Peers(self.store.poll_peers(&members, budget).await),
             Op::AskFailsafe(members) => Answer::Failsafe(self.ask_failsafe(&members, facts, budget).await),
@@ -185,18 +188,13 @@ impl World for Node {
 }
 
 impl Node {
-    /// Ends what the loop leaves behind: the last state of this member is written, the last callback started, the guard let go.
+    /// Ends what the loop leaves behind: the last state of this member is written, the last callback started. The guard
+    /// was told in the last tick: where PostgreSQL could not be stopped, it stays.
     pub async fn finish(self, limit: Duration) {
-        let Node { publisher, jobs, mut guard, mut watchdog, .. } = self;
+        let Node { publisher, jobs, mut watchdog, .. } = self;
         publisher.finish(limit).await;
         jobs.finish(limit).await;
-        guard.disarm().await;
         watchdog.disable();
-    }
-
-    /// May this node lead, by what it agreed to?
-    fn claim(&self, facts: &Facts) -> bool {
-        self.agreement.claim(facts.settings.ttl, clock::boot())
     }
 
     async fn ask_failsafe(

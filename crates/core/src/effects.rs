@@ -4,6 +4,7 @@
 //! but what the effect needs: whether something is done, and what comes first, is decided here.
 
 use crate::facts::Facts;
+use crate::fence::{Fence, fence, needs_the_lease};
 use crate::job::Job;
 use crate::plan::{JobOrder, Plan};
 use crate::server::{Role, Running};
@@ -17,9 +18,12 @@ pub enum Effect {
     /// Close the watchdog device.
     DisableWatchdog,
     /// Arm the guard, prolong its deadline, or let it go.
-    Guard,
+    Fence(Fence),
     /// Carry out what was decided about the job.
-    Job,
+    Job {
+        /// The one that is ordered asks for the lease before it does what cannot be taken back.
+        asks_for_lease: bool,
+    },
     /// Answer requests.
     Reply,
     /// Show the outcome to the REST API.
@@ -61,8 +65,8 @@ pub enum OnServer {
 
 /// Everything that this plan does, in the order in which it is done.
 ///
-/// The guard comes before the job: whatever becomes of the agent now, what the job makes does not outlast the lease. The job
-/// comes before the replies and what is published, so that whoever reads them finds it.
+/// The guard is armed before the job begins, and let go after it was ordered, never before: whatever becomes of the agent in
+/// between, what a job makes, or has made before it was replaced, does not outlast the lease. The job comes before the replies and what is published, so that whoever reads them finds it.
 pub fn effects(plan: &Plan, facts: &Facts) -> Vec<Effect> {
     let running = facts.server.running();
     let mut effects = vec![Effect::Log];
@@ -70,9 +74,14 @@ pub fn effects(plan: &Plan, facts: &Facts) -> Vec<Effect> {
     effects.extend(role_to_tell(plan).map(|role| Effect::Server(OnServer::TellRole(role))));
     effects.extend((!plan.callbacks.is_empty()).then_some(Effect::Server(OnServer::CallBack)));
     effects.extend(feedback(facts).map(|needed| Effect::Server(OnServer::EnforceFeedback(needed))));
-    effects.push(Effect::Guard);
+    let fence = fence(&plan.memory, &plan.job, facts);
+    let arms = matches!(fence, Fence::Until(..));
+    effects.extend(arms.then_some(Effect::Fence(fence)));
     effects.extend(running.is_none().then_some(Effect::Server(OnServer::Prepare)));
-    effects.extend([Effect::Job, Effect::Reply, Effect::Publish, Effect::Settle]);
+    effects.push(Effect::Job { asks_for_lease: asks_for_lease(plan, facts) });
+    let lets_go = matches!(fence, Fence::LetGo | Fence::LetAllGo);
+    effects.extend(lets_go.then_some(Effect::Fence(fence)));
+    effects.extend([Effect::Reply, Effect::Publish, Effect::Settle]);
     effects.extend(facts.cluster.is_ok().then_some(Effect::WriteMember));
     effects.extend(running.is_some_and(|running| checkpoint_is_due(plan, running)).then_some(Effect::Checkpoint));
     effects.extend(plan.memory.lease_until.is_none().then_some(Effect::ForgetSlotHolders));
@@ -83,6 +92,13 @@ pub fn effects(plan: &Plan, facts: &Facts) -> Vec<Effect> {
     effects.extend(plan.resume_replay.then_some(Effect::Server(OnServer::ResumeReplay)));
     effects.extend(running.map(|_| Effect::Server(OnServer::Configure)));
     effects
+}
+
+fn asks_for_lease(plan: &Plan, facts: &Facts) -> bool {
+    match &plan.job {
+        JobOrder::Start(job) | JobOrder::Replace(job) => needs_the_lease(job, &plan.memory, facts),
+        JobOrder::Keep | JobOrder::Cancel => false,
+    }
 }
 
 /// A job that changes the role tells of it itself, and a stop is told in the role that the server had.

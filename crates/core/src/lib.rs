@@ -8,6 +8,7 @@ pub mod decide;
 pub mod effects;
 pub mod election;
 pub mod facts;
+pub mod fence;
 pub mod forecast;
 pub mod history;
 pub mod job;

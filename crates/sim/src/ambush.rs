@@ -19,6 +19,8 @@ pub(crate) enum Worst {
     SyncWritten,
     /// Its PostgreSQL shows another `synchronous_standby_names`.
     NamesShown,
+    /// Its PostgreSQL was told to become primary.
+    Promoting,
     /// Its PostgreSQL became primary.
     Promoted,
     /// It goes on without the store, by the leave of all others.
@@ -45,6 +47,7 @@ impl Ambush {
             Worst::Acquired,
             Worst::SyncWritten,
             Worst::NamesShown,
+            Worst::Promoting,
             Worst::Promoted,
             Worst::WentOn,
             Worst::SyncLost,
@@ -61,7 +64,7 @@ impl Universe {
         let lies_in_wait = self.ambush.as_ref().is_some_and(|ambush| ambush.moment == moment && ambush.left > 0);
         let chance = match moment {
             Worst::Looked => 3,
-            Worst::WentOn => 90,
+            Worst::WentOn | Worst::Promoting => 90,
             Worst::Acquired
             | Worst::SyncWritten
             | Worst::NamesShown
@@ -81,6 +84,7 @@ impl Universe {
                 self.after(Duration::ZERO, Event::Fault(Fault::Freezes(node, lasts)));
                 self.after(lasts, Event::Fault(Fault::Thaws(node)));
             }
+            Worst::Promoting => self.promotion_takes_long(node),
             // Somebody forgets what it agreed to, and the store comes back.
             Worst::WentOn => {
                 let other = self.random.index(self.nodes.len());
@@ -113,6 +117,24 @@ impl Universe {
                 self.after(after + back, Event::Fault(Fault::AgentStarts(node)));
             }
         }
+    }
+
+    /// It has much to replay first, and its lease ends meanwhile: in pause, with an agent that stands still; or because it is cut off from
+    /// the store, and its agent dies when it has begun to stop the server.
+    fn promotion_takes_long(&mut self, node: usize) {
+        self.nodes[node].replays_long = true;
+        let (after, lasts) = (self.random.mostly(0..6_000), self.random.millis(20_000..60_000));
+        let faults = if self.random.percent(50) {
+            self.after(Duration::ZERO, Event::Fault(Fault::Pause));
+            self.after(lasts + lasts, Event::Fault(Fault::Resume));
+            (Fault::Freezes(node, lasts), Fault::Thaws(node))
+        } else {
+            self.nodes[node].dies_half_way = true;
+            self.after(after + lasts, Event::Fault(Fault::AgentStarts(node)));
+            (Fault::Cut(node, STORE), Fault::Mended(node, STORE))
+        };
+        self.after(after, Event::Fault(faults.0));
+        self.after(after + lasts, Event::Fault(faults.1));
     }
 
     /// The same for whoever leads.

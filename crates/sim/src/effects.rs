@@ -1,14 +1,16 @@
 //! The effects of a tick on a simulated node, as `core::effects` lists them.
 
+use std::future::pending;
+use std::time::Duration;
+
 use patroni_core::cluster::MemberData;
 use patroni_core::facts::Facts;
 use patroni_core::job::Job;
 use patroni_core::plan::{JobOrder, Plan};
-use patroni_core::server::Role;
 use patroni_core::verdict::Verdict;
 
 use crate::ambush::Worst;
-use crate::postgres::Process;
+use crate::faults::Fault;
 use crate::store::StoreRequest;
 use crate::universe::{Event, STORE, Sender};
 use crate::world::SimWorld;
@@ -35,8 +37,26 @@ impl SimWorld {
         }
     }
 
+    /// What comes before the job is done, and nothing else will be.
+    pub(crate) async fn may_die_half_way(&self, plan: &Plan) {
+        if !matches!(plan.job, JobOrder::Replace(_)) {
+            return;
+        }
+        let dies = {
+            let mut universe = self.shared.borrow_mut();
+            let dies = std::mem::take(&mut universe.nodes[self.node].dies_half_way);
+            if dies {
+                universe.after(Duration::ZERO, Event::Fault(Fault::AgentDies(self.node)));
+            }
+            dies
+        };
+        if dies {
+            pending().await
+        }
+    }
+
     /// The job sees until when this node may lead, as in production.
-    pub(crate) fn order(&self, plan: &Plan, facts: &Facts) {
+    pub(crate) fn order(&self, plan: &Plan, asks_for_lease: bool, facts: &Facts) {
         let mut universe = self.shared.borrow_mut();
         let now = universe.now;
         let node = &mut universe.nodes[self.node];
@@ -52,6 +72,9 @@ impl SimWorld {
         if node.lease_until.is_some_and(|until| until > now) {
             node.unattended = false;
             node.was_paused = node.paused;
+        }
+        if plan.job != JobOrder::Keep {
+            node.asks_for_lease = asks_for_lease;
         }
         node.order = Some(plan.job.clone());
     }
@@ -87,24 +110,5 @@ impl SimWorld {
             tags: node.settings.tags.clone(),
             ..MemberData::default()
         }
-    }
-
-    /// The deadline that the guard holds: the end of the lease, while there is a primary to stop, or one is to come.
-    pub(crate) fn tell_guard(&self, plan: &Plan) {
-        let mut universe = self.shared.borrow_mut();
-        let node = &universe.nodes[self.node];
-        let becoming =
-            |job: &Job| matches!(job, Job::Promote | Job::Restart { .. } | Job::Start { role: Role::Primary, .. });
-        let ordered = matches!(&plan.job, JobOrder::Start(job) | JobOrder::Replace(job) if becoming(job));
-        let may_write = ordered
-            || node.job.as_ref().is_some_and(|view| becoming(&view.job))
-            || node.postgres.process != Process::Down && node.postgres.data().is_some_and(|data| !data.standby);
-        let deadline = match plan.memory.lease_until {
-            _ if node.paused || !may_write => None,
-            Some(until) => Some(until.0),
-            // Without a lease the old deadline stays, until nothing is left to stop.
-            None => node.guard,
-        };
-        universe.arm_guard(self.node, deadline);
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use patroni_core::facts::Facts;
 use patroni_core::name::MemberName;
 use patroni_core::server::Role;
 use patroni_core::time::Moment;
@@ -61,11 +60,5 @@ impl SimWorld {
         })
         .await;
         if missing.is_empty() && !refused { Ok(asked_at) } else { Err("somebody did not agree".into()) }
-    }
-
-    /// May this node lead, by what it agreed to?
-    pub(crate) fn claim(&self, facts: &Facts) -> bool {
-        let universe = self.shared.borrow();
-        universe.nodes[self.node].agreement.claim(facts.settings.ttl, Moment(universe.now))
     }
 }

@@ -38,6 +38,22 @@ fn two_primaries(universe: &mut Universe, writers: &[usize]) {
     }
 }
 
+impl Universe {
+    /// Whoever becomes a primary holds the lease, in pause too, unless nobody was there to prevent it.
+    pub(crate) fn promoted_under_lease(&mut self, node: usize) {
+        let this = &self.nodes[node];
+        let holder = self.store.cluster().leader_name().cloned();
+        // An agent that was started again does not know of it, and in pause gives the lease up before the old guard acts.
+        let unknown = this.promoted_by != this.life;
+        let excused = this.failsafe_until.is_some()
+            || (unknown || this.unattended) && !self.guarded
+            || unknown && this.was_paused;
+        if holder.as_ref() != Some(&this.name) && !excused {
+            self.violation(node, format!("becomes primary while {holder:?} holds the lease"));
+        }
+    }
+}
+
 /// Whoever believes in a lease holds it in the store.
 fn belief(universe: &mut Universe, node: usize) {
     let this = &universe.nodes[node];

@@ -17,7 +17,8 @@ const START: Duration = Duration::from_secs(8);
 
 /// Carries out a job.
 pub(crate) async fn run(shared: Shared, node: usize, job: Job) -> JobOutcome {
-    let hand = Hand { shared, node };
+    let asks_for_lease = shared.borrow().nodes[node].asks_for_lease;
+    let hand = Hand { shared, node, asks_for_lease };
     match job {
         Job::Bootstrap => hand.bootstrap().await,
         Job::Clone { source, follow } => hand.copy(source, &follow).await,
@@ -25,6 +26,9 @@ pub(crate) async fn run(shared: Shared, node: usize, job: Job) -> JobOutcome {
         Job::Start { role, follow, .. } => hand.start(role, &follow).await,
         // Simulated servers have no slots, so these are not ordered to be copied.
         Job::Restart { as_standby: false } | Job::CopySlots { .. } => {
+            if !hand.may_commit() {
+                return JobOutcome::Cancelled;
+            }
             hand.stop_fast().await;
             hand.start_again().await
         }
@@ -51,6 +55,8 @@ pub(crate) async fn run(shared: Shared, node: usize, job: Job) -> JobOutcome {
 struct Hand {
     shared: Shared,
     node: usize,
+    /// Nothing is done that cannot be taken back once the lease has ended.
+    asks_for_lease: bool,
 }
 
 fn failed(why: &str) -> JobOutcome {
@@ -104,18 +110,16 @@ impl Hand {
         self.with(|universe, node| universe.crash_postgres(node, "is stopped at once"));
     }
 
-    /// As production does: whatever becomes primary compares the end of the lease with the clock first.
-    fn may_be_primary(&self) -> bool {
-        self.with(|universe, node| {
-            let now = universe.now;
-            universe.nodes[node].lease_until.is_some_and(|until| now < until)
-        })
+    /// As production does: what ends with a primary compares the end of the lease with the clock at the very moment.
+    fn may_commit(&self) -> bool {
+        !self.asks_for_lease
+            || self.with(|universe, node| {
+                let now = universe.now;
+                universe.nodes[node].lease_until.is_some_and(|until| now < until)
+            })
     }
 
     async fn start(&self, role: Role, follow: &Upstream) -> JobOutcome {
-        if role == Role::Primary && !self.may_be_primary() {
-            return failed("the lease has ended");
-        }
         self.with(|universe, node| {
             let this = &mut universe.nodes[node];
             // What it waited for as a primary means nothing any more; another agent's words are not known to this one.
@@ -133,18 +137,13 @@ impl Hand {
 
     /// In the role it had.
     async fn start_again(&self) -> JobOutcome {
-        // In pause a primary is restarted without a lease, too.
-        let needs_it = self.with(|universe, node| {
-            let node = &universe.nodes[node];
-            !node.paused && node.postgres.data().is_some_and(|data| !data.standby)
-        });
-        if needs_it && !self.may_be_primary() {
-            return failed("the lease has ended");
-        }
         self.bring_up().await
     }
 
     async fn bring_up(&self) -> JobOutcome {
+        if !self.may_commit() {
+            return failed("the lease has ended");
+        }
         self.stage(Stage::Committed("starting".into()));
         if !self.with(|universe, node| universe.start_postgres(node)) {
             return failed("there is no data directory");
@@ -187,7 +186,7 @@ impl Hand {
         self.takes(1..40).await;
         let standby = self
             .with(|universe, node| matches!(universe.nodes[node].postgres.process, Process::Up { primary: false, .. }));
-        if !standby || !self.may_be_primary() {
+        if !standby || !self.may_commit() {
             return failed("there is no standby to promote, or no lease any more");
         }
         self.stage(Stage::Committed("promoting".into()));

@@ -8,6 +8,7 @@ mod clients;
 mod effects;
 mod failsafe;
 mod faults;
+mod guard;
 mod invariants;
 mod jobs;
 mod managing;

@@ -1,4 +1,4 @@
-//! What servers do by themselves: stream, start, stop, leave recovery, die; and the guard that watches over them.
+//! What servers do by themselves: stream, start, stop, leave recovery, die.
 //!
 //! Nothing here needs the agent: what a job has begun goes on when the agent is frozen or dead.
 
@@ -158,7 +158,10 @@ impl Universe {
 
     /// `pg_ctl promote`: whatever becomes of the agent, the server goes on with it.
     pub(crate) fn signal_promote(&mut self, node: usize) {
-        let takes = self.random.mostly(30..600);
+        self.worst(Worst::Promoting, node);
+        self.nodes[node].promoted_by = self.nodes[node].life;
+        let long = std::mem::take(&mut self.nodes[node].replays_long);
+        let takes = if long { self.random.millis(5_000..60_000) } else { self.random.mostly(30..600) };
         let epoch = self.nodes[node].postgres.epoch;
         self.after(takes, Event::Promoted { node, epoch });
     }
@@ -170,6 +173,8 @@ impl Universe {
         if server.epoch != epoch || !matches!(server.process, Process::Up { primary: false, .. }) {
             return;
         }
+        self.promoted_under_lease(node);
+        let server = &mut self.nodes[node].postgres;
         server.epoch += 1;
         let epoch = server.epoch;
         let Some(data) = server.data_mut() else { return };
@@ -291,25 +296,5 @@ impl Universe {
                 flush_lsn: other.postgres.data().map(|data| data.wal.end),
             })
             .collect()
-    }
-
-    // The guard: a process of its own that holds the deadline.
-
-    /// The agent tells its guard until when its lease lasts.
-    pub(crate) fn arm_guard(&mut self, node: usize, deadline: Option<Duration>) {
-        if !self.guarded || self.nodes[node].guard == deadline {
-            return;
-        }
-        self.nodes[node].guard = deadline;
-        if let Some(deadline) = deadline {
-            self.at(deadline, Event::Guard { node, deadline });
-        }
-    }
-
-    pub(crate) fn guard_looks(&mut self, node: usize, deadline: Duration) {
-        if self.nodes[node].guard == Some(deadline) {
-            self.nodes[node].guard = None;
-            self.crash_postgres(node, "is stopped by the guard");
-        }
     }
 }

@@ -16,7 +16,6 @@ use patroni_core::server::Role;
 use patroni_core::settings::{Dynamic, RewindSettings, Settings};
 use patroni_core::tags::Tags;
 use patroni_core::time::Moment;
-use patroni_tick::agreement::Agreement;
 use patroni_tick::driver;
 use serde_json::{Value, json};
 
@@ -441,7 +440,7 @@ impl Simulation {
             this.verdict.clear();
             this.synchronous = this.settings.synchronous.clone();
             this.failsafe_mode = this.settings.failsafe_mode;
-            this.agreement = Agreement::default();
+            this.agreement = Arc::default();
             universe.amnesia |= universe.sync_lost;
             Arc::new(this.settings.clone())
         };

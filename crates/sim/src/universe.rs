@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use patroni_core::JsonMap;
@@ -19,6 +20,7 @@ use patroni_tick::agreement::Agreement;
 use crate::ambush::{Ambush, Worst};
 use crate::clients::Write;
 use crate::faults::Fault;
+use crate::guard::Guard;
 use crate::postgres::{Disk, Postgres, Process};
 use crate::random::Random;
 use crate::store::{Store, StoreReply, StoreRequest};
@@ -72,7 +74,7 @@ pub(crate) enum Event {
     /// A standby's confirmation arrives at the primary.
     Confirm { to: (usize, u64), from: (usize, u64), position: Lsn },
     /// The guard of a node looks at its deadline.
-    Guard { node: usize, deadline: Duration },
+    Guard { node: usize, guard: Guard },
     /// A client writes, or reads.
     Client,
     /// Something goes wrong, or an operator does something.
@@ -113,7 +115,7 @@ pub(crate) struct Node {
     /// Failsafe mode is on, as its agent last read it.
     pub failsafe_mode: bool,
     /// What its agent agreed to in failsafe mode.
-    pub agreement: Agreement,
+    pub agreement: Arc<Agreement>,
     /// Until when it goes on without the store.
     pub failsafe_until: Option<Duration>,
     /// The server's files are its agent's to write: it has taken the server over.
@@ -140,8 +142,8 @@ pub(crate) struct Node {
     pub role: Role,
     /// The end of the lease it believes in.
     pub lease_until: Option<Duration>,
-    /// The guard's deadline.
-    pub guard: Option<Duration>,
+    /// Its guard, while it is armed.
+    pub guard: Option<Guard>,
     /// Its clients were held back in the last tick.
     pub held: bool,
     /// What it will show once it is promoted has been confirmed: its clients were held back for that.
@@ -152,10 +154,18 @@ pub(crate) struct Node {
     pub was_paused: bool,
     /// Nobody looked after the server when its lease ended, or may not have: the agent was frozen or dead.
     pub unattended: bool,
+    /// Which of its agents told the server to become primary.
+    pub promoted_by: u64,
+    /// Its next promotion comes late.
+    pub replays_long: bool,
+    /// Its agent dies when it has begun to carry out that the running job is replaced.
+    pub dies_half_way: bool,
     /// Makes a new cluster.
     pub bootstrapping: bool,
     /// What its agent ordered, until the job takes it up.
     pub order: Option<JobOrder>,
+    /// It asks for the lease before it does what cannot be taken back.
+    pub asks_for_lease: bool,
     /// The job that runs.
     pub job: Option<JobView>,
     /// The job that ended.
@@ -363,7 +373,7 @@ impl Universe {
             Event::SenderReloads { node, birth, standby } => self.sender_reloads(node, birth, standby),
             Event::CheckpointerReloads { node, birth } => self.checkpointer_reloads(node, birth),
             Event::Confirm { to, from, position } => self.confirmed(to, from, position),
-            Event::Guard { node, deadline } => self.guard_looks(node, deadline),
+            Event::Guard { node, guard } => self.guard_looks(node, guard),
             Event::Client => self.client(),
             Event::Fault(_) => {}
         }
@@ -487,7 +497,7 @@ pub(crate) fn new_node(settings: Settings) -> Node {
         name: settings.name.clone(),
         synchronous: settings.synchronous.clone(),
         failsafe_mode: settings.failsafe_mode,
-        agreement: Agreement::default(),
+        agreement: Arc::default(),
         failsafe_until: None,
         settings,
         knows_server: false,
@@ -508,8 +518,12 @@ pub(crate) fn new_node(settings: Settings) -> Node {
         paused: false,
         was_paused: false,
         unattended: false,
+        promoted_by: 0,
+        replays_long: false,
+        dies_half_way: false,
         bootstrapping: false,
         order: None,
+        asks_for_lease: false,
         job: None,
         ended: None,
         requests: BTreeMap::new(),

@@ -10,6 +10,7 @@ use patroni_core::JsonMap;
 use patroni_core::cluster::{Cluster, History, HistoryLine, Version};
 use patroni_core::effects::{Effect, OnServer};
 use patroni_core::facts::{Answer, Facts, JobFact, Op, Outcome, RewindCheck, UpstreamCheck, Watchdog};
+use patroni_core::fence::Fence;
 use patroni_core::job::{RewindSource, Upstream};
 use patroni_core::name::MemberName;
 use patroni_core::peer::Peer;
@@ -18,6 +19,7 @@ use patroni_core::server::Wal as ServerWal;
 use patroni_core::settings::{Dynamic, Settings};
 use patroni_core::slots::News;
 use patroni_core::time::{Moment, Now, WallTime};
+use patroni_tick::agreement::Agreement;
 use patroni_tick::driver::{Limit, Observation, World};
 use serde_json::json;
 
@@ -158,11 +160,7 @@ impl SimWorld {
     fn lease(&self, outcome: &Outcome<Moment>) {
         if let Outcome::Done(sent_at) = outcome {
             let until = sent_at.0 + self.settings.ttl;
-            let mut universe = self.shared.borrow_mut();
-            universe.nodes[self.node].lease_until = Some(until);
-            if universe.nodes[self.node].guard.is_some() {
-                universe.arm_guard(self.node, Some(until));
-            }
+            self.shared.borrow_mut().nodes[self.node].lease_until = Some(until);
         }
     }
 
@@ -174,15 +172,6 @@ impl SimWorld {
             (Some((job, outcome)), _) => JobFact::Ended(job, outcome),
             (None, Some(view)) => JobFact::Running(view.clone()),
             (None, None) => JobFact::Idle,
-        }
-    }
-
-    /// As the guard has it: a primary does not outlast a lease of which its agent may never hear.
-    fn expect_lease(&self) {
-        let mut universe = self.shared.borrow_mut();
-        let (node, until) = (&universe.nodes[self.node], universe.now + self.settings.ttl);
-        if node.postgres.is_primary() && !node.paused {
-            universe.arm_guard(self.node, Some(until));
         }
     }
 
@@ -303,11 +292,16 @@ impl World for SimWorld {
         }
     }
 
+    fn agreement(&self) -> Arc<Agreement> {
+        Arc::clone(&self.shared.borrow().nodes[self.node].agreement)
+    }
+
+    async fn fence(&mut self, order: Fence) {
+        self.shared.borrow_mut().tell_guard(self.node, order);
+    }
+
     async fn execute(&mut self, op: Op, facts: &Facts, limit: Limit) -> Answer {
         match op {
-            // Somebody else goes on by the leave of this node.
-            Op::RenewLease if facts.server.is_standby() && !self.claim(facts) => Answer::Renew(Outcome::Refused),
-            Op::AcquireLease if !self.claim(facts) => Answer::Acquire(Outcome::Refused),
             Op::RenewLease => {
                 let last_lsn = facts.server.running().and_then(|running| match running.wal {
                     ServerWal::Primary { location } => Some(location),
@@ -319,7 +313,6 @@ impl World for SimWorld {
                 Answer::Renew(outcome)
             }
             Op::AcquireLease => {
-                self.expect_lease();
                 let outcome = self.write(StoreRequest::Acquire, limit, false, |at| at).await;
                 self.lease(&outcome);
                 Answer::Acquire(outcome)
@@ -368,8 +361,11 @@ impl World for SimWorld {
     async fn carry_out(&mut self, effect: Effect, plan: &Plan, facts: &Facts) {
         match effect {
             Effect::Log => self.write_log(plan),
-            Effect::Guard => self.tell_guard(plan),
-            Effect::Job => self.order(plan, facts),
+            Effect::Fence(order) => self.fence(order).await,
+            Effect::Job { asks_for_lease } => {
+                self.may_die_half_way(plan).await;
+                self.order(plan, asks_for_lease, facts);
+            }
             Effect::Reply => self.reply(plan),
             Effect::Publish => self.publish(plan),
             Effect::Settle => self.shared.borrow().nodes[self.node].agreement.settle(),

@@ -6,6 +6,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use patroni_core::facts::{Answer, Facts, Op, Outcome};
 use patroni_core::name::MemberName;
 use patroni_core::time::Moment;
 
@@ -36,10 +37,20 @@ impl Agreement {
         self.state().given(ttl, now)
     }
 
-    /// Before this node takes the lease, or is promoted by it. False: it agreed not to. After true it agrees to nothing
-    /// until [`Agreement::settle`].
-    #[must_use]
-    pub fn claim(&self, ttl: Duration, now: Moment) -> bool {
+    /// The answer to an operation by which this node would come to lead although it agreed that somebody else goes on. `None`:
+    /// nothing stands against it. Then it agrees to nothing until [`Agreement::settle`].
+    pub fn refuses(&self, op: &Op, facts: &Facts, now: Moment) -> Option<Answer> {
+        let refused = match op {
+            Op::AcquireLease => Answer::Acquire(Outcome::Refused),
+            // By it a standby is promoted.
+            Op::RenewLease if facts.server.is_standby() => Answer::Renew(Outcome::Refused),
+            _ => return None,
+        };
+        (!self.claim(facts.settings.ttl, now)).then_some(refused)
+    }
+
+    /// False: this node agreed not to lead. After true it agrees to nothing.
+    fn claim(&self, ttl: Duration, now: Moment) -> bool {
         let mut state = self.state();
         state.claiming = state.given(ttl, now).is_none();
         state.claiming

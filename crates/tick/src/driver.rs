@@ -12,6 +12,7 @@ use patroni_core::cluster::Cluster;
 use patroni_core::decide::decide;
 use patroni_core::effects::Effect;
 use patroni_core::facts::{Answer, Answers, Facts, JobFact, Op, Watchdog};
+use patroni_core::fence::{self, Fence};
 use patroni_core::memory::Memory;
 use patroni_core::name::MemberName;
 use patroni_core::plan::{Exit, Plan, Step};
@@ -20,6 +21,8 @@ use patroni_core::server::Server;
 use patroni_core::settings::Settings;
 use patroni_core::slots::News;
 use patroni_core::time::{Moment, Now};
+
+use crate::agreement::Agreement;
 
 /// More operations than this in one tick are a mistake in the rules: each kind has one slot, and there are fewer.
 const OPS_PER_TICK: usize = 16;
@@ -33,6 +36,12 @@ pub trait World {
     /// Reads store and server, and applies the dynamic configuration that came with it. `limit`: the end of the lease,
     /// which nothing may outlast.
     async fn observe(&mut self, limit: Limit) -> Observation;
+
+    /// What this node agreed to in failsafe mode.
+    fn agreement(&self) -> Arc<Agreement>;
+
+    /// Tells the guard.
+    async fn fence(&mut self, order: Fence);
 
     /// Carries out one operation of a tick.
     async fn execute(&mut self, op: Op, facts: &Facts, limit: Limit) -> Answer;
@@ -115,12 +124,22 @@ pub async fn tick(world: &mut impl World, memory: &Memory, settings: &Settings) 
         match decide(memory, &facts) {
             Step::Finish(plan) => return (*plan, facts),
             Step::Run(op) => {
-                let answer = world.execute(op, &facts, limit).await;
+                let answer = execute(world, op, &facts, limit).await;
                 facts.answers.record(answer);
             }
         }
     }
     unreachable!("a tick ends after at most one operation of each kind, and there are fewer than {OPS_PER_TICK}")
+}
+
+/// One operation, unless this node agreed that it does not happen. The guard knows of it before.
+async fn execute(world: &mut impl World, op: Op, facts: &Facts, limit: Limit) -> Answer {
+    let now = world.now().boot;
+    if let Some(refused) = world.agreement().refuses(&op, facts, now) {
+        return refused;
+    }
+    world.fence(fence::before(&op, facts, now)).await;
+    world.execute(op, facts, limit).await
 }
 
 async fn observe(world: &mut impl World, limit: Limit) -> Facts {

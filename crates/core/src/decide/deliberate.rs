@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cluster::Cluster;
-use crate::effects::effects;
+use crate::effects::{Effect, effects};
 use crate::facts::{Answer, Facts, JobFact, Op, Outcome, RewindCheck};
+use crate::fence::Fence;
 use crate::job::{DemoteMode, Job, Upstream};
 use crate::lsn::Lsn;
 use crate::memory::Memory;
@@ -77,11 +78,15 @@ pub enum Bug {
     ForgetSyncWhenOff,
     /// `/sync` is lost, and so is the memory of it.
     ForgetLostSync,
+    /// The guard is let go when a standby has no lease, before the promotion of that standby is replaced.
+    LetGoEarly,
+    /// In pause a promotion goes on whose lease is gone, and without a guard.
+    PromoteInPause,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 28] = [
+    pub const ALL: [Bug; 30] = [
         Bug::SkipLeaseCheck,
         Bug::CountLeaseFromLater,
         Bug::PromoteOnUnknown,
@@ -110,6 +115,8 @@ impl Bug {
         Bug::PromoteBeforeSync,
         Bug::ForgetSyncWhenOff,
         Bug::ForgetLostSync,
+        Bug::LetGoEarly,
+        Bug::PromoteInPause,
     ];
 }
 
@@ -207,7 +214,9 @@ pub(super) fn told(memory: &Memory, facts: &Facts) -> Facts {
         | Bug::NeverStart
         | Bug::StartAsPrimary
         | Bug::PromoteBeforeSync
-        | Bug::ForgetLostSync => {}
+        | Bug::ForgetLostSync
+        | Bug::LetGoEarly
+        | Bug::PromoteInPause => {}
     }
     facts
 }
@@ -283,8 +292,29 @@ pub(super) fn done(step: Step, facts: &Facts) -> Step {
         Some(Bug::StartAsPrimary) => start_as_primary(&mut plan, facts),
         _ => {}
     }
+    if PRESENT.get() == Some(Bug::PromoteInPause) && facts.settings.paused && is_promoted(&facts.job) {
+        stay(&mut plan, DemoteMode::ImmediateNolock);
+        stay(&mut plan, DemoteMode::Offline);
+    }
     plan.effects = effects(&plan, facts);
+    match PRESENT.get() {
+        Some(Bug::LetGoEarly) if plan.memory.lease_until.is_none() && facts.server.is_standby() => {
+            let_go(&mut plan, Fence::LetGo);
+        }
+        Some(Bug::PromoteInPause) if facts.settings.paused => let_go(&mut plan, Fence::LetAllGo),
+        _ => {}
+    }
     Step::Finish(plan)
+}
+
+fn is_promoted(job: &JobFact) -> bool {
+    matches!(job, JobFact::Running(view) if view.job == Job::Promote)
+}
+
+/// First of all.
+fn let_go(plan: &mut Plan, how: Fence) {
+    plan.effects.retain(|effect| !matches!(effect, Effect::Fence(_)));
+    plan.effects.insert(0, Effect::Fence(how));
 }
 
 fn stay(plan: &mut Plan, mode: DemoteMode) {

@@ -31,6 +31,10 @@ impl Tick<'_> {
         following: Verdict,
     ) -> Needs<Verdict> {
         let upstream = self.upstream(cluster);
+        if self.promotion_may_come() {
+            self.demote(DemoteMode::ImmediateNolock);
+            return Ok(demoted);
+        }
         if self.settings.paused {
             if let Some(verdict) = self.follow_in_pause(cluster, running, &upstream) {
                 return Ok(verdict);

@@ -111,7 +111,7 @@ impl Tick<'_> {
             self.job = JobOrder::Cancel;
             return Verdict::LostBeforePromote;
         }
-        if self.memory.bootstrapping || self.settings.paused {
+        if self.memory.bootstrapping || self.settings.paused && !self.primary_is_being_made() {
             return Verdict::JobInProgress(view.title.clone());
         }
         match &view.job {

@@ -30,7 +30,7 @@ impl Tick<'_> {
     }
 
     fn leader(&mut self, cluster: &Cluster, running: &Running) -> Needs<Verdict> {
-        if self.settings.paused && running.wal.is_standby() {
+        if self.settings.paused && running.wal.is_standby() && !self.promotion_may_come() {
             if cluster.failover.as_ref().is_some_and(|r| r.candidate.as_ref() == Some(self.me())) {
                 return Ok(Verdict::AwaitingPromotion);
             }

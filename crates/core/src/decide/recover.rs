@@ -61,9 +61,10 @@ impl Tick<'_> {
             self.release(None)?;
             return Ok(Some(Verdict::NotRunningReleased));
         }
-        // What this node began is finished: a rewind, and the handover of a leader that has to come back as a standby.
-        let unfinished =
-            matches!(self.memory.rewind, Rewind::Needed | Rewind::Done) || self.memory.role == Role::Demoted;
+        // What this node began is finished: a rewind, the handover of a leader that has to come back as a standby, and a
+        // promotion that was ended because the lease was lost.
+        let unfinished = matches!(self.memory.rewind, Rewind::Needed | Rewind::Done)
+            || matches!(self.memory.role, Role::Demoted | Role::Promoted);
         Ok((!unfinished).then_some(Verdict::NotRunning))
     }
 

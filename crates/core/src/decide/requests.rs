@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Tick;
 use crate::cluster::{Cluster, Schedule};
 use crate::facts::JobFact;
+use crate::fence::needs_the_lease;
 use crate::job::{CloneFrom, CloneSource, Job};
 use crate::memory::Starting;
 use crate::plan::JobOrder;
@@ -72,6 +73,10 @@ impl Tick<'_> {
         }
         if self.leaves_synchronous(cluster) {
             return (None, None); // The request stays, and is looked at again.
+        }
+        let restart = Job::Restart { as_standby: false };
+        if self.memory.lease_until.is_none() && needs_the_lease(&restart, &self.memory, self.facts) {
+            return (None, None); // First it is led, demoted, or brought back as a standby. Then the request is looked at again.
         }
         self.memory.answering = Some(id);
         (None, Some(self.begin_restart(cluster, conditions)))

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Needs, Tick};
 use crate::facts::JobFact;
+use crate::fence::makes_a_primary;
 use crate::job::{DemoteMode, Job, Stage, Upstream};
 use crate::plan::JobOrder;
 use crate::server::{Postmaster, Role, Running};
@@ -28,7 +29,8 @@ impl Tick<'_> {
             return Ok(Verdict::StoreFailed);
         }
         // The primary of a cluster that nobody else has a copy of waits for the store to take it in.
-        if self.settings.paused || self.memory.bootstrapping || !self.is_or_may_become_primary() {
+        let left_alone = self.settings.paused && !self.primary_is_being_made();
+        if left_alone || self.memory.bootstrapping || !self.is_or_may_become_primary() {
             self.wake_after = self.settings.loop_wait.min(self.settings.retry_timeout);
             return Ok(Verdict::StoreFailed);
         }
@@ -52,6 +54,18 @@ impl Tick<'_> {
         let idle = matches!(self.facts.job, JobFact::Idle | JobFact::Ended(..));
         let stopped = matches!(self.facts.server.postmaster, Postmaster::Stopped(Some(_)));
         idle && stopped && !self.settings.paused && self.memory.role == Role::Demoted
+    }
+
+    /// A job works on it, and PostgreSQL is no primary yet for all that is known. In pause, too, nothing becomes a primary without the
+    /// lease: what is left alone there is a primary that is one.
+    pub(super) fn primary_is_being_made(&self) -> bool {
+        let made = matches!(&self.facts.job, JobFact::Running(view) if makes_a_primary(&view.job));
+        made && !self.facts.server.is_primary()
+    }
+
+    /// It was told to become primary, and is still in recovery: it may come to that by itself, when no job waits for it any more.
+    pub(super) fn promotion_may_come(&self) -> bool {
+        self.memory.role == Role::Promoted && self.facts.server.is_standby()
     }
 
     /// PostgreSQL accepts writes, or is on its way there.

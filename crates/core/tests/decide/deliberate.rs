@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use patroni_core::decide::deliberate::{Bug, commit};
 
+use crate::fence::wrong_fences;
 use crate::rows::wrong_rows;
 use crate::sequences::{
     a_lost_sync_key_is_remembered_while_somebody_still_holds_the_lease as remembered,
@@ -18,7 +19,7 @@ fn every_mistake_is_found() {
     println!("{:<22} {:>6}  walk   sequences", "mistake", "rows");
     for bug in Bug::ALL {
         commit(Some(bug));
-        let rows = wrong_rows().len();
+        let rows = wrong_rows().len() + wrong_fences().len();
         let walk = catch_unwind(AssertUnwindSafe(walk_everything)).is_err();
         let sequences = [remembered, settled].into_iter().any(|test| catch_unwind(test).is_err());
         commit(None);

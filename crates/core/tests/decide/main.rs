@@ -2,6 +2,7 @@
 
 #[cfg(feature = "deliberate-bugs")]
 mod deliberate;
+mod fence;
 mod forecast;
 mod haste;
 mod properties;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use patroni_core::decide::decide;
 use patroni_core::effects::{Effect, OnServer};
 use patroni_core::facts::{Answer, Facts, JobFact, Op, Outcome, RewindCheck, UpstreamCheck};
+use patroni_core::fence::Fence;
 use patroni_core::job::{Job, JobOutcome};
 use patroni_core::memory::Memory;
 use patroni_core::plan::{Exit, JobOrder, Plan, Step};
@@ -202,6 +203,7 @@ pub(crate) fn check(memory: &Memory, facts: &Facts, plan: &Plan) {
     }
     demoted_without_lease(memory, facts, plan, lease_won, &at);
     effects_are_in_order(plan, &at);
+    guarded(facts, plan, &at);
     cancel_writes_nothing_else(facts, plan, &at);
 }
 
@@ -238,17 +240,49 @@ fn demoted_without_lease(memory: &Memory, facts: &Facts, plan: &Plan, lease_won:
     );
 }
 
-/// Nothing is done twice. What a job makes is guarded before, and shown after it was ordered; no claim to lead is settled
-/// before others can see what became of it.
+/// Nothing is done twice, and what others see comes after the job was ordered.
 fn effects_are_in_order(plan: &Plan, at: &dyn Fn() -> String) {
     let place = |effect: Effect| plan.effects.iter().position(|other| *other == effect);
-    let always = [Effect::Log, Effect::Guard, Effect::Job, Effect::Reply, Effect::Publish, Effect::Settle];
-    let places: Vec<usize> = always.into_iter().filter_map(place).collect();
-    assert!(places.len() == always.len() && places.is_sorted(), "{:?}: {}", plan.effects, at());
+    let job = place_of_job(plan);
+    let always = [place(Effect::Log), job, place(Effect::Reply), place(Effect::Publish), place(Effect::Settle)];
+    assert!(!always.contains(&None) && always.is_sorted(), "{:?}: {}", plan.effects, at());
     let prepared = place(Effect::Server(OnServer::Prepare));
-    assert!(prepared.is_none_or(|prepared| Some(prepared) < place(Effect::Job)), "starts unprepared: {}", at());
+    assert!(prepared.is_none_or(|prepared| Some(prepared) < job), "starts unprepared: {}", at());
     let once: BTreeSet<&Effect> = plan.effects.iter().collect();
     assert_eq!(once.len(), plan.effects.len(), "{:?}: {}", plan.effects, at());
+}
+
+fn place_of_job(plan: &Plan) -> Option<usize> {
+    plan.effects.iter().position(|effect| matches!(effect, Effect::Job { .. }))
+}
+
+/// Whatever is or may become a primary has a guard that is armed before the job begins, as long as there is a lease, and that is not let
+/// go before it is known to be none. It is never let go before the job was ordered.
+fn guarded(facts: &Facts, plan: &Plan, at: &dyn Fn() -> String) {
+    let place = |what: &dyn Fn(&Fence) -> bool| {
+        plan.effects.iter().position(|effect| matches!(effect, Effect::Fence(fence) if what(fence)))
+    };
+    let armed = place(&|fence| matches!(fence, Fence::Until(..)));
+    let let_go = place(&|fence| matches!(fence, Fence::LetGo | Fence::LetAllGo));
+    let job = place_of_job(plan);
+    assert!(armed.is_none_or(|armed| Some(armed) < job), "armed too late: {:?} {}", plan.effects, at());
+    assert!(let_go.is_none_or(|let_go| Some(let_go) > job), "let go too early: {:?} {}", plan.effects, at());
+    let makes = |job: &Job| matches!(job, Job::Promote | Job::Start { role: Role::Primary, .. });
+    let being_made =
+        matches!(&facts.job, JobFact::Running(view) if makes(&view.job)) || ordered(plan).is_some_and(makes);
+    let primary = facts.server.is_primary();
+    let needed = if facts.settings.paused { being_made && !primary } else { being_made || primary };
+    let died = matches!(facts.server.postmaster, Postmaster::Stopped(_)) && ordered(plan) != Some(&Job::Promote);
+    let promotes = matches!(&facts.job, JobFact::Running(view) if view.job == Job::Promote);
+    if needed && !(died && promotes) {
+        assert_eq!(let_go, None, "let go although it may write: {:?} {}", plan.effects, at());
+        assert!(armed.is_some() || plan.memory.lease_until.is_none(), "not guarded: {:?} {}", plan.effects, at());
+    }
+    for effect in &plan.effects {
+        if let Effect::Fence(Fence::Until(deadline, _)) = effect {
+            assert!(Some(*deadline) < plan.memory.lease_until, "the guard comes too late: {}", at());
+        }
+    }
 }
 
 fn cancel_writes_nothing_else(facts: &Facts, plan: &Plan, at: &dyn Fn() -> String) {
