@@ -32,7 +32,7 @@ pub(crate) fn history(cluster: &Cluster) -> Value {
 fn member_entry(cluster: &Cluster, member: &Member, dynamic: &Dynamic) -> JsonMap {
     let data = &member.data;
     let is_leader = cluster.leader_name() == Some(&member.name);
-    let role = cluster.role_of(member, &dynamic);
+    let role = cluster.role_of(member, dynamic);
     let replication_state = data.replication_state.as_deref().filter(|text| role != "leader" && !text.is_empty());
     let mut entry = JsonMap::new();
     entry.insert("name".to_owned(), member.name.as_str().into());
