@@ -1,13 +1,16 @@
-//! Failsafe mode: a primary that cannot reach the store asks everybody whether it may go on.
+//! What peers are asked: their status, and whether a primary that cannot reach the store may go on (failsafe mode).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use patroni_core::lsn::Lsn;
 use patroni_core::name::MemberName;
+use patroni_core::peer::PeerStatus;
 use patroni_core::server::Role;
 use patroni_core::time::Moment;
 use patroni_tick::driver::Limit;
 
+use crate::postgres::Process;
 use crate::universe::{Arrived, Event, Sender, Universe};
 use crate::world::{SimWorld, until};
 
@@ -15,6 +18,28 @@ use crate::world::{SimWorld, until};
 const ANSWERS: Duration = Duration::from_secs(4);
 
 impl Universe {
+    /// The REST API of a peer answers with what its last tick and its server say.
+    pub(crate) fn peer_answers(&mut self, from: Sender, peer: usize) {
+        let node = &self.nodes[peer];
+        if !node.alive || node.frozen_until.is_some() || node.absent {
+            return;
+        }
+        let primary = node.postgres.is_primary() || node.role == Role::Primary;
+        let up = node.postgres.serves();
+        let data = node.postgres.data().filter(|_| up);
+        let streams = matches!(node.postgres.process, Process::Up { stream: Some(_), .. });
+        let status = PeerStatus {
+            in_recovery: !primary,
+            wal_position: data.map_or(Lsn(0), |data| data.wal.end),
+            timeline: data.map(|data| data.wal.timeline()),
+            replication_state: streams.then(|| "streaming".into()),
+            tags: node.settings.tags.clone(),
+            watchdog_failed: false,
+        };
+        let name = node.name.clone();
+        self.send(peer, from.node, Event::FromPeer { to: from, name, status });
+    }
+
     /// As the REST API of a peer has it.
     pub(crate) fn peer_agrees(&mut self, from: Sender, peer: usize) {
         let (leader, now) = (self.nodes[from.node].name.clone(), self.now);

@@ -21,7 +21,7 @@ use crate::ambush::{Ambush, Worst};
 use crate::clients::Write;
 use crate::faults::Fault;
 use crate::guard::Guard;
-use crate::postgres::{Disk, Postgres, Process};
+use crate::postgres::{Disk, Postgres};
 use crate::random::Random;
 use crate::store::{Store, StoreReply, StoreRequest};
 use crate::wal::Wal;
@@ -454,28 +454,6 @@ impl Universe {
                 self.after(delay, Event::Notice(node));
             }
         }
-    }
-
-    /// The REST API of a peer answers with what its last tick and its server say.
-    fn peer_answers(&mut self, from: Sender, peer: usize) {
-        let node = &self.nodes[peer];
-        if !node.alive || node.frozen_until.is_some() || node.absent {
-            return;
-        }
-        let primary = node.postgres.is_primary() || node.role == Role::Primary;
-        let up = node.postgres.serves();
-        let data = node.postgres.data().filter(|_| up);
-        let streams = matches!(node.postgres.process, Process::Up { stream: Some(_), .. });
-        let status = PeerStatus {
-            in_recovery: !primary,
-            wal_position: data.map_or(Lsn(0), |data| data.wal.end),
-            timeline: data.map(|data| data.wal.timeline()),
-            replication_state: streams.then(|| "streaming".into()),
-            tags: node.settings.tags.clone(),
-            watchdog_failed: false,
-        };
-        let name = node.name.clone();
-        self.send(peer, from.node, Event::FromPeer { to: from, name, status });
     }
 
     /// The answer to a request that came over REST.
