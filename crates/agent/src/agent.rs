@@ -9,7 +9,7 @@ use patroni_config::Loaded;
 use patroni_core::cluster::Cluster;
 use patroni_core::facts::Outcome;
 use patroni_core::plan::Exit;
-use patroni_core::server::{DataDir, Postmaster, Running, Server};
+use patroni_core::server::{DataDir, Postmaster, Server};
 use patroni_core::view::View;
 use patroni_dcs::wire::ClusterPath;
 use patroni_dcs::{Dcs, Timing};
@@ -21,7 +21,7 @@ use patroni_tick::agreement::Agreement;
 use patroni_tick::driver;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, ApiParts, Signal, StatusProbe};
@@ -68,8 +68,8 @@ pub async fn run(loaded: Loaded, log: Arc<Log>) -> anyhow::Result<Exit> {
     refuse_double(&configuration, &cluster).await?;
     configuration.take_dynamic(cluster.config.as_ref());
     let mut node = assemble(configuration, dcs, shutdown.subscribe(), reload, notifier, &log).await?;
-    let settings = node.configuration.settings();
-    let exit = driver::run(&mut node, settings).await;
+    let shown = node.view.borrow().clone();
+    let exit = driver::run(&mut node, shown).await;
     node.finish(FAREWELL).await;
     Ok(exit)
 }
@@ -145,9 +145,17 @@ async fn assemble(
     let (requests, incoming) = mpsc::channel(QUEUE);
     let metrics: Arc<Metrics> = Arc::default();
     let agreement: Arc<Agreement> = Arc::default();
+    let (server, files, handle) = (configuration.server_options(), configuration.file_options(), monitor.clone());
+    let data_dir = server.borrow().data_dir.clone();
+    let control = move || {
+        let conf = Conf::new(server.borrow().clone(), Arc::clone(&files), 0);
+        Control::new(server.clone(), handle.clone(), conf)
+    };
+    let jobs = Jobs::new(control, Arc::clone(&woken));
     let parts = ApiParts {
         view: view.subscribe(),
         probe: Arc::new(Probe(monitor.clone())),
+        working: jobs.working(),
         requests,
         signals: signals.0,
         agreement: Arc::clone(&agreement),
@@ -160,18 +168,12 @@ async fn assemble(
     let config = Arc::clone(configuration.config());
     let api = api::serve(options::api_options(&config), parts, CancellationToken::new()).await?;
     configuration.serve(Arc::new(api));
-    let (server, files, handle) = (configuration.server_options(), configuration.file_options(), monitor.clone());
-    let data_dir = server.borrow().data_dir.clone();
-    let control = move || {
-        let conf = Conf::new(server.borrow().clone(), Arc::clone(&files), 0);
-        Control::new(server.clone(), handle.clone(), conf)
-    };
     // Whatever an agent that was killed has left at work here would work against this one.
     end_leftover_copy(&monitor.programs(), &data_dir).await;
     Ok(Node {
-        publisher: Publisher::start(Arc::clone(&dcs), settings.retry_timeout),
+        publisher: Publisher::start(Arc::clone(&dcs), Arc::clone(&woken)),
         store: Store::new(dcs, http, Arc::clone(&metrics)),
-        jobs: Jobs::new(control, Arc::clone(&woken)),
+        jobs,
         maintenance: Maintenance::new(monitor.clone()),
         slots: Slots::new(monitor.clone()),
         synchronous: Synchronous::new(monitor.clone()),
@@ -182,7 +184,6 @@ async fn assemble(
         notifier,
         postmaster_seen: false,
         agreement,
-        timer: true,
         takeover: Takeover::default(),
         tick_began: Instant::now(),
         metrics,
@@ -225,9 +226,7 @@ struct Probe(Monitor);
 
 #[async_trait]
 impl StatusProbe for Probe {
-    async fn probe(&self) -> Result<Running, String> {
-        let deadline = Instant::now() + api::QUERY_LIMIT;
-        let status = timeout(api::QUERY_LIMIT, self.0.status(deadline)).await;
-        status.map_err(|_| "no answer".to_owned())?.map_err(|error| error.to_string())
+    async fn probe(&self) -> Postmaster {
+        self.0.postmaster_state(Instant::now() + api::QUERY_LIMIT).await
     }
 }

@@ -32,7 +32,7 @@ impl Node {
                 self.notify(plan, facts).await;
             }
             Effect::Settle => self.agreement.settle(),
-            Effect::WriteMember => self.write_member(),
+            Effect::WriteMember => self.write_member(plan, facts),
             Effect::Checkpoint => self.maintenance.start_checkpoint(&self.woken),
             Effect::ForgetSlotHolders => self.slots.forget_holders(),
             Effect::SyncSlots => self.slots.sync(plan, facts),
@@ -75,7 +75,7 @@ impl Node {
 
     fn publish(&mut self, plan: &Plan, facts: &Facts) {
         let now = clock::boot();
-        let view = Arc::new(self.view.borrow().after(plan, facts, self.jobs.view(), now));
+        let view = Arc::clone(&plan.view);
         self.configuration.save_dynamic(&view);
         let unlocked = facts.cluster.as_ref().ok().map(|cluster| cluster.is_unlocked());
         if let Some(duration) = self.takeover.after_tick(view.role, unlocked, view.is_leader(now), now) {
@@ -90,9 +90,10 @@ impl Node {
         self.notifier.report(stage, &verdict(plan, &facts.settings)).await;
     }
 
-    fn write_member(&mut self) {
-        let data = self.view.borrow().member_data(self.configuration.addresses(), clock::boot());
-        self.publisher.publish(data, self.timer);
+    fn write_member(&mut self, plan: &Plan, facts: &Facts) {
+        if let Some(data) = &plan.member {
+            self.publisher.order(data, facts.settings.retry_timeout);
+        }
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Jobs {
     lease: Arc<Lease>,
     /// Makes a new handle, should a job die with the old one.
     make_control: Box<dyn Fn() -> Control + Send + Sync>,
+    /// Since when a job has had the handle.
+    working: Arc<watch::Sender<Option<Moment>>>,
     woken: Arc<Notify>,
 }
 
@@ -92,7 +94,13 @@ impl Jobs {
     pub fn new(make_control: impl Fn() -> Control + Send + Sync + 'static, woken: Arc<Notify>) -> Self {
         let control = Some(Box::new(make_control()));
         let (lease, make_control) = (Arc::default(), Box::new(make_control));
-        Jobs { control, running: None, next: None, ended: None, lease, make_control, woken }
+        let working = Arc::new(watch::Sender::new(None));
+        Jobs { control, running: None, next: None, ended: None, lease, make_control, working, woken }
+    }
+
+    /// Since when a job has been working on the server, as of now and not of the last tick.
+    pub fn working(&self) -> watch::Receiver<Option<Moment>> {
+        self.working.subscribe()
     }
 
     /// The handle of the server, while no job has it.
@@ -117,11 +125,6 @@ impl Jobs {
         }
     }
 
-    /// The job that runs.
-    pub fn view(&self) -> Option<JobView> {
-        self.running.as_ref().map(RunningJob::view)
-    }
-
     /// Carries out what a tick decided about jobs.
     pub fn apply(&mut self, order: Order, settings: &Arc<Settings>, now: Moment) {
         let Order { job, asks_for_lease, lease_until } = order;
@@ -129,7 +132,8 @@ impl Jobs {
         match job {
             JobOrder::Keep => {}
             JobOrder::Cancel => self.cancel(),
-            JobOrder::Start(_) if asks_for_lease && !self.lease.allows_a_primary() => {}
+            // What is shown of it is not true.
+            JobOrder::Start(_) if asks_for_lease && !self.lease.allows_a_primary() => self.woken.notify_one(),
             JobOrder::Start(job) => self.start(Next { job, asks_for_lease }, settings, now),
             JobOrder::Replace(job) => {
                 self.cancel();
@@ -181,7 +185,9 @@ impl Jobs {
             Progress::new()
         };
         watch_stage(stage.clone(), Arc::clone(&self.woken));
-        let end = spawn(control, job.clone(), Arc::clone(settings), cancel.clone(), progress, Arc::clone(&self.woken));
+        self.working.send_replace(Some(now));
+        let ends = JobEnds { since: now, working: Arc::clone(&self.working), woken: Arc::clone(&self.woken) };
+        let end = spawn(control, job.clone(), Arc::clone(settings), cancel.clone(), progress, ends);
         self.running = Some(RunningJob { job, since: now, cancel, stage, end });
     }
 }
@@ -214,12 +220,12 @@ fn spawn(
     settings: Arc<Settings>,
     cancel: Cancel,
     progress: Progress,
-    woken: Arc<Notify>,
+    ends: JobEnds,
 ) -> oneshot::Receiver<(Box<Control>, JobOutcome)> {
     let (sender, receiver) = oneshot::channel();
     tokio::spawn(async move {
         // Dropped last, however this ends: the loop then finds the outcome, or that there will be none.
-        let _wake = WakeOnDrop(woken);
+        let _ends = ends;
         let outcome = match run(&mut control, &job, &settings, &cancel, &progress).await {
             Ok(outcome) => outcome,
             Err(Error::Cancelled) => JobOutcome::Cancelled,
@@ -230,11 +236,18 @@ fn spawn(
     receiver
 }
 
-struct WakeOnDrop(Arc<Notify>);
+/// Dropped with the job: nobody works on the server any more, and the loop looks at what became of it.
+struct JobEnds {
+    since: Moment,
+    working: Arc<watch::Sender<Option<Moment>>>,
+    woken: Arc<Notify>,
+}
 
-impl Drop for WakeOnDrop {
+impl Drop for JobEnds {
     fn drop(&mut self) {
-        self.0.notify_one();
+        // Unless the next one has begun.
+        self.working.send_if_modified(|since| since.take_if(|since| *since == self.since).is_some());
+        self.woken.notify_one();
     }
 }
 

@@ -61,8 +61,6 @@ pub struct Node {
     /// The last tick found a postmaster, so its exit can be waited for.
     pub(crate) postmaster_seen: bool,
     pub(crate) agreement: Arc<Agreement>,
-    /// The last sleep ended by its timer.
-    pub(crate) timer: bool,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) takeover: Takeover,
     /// When the tick that runs began.
@@ -77,6 +75,8 @@ impl World for Node {
     async fn observe(&mut self, limit: Limit) -> Observation {
         self.tick_began = Instant::now();
         let settings = self.configuration.settings();
+        // Before the store is read: a key that it does not have although this was written is gone.
+        let member_key = self.publisher.known();
         // Before the server is looked at: told that a job has ended, nobody may see the server as it was before.
         let job = self.jobs.fact(&settings, clock::boot());
         let budget = limit.within(settings.retry_timeout, clock::boot());
@@ -97,7 +97,8 @@ impl World for Node {
             shutdown: *self.shutdown.borrow(),
             watchdog: self.watchdog.fact(&settings),
             failsafe_leader: self.agreement.given(settings.ttl, clock::boot()),
-            api_url: self.configuration.addresses().api_url.clone(),
+            addresses: self.configuration.addresses().clone(),
+            member_key,
             slots: self.slots.news().await,
             settings,
         }
@@ -167,7 +168,6 @@ impl World for Node {
 
     async fn sleep(&mut self, limit: Duration) {
         self.metrics.ticks.record(self.tick_began.elapsed());
-        self.timer = false;
         let exit_of_postmaster = async {
             match self.postmaster_seen {
                 true => self.monitor.exit_of_postmaster().await,
@@ -182,7 +182,7 @@ impl World for Node {
             () = self.requests.arrived() => {}
             Some(signal) = self.signals.recv() => self.take_signal(signal).await,
             () = self.store.changed() => {}
-            () = tokio::time::sleep(limit) => self.timer = true,
+            () = tokio::time::sleep(limit) => {}
         }
     }
 }

@@ -1,37 +1,64 @@
-//! Writes this member's key. The loop hands over the latest content and goes on; a slow store delays nobody.
+//! Writes this member's key. The loop orders the latest content and goes on; a slow store delays nobody. When it is written
+//! is decided by [`MemberKey`], which is told here what became of each write.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use patroni_core::cluster::MemberData;
 use patroni_core::facts::Outcome;
-use patroni_core::view::without_positions;
+use patroni_core::member_key::MemberKey;
+use patroni_core::time::Moment;
 use patroni_dcs::Dcs;
-use tokio::sync::watch;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
+
+use crate::clock;
 
 /// The writer of one member's key.
 pub struct Publisher {
-    latest: watch::Sender<Option<MemberData>>,
-    published: Option<MemberData>,
+    known: MemberKey,
+    latest: watch::Sender<Option<Order>>,
+    ended: mpsc::Receiver<Ended>,
     task: JoinHandle<()>,
 }
 
+/// What to write, and how long that may take.
+#[derive(Clone)]
+struct Order {
+    data: Arc<MemberData>,
+    limit: Duration,
+}
+
+/// What became of it.
+struct Ended {
+    data: Arc<MemberData>,
+    outcome: Outcome<()>,
+    sent_at: Moment,
+    at: Moment,
+}
+
 impl Publisher {
-    /// Starts the writer. `limit` bounds each write.
-    pub fn start(dcs: Arc<dyn Dcs>, limit: Duration) -> Self {
-        let (latest, receiver) = watch::channel(None);
-        Publisher { latest, published: None, task: tokio::spawn(write_latest(dcs, receiver, limit)) }
+    /// Starts the writer. `woken` is notified when a write did not succeed, so that it is tried again soon.
+    pub fn start(dcs: Arc<dyn Dcs>, woken: Arc<Notify>) -> Self {
+        let (latest, orders) = watch::channel(None);
+        // A tick orders one write at most, and reads of all that have ended.
+        let (outcomes, ended) = mpsc::channel(4);
+        let task = tokio::spawn(write_latest(dcs, orders, outcomes, woken));
+        Publisher { known: MemberKey::default(), latest, ended, task }
     }
 
-    /// Publishes `data`. Positions change with every byte of WAL: by themselves they are written only when the tick
-    /// came by its timer, or members would wake each other without end.
-    pub fn publish(&mut self, data: MemberData, timer: bool) {
-        let news = self.published.as_ref().is_none_or(|old| without_positions(old) != without_positions(&data));
-        if timer || news {
-            self.published = Some(data.clone());
-            self.latest.send_replace(Some(data));
+    /// What is known of the key by now.
+    pub fn known(&mut self) -> MemberKey {
+        while let Ok(Ended { data, outcome, sent_at, at }) = self.ended.try_recv() {
+            self.known.ended(&data, &outcome, sent_at, at);
         }
+        self.known.clone()
+    }
+
+    /// Writes `data`, once the write that is under way has ended. `limit` bounds it.
+    pub fn order(&mut self, data: &Arc<MemberData>, limit: Duration) {
+        self.known.order(Arc::clone(data));
+        self.latest.send_replace(Some(Order { data: Arc::clone(data), limit }));
     }
 
     /// Writes what is still to be written, at the latest within `limit`, and ends.
@@ -44,17 +71,31 @@ impl Publisher {
     }
 }
 
-async fn write_latest(dcs: Arc<dyn Dcs>, mut latest: watch::Receiver<Option<MemberData>>, limit: Duration) {
-    while latest.changed().await.is_ok() {
-        let data = latest.borrow_and_update().clone();
-        let Some(data) = data else { continue };
-        match tokio::time::timeout(limit, dcs.touch_member(&data)).await {
-            Ok(Outcome::Done(())) => {}
-            Ok(Outcome::Refused) => tracing::warn!("the store refused the key of this member"),
-            Ok(Outcome::Failed(why) | Outcome::Unknown(why)) => {
+async fn write_latest(
+    dcs: Arc<dyn Dcs>,
+    mut orders: watch::Receiver<Option<Order>>,
+    outcomes: mpsc::Sender<Ended>,
+    woken: Arc<Notify>,
+) {
+    while orders.changed().await.is_ok() {
+        let Some(Order { data, limit }) = orders.borrow_and_update().clone() else { continue };
+        let sent_at = clock::boot();
+        let outcome = match tokio::time::timeout(limit, dcs.touch_member(&data)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Outcome::Unknown(format!("no answer within {limit:?}")),
+        };
+        match &outcome {
+            Outcome::Done(()) => {}
+            Outcome::Refused => tracing::warn!("the store refused the key of this member"),
+            Outcome::Failed(why) | Outcome::Unknown(why) => {
                 tracing::warn!("failed to write the key of this member: {why}");
             }
-            Err(_) => tracing::warn!("failed to write the key of this member within {limit:?}"),
+        }
+        let done = outcome.is_done();
+        // The loop may have ended: then nobody asks any more.
+        let _ = outcomes.send(Ended { data, outcome, sent_at, at: clock::boot() }).await;
+        if !done {
+            woken.notify_one();
         }
     }
 }

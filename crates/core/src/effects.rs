@@ -30,7 +30,7 @@ pub enum Effect {
     Publish,
     /// What became of a claim to lead is published: from now on this node may agree again that somebody else goes on.
     Settle,
-    /// Write the key of this member, if that is due.
+    /// Write the key of this member, which is due.
     WriteMember,
     /// Write the first checkpoint of a new primary.
     Checkpoint,
@@ -82,7 +82,7 @@ pub fn effects(plan: &Plan, facts: &Facts) -> Vec<Effect> {
     let lets_go = matches!(fence, Fence::LetGo | Fence::LetAllGo);
     effects.extend(lets_go.then_some(Effect::Fence(fence)));
     effects.extend([Effect::Reply, Effect::Publish, Effect::Settle]);
-    effects.extend(facts.cluster.is_ok().then_some(Effect::WriteMember));
+    effects.extend(plan.member.is_some().then_some(Effect::WriteMember));
     effects.extend(running.is_some_and(|running| checkpoint_is_due(plan, running)).then_some(Effect::Checkpoint));
     effects.extend(plan.memory.lease_until.is_none().then_some(Effect::ForgetSlotHolders));
     let slots = plan.sync_slots && facts.cluster.is_ok() && running.is_some();

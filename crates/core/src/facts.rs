@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::cluster::{Cluster, FailoverRequest, Member, Version};
 use crate::job::{Job, JobOutcome, JobView, RewindSource, Upstream};
 use crate::lsn::Lsn;
+use crate::member_key::MemberKey;
 use crate::name::{MemberName, SystemId};
 use crate::parameters::SynchronousStandbyNames;
 use crate::peer::Peer;
@@ -15,6 +16,7 @@ use crate::settings::Settings;
 use crate::slots::News;
 use crate::sync::{Electorate, Inspection};
 use crate::time::{Moment, Now};
+use crate::view::{Addresses, View};
 
 /// How an operation on the outside world ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -67,8 +69,12 @@ pub struct Facts {
     /// A primary that cannot reach the store and asked whether it may go on: this node said yes, and stands by it until
     /// then.
     pub failsafe_leader: Option<(MemberName, Moment)>,
-    /// Where this node can be reached by its peers (its `api_url`), for the key `/failsafe`.
-    pub api_url: String,
+    /// Where others reach this node.
+    pub addresses: Addresses,
+    /// What this node shows of itself since the last tick.
+    pub shown: Arc<View>,
+    /// What is known of this member's key, as of before the store was read.
+    pub member_key: MemberKey,
     /// What work on replication slots in the background found out.
     pub slots: News,
     /// Answers of this tick's operations.
@@ -80,7 +86,7 @@ impl Facts {
     /// members are not known.
     pub fn failsafe_members(&self) -> Option<BTreeMap<MemberName, String>> {
         let cluster = self.cluster.as_ref().ok().filter(|_| self.settings.failsafe_mode)?;
-        let own = (self.settings.name.clone(), self.api_url.clone());
+        let own = (self.settings.name.clone(), self.addresses.api_url.clone());
         Some(std::iter::once(own).chain(cluster.members.values().filter_map(Member::address)).collect())
     }
 }
@@ -94,6 +100,16 @@ pub enum JobFact {
     Running(JobView),
     /// One ended since the last tick.
     Ended(Job, JobOutcome),
+}
+
+impl JobFact {
+    /// The job that is under way.
+    pub fn running(&self) -> Option<&JobView> {
+        match self {
+            JobFact::Running(view) => Some(view),
+            JobFact::Idle | JobFact::Ended(..) => None,
+        }
+    }
 }
 
 /// The kernel watchdog as configured and found.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::cluster::{Cluster, Initialize};
 use crate::decide::decide;
 use crate::facts::{Answer, Answers, Facts, JobFact, Op, Outcome, Watchdog};
+use crate::member_key::MemberKey;
 use crate::memory::{Memory, Rewind};
 use crate::name::{MemberName, SystemId};
 use crate::peer::{Peer, PeerStatus};
@@ -16,6 +17,7 @@ use crate::plan::Step;
 use crate::server::{DataDir, Postmaster, Role, Running, Server, State, Wal};
 use crate::settings::{Dynamic, RewindSettings, Settings};
 use crate::time::{Moment, Now, WallTime};
+use crate::view::{Addresses, View};
 
 /// What members do in the moment in which nobody leads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -109,17 +111,22 @@ fn facts(cluster: &Arc<Cluster>, dynamic: &Dynamic, name: &MemberName, status: &
         Initialize::Absent | Initialize::InProgress(_) | Initialize::Invalid(..) => SystemId(1),
     };
     let address = cluster.members.get(name).and_then(|member| member.data.api_url.clone());
+    let settings = Arc::new(settings(dynamic, name, status));
+    let server =
+        Arc::new(Server { data_dir: DataDir::Present(id), postmaster: Postmaster::Running(running(status)) });
     Facts {
         now: NOW,
-        settings: Arc::new(settings(dynamic, name, status)),
+        shown: Arc::new(View::initial(Arc::clone(&settings), Arc::clone(&server), NOW.boot)),
+        settings,
         cluster: Ok(Arc::clone(cluster)),
-        server: Arc::new(Server { data_dir: DataDir::Present(id), postmaster: Postmaster::Running(running(status)) }),
+        server,
         job: JobFact::Idle,
         requests: BTreeMap::new(),
         shutdown: false,
         watchdog: Watchdog { required: status.watchdog_failed, healthy: !status.watchdog_failed },
         failsafe_leader: None,
-        api_url: address.unwrap_or_default(),
+        addresses: Addresses { api_url: address.unwrap_or_default(), ..Addresses::default() },
+        member_key: MemberKey::default(),
         slots: Default::default(),
         answers: Answers::default(),
     }

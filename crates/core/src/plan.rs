@@ -1,14 +1,17 @@
 //! What comes out of a tick.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cluster::MemberData;
 use crate::effects::Effect;
 use crate::facts::Op;
 use crate::job::Job;
 use crate::memory::Memory;
 use crate::request::{Answer, RequestId};
 use crate::verdict::{Note, Verdict};
+use crate::view::View;
 
 /// One step of a decision: an operation whose outcome it needs, or the end of the tick.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -42,6 +45,10 @@ pub struct Plan {
     pub disable_watchdog: bool,
     /// What is done, in this order. The other fields are what it is about.
     pub effects: Vec<Effect>,
+    /// What this node shows of itself from now on.
+    pub view: Arc<View>,
+    /// This member's key is due: what is written to it.
+    pub member: Option<Arc<MemberData>>,
     /// The longest time until the next tick.
     pub wake_after: Duration,
     /// The agent ends after this tick.

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use crate::COMPATIBLE_VERSION;
 use crate::cluster::{Cluster, MemberData};
-use crate::facts::{Facts, JobFact};
+use crate::decide::title;
+use crate::facts::Facts;
+use crate::health;
 use crate::job::{Job, JobView, Stage};
 use crate::memory::Memory;
-use crate::plan::Plan;
+use crate::plan::{JobOrder, Plan};
 use crate::request::ScheduledRestart;
 use crate::server::{Postmaster, Role, Running, Server, State, Wal};
 use crate::settings::Settings;
@@ -18,12 +20,14 @@ use crate::time::{Moment, WallTime};
 
 /// The state of this node, as published. Readers compare [`View::lease_until`] with the clock when they need to know
 /// whether the node is leader: nobody trusts a boolean that was true some time ago.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct View {
     /// The settings of the tick.
     pub settings: Arc<Settings>,
     /// The last snapshot of the store that could be read.
     pub cluster: Option<Arc<Cluster>>,
+    /// It was read in the last tick.
+    pub dcs_answers: bool,
     /// When the store last answered; `None` before the first time.
     pub dcs_last_seen: Option<WallTime>,
     /// The local server.
@@ -54,7 +58,7 @@ pub struct View {
     pub slots_at_risk: BTreeMap<String, Risk>,
     /// The verdict of the last tick, in Patroni's words.
     pub verdict: String,
-    /// When the tick ended.
+    /// When the tick had looked at everything.
     pub ticked_at: Moment,
     /// Ticks so far.
     pub ticks: u64,
@@ -78,6 +82,7 @@ impl View {
         View {
             settings,
             cluster: None,
+            dcs_answers: false,
             dcs_last_seen: None,
             server,
             role: memory.role,
@@ -98,33 +103,33 @@ impl View {
         }
     }
 
-    /// The view after a tick.
-    pub fn after(&self, plan: &Plan, facts: &Facts, job: Option<JobView>, now: Moment) -> Self {
-        let memory = &plan.memory;
+    /// The view after a tick, whatever that was about: of [`Facts::shown`] nothing stays but what this tick could not look at.
+    pub fn after(plan: &Plan, facts: &Facts) -> Self {
+        let (memory, before) = (&plan.memory, &facts.shown);
         let cluster = facts.cluster.as_ref().ok().cloned();
+        let job = job_after(&plan.job, facts);
+        let postmaster = &facts.server.postmaster;
         View {
             settings: Arc::clone(&facts.settings),
-            dcs_last_seen: if cluster.is_some() { Some(facts.now.wall) } else { self.dcs_last_seen },
-            cluster: cluster.or_else(|| self.cluster.clone()),
+            dcs_answers: cluster.is_some(),
+            dcs_last_seen: if cluster.is_some() { Some(facts.now.wall) } else { before.dcs_last_seen },
+            cluster: cluster.or_else(|| before.cluster.clone()),
             server: Arc::clone(&facts.server),
-            role: memory.role,
-            state: memory.state,
+            role: health::role(memory.role, job.as_ref(), postmaster),
+            state: health::state(memory.state, job.as_ref(), postmaster),
+            job,
             lease_until: memory.lease_until,
             failsafe_until: memory.failsafe_until().max(facts.failsafe_leader.as_ref().map(|(_, until)| *until)),
-            job: job.or_else(|| match &facts.job {
-                JobFact::Running(view) => Some(view.clone()),
-                JobFact::Idle | JobFact::Ended(..) => None,
-            }),
             scheduled_restart: memory.scheduled_restart.clone(),
             watchdog_failed: facts.watchdog.required && !facts.watchdog.healthy,
             checkpoint_pending: memory.checkpoint_pending,
             leaving_sync: memory.leaving_sync.is_some(),
             holding: memory.holding.is_some(),
             turned_down: memory.enforcement.as_ref().map_or_else(Vec::new, |known| known.turned_down.clone()),
-            slots_at_risk: slots_at_risk(plan, facts).unwrap_or_else(|| self.slots_at_risk.clone()),
+            slots_at_risk: slots_at_risk(plan, facts).unwrap_or_else(|| before.slots_at_risk.clone()),
             verdict: paused_prefix(facts.settings.paused) + &plan.verdict.to_string(),
-            ticked_at: now,
-            ticks: self.ticks + 1,
+            ticked_at: facts.now.boot,
+            ticks: before.ticks + 1,
         }
     }
 
@@ -187,6 +192,16 @@ impl View {
             data.replay_lsn = replayed.filter(|lsn| lsn.0 > 0);
             let undisturbed = self.job.as_ref().is_none_or(|view| view.job == Job::Promote);
             data.replication_state = replication_state.clone().filter(|_| undisturbed);
+        }
+    }
+}
+
+/// The job that runs once the order is carried out.
+fn job_after(order: &JobOrder, facts: &Facts) -> Option<JobView> {
+    match order {
+        JobOrder::Keep | JobOrder::Cancel => facts.job.running().cloned(),
+        JobOrder::Start(job) | JobOrder::Replace(job) => {
+            Some(JobView { job: job.clone(), title: title(job), since: facts.now.boot, stage: Stage::Revocable })
         }
     }
 }

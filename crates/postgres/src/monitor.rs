@@ -6,7 +6,8 @@ mod status;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use patroni_core::server::{ControlData, DataDir, Postmaster as PostmasterState, Running, Server};
+use patroni_core::name::SystemId;
+use patroni_core::server::{ControlData, DataDir, Postmaster as PostmasterState, Server};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
@@ -77,26 +78,57 @@ impl Monitor {
         has_control_file: bool,
         deadline: Instant,
     ) -> Server {
-        let state = match status {
-            _ if processes::is_killed(postmaster.pid()) => PostmasterState::Stopping,
-            Some(PidFileStatus::Starting) => PostmasterState::Starting,
-            Some(PidFileStatus::Stopping) => PostmasterState::Stopping,
-            // Without a file it has not come so far yet, or somebody has removed the directory under it.
-            None | Some(PidFileStatus::Ready | PidFileStatus::Standby) => {
-                match self.ask(postmaster.pid(), deadline).await {
-                    Ok((running, system_id)) if has_control_file => {
-                        let data_dir = DataDir::Present(system_id);
-                        return Server { data_dir, postmaster: PostmasterState::Running(running) };
-                    }
-                    Ok((running, _)) => PostmasterState::Running(running),
-                    Err(error) => self.why_no_answer(postmaster, &error, deadline).await,
-                }
-            }
-        };
+        let (state, system_id) = self.state_of_alive(postmaster, status, deadline).await;
+        if let Some(id) = system_id.filter(|_| has_control_file) {
+            return Server { data_dir: DataDir::Present(id), postmaster: state };
+        }
         if !postmaster.is_alive() {
             return self.stopped(deadline).await;
         }
         Server { data_dir: self.data_dir(deadline).await.0, postmaster: state }
+    }
+
+    /// What a postmaster that was found alive does, and whose it is, if it answers.
+    async fn state_of_alive(
+        &self,
+        postmaster: &Postmaster,
+        status: Option<PidFileStatus>,
+        deadline: Instant,
+    ) -> (PostmasterState, Option<SystemId>) {
+        match status {
+            _ if processes::is_killed(postmaster.pid()) => (PostmasterState::Stopping, None),
+            Some(PidFileStatus::Starting) => (PostmasterState::Starting, None),
+            Some(PidFileStatus::Stopping) => (PostmasterState::Stopping, None),
+            // Without a file it has not come so far yet, or somebody has removed the directory under it.
+            None | Some(PidFileStatus::Ready | PidFileStatus::Standby) => {
+                match self.ask(postmaster.pid(), deadline).await {
+                    Ok((running, id)) => (PostmasterState::Running(running), Some(id)),
+                    Err(error) => (self.why_no_answer(postmaster, &error, deadline).await, None),
+                }
+            }
+        }
+    }
+
+    /// What the postmaster does, and nothing of the data directory; at the latest at `deadline`. Callers that come while a query
+    /// runs share the next one.
+    pub async fn postmaster_state(&self, deadline: Instant) -> PostmasterState {
+        let look = match self.look(deadline.min(Instant::now() + LEAST)).await {
+            Ok(look) => look,
+            Err(error) => return self.inspect_without_disk(error.to_string(), deadline).await.postmaster,
+        };
+        match look.found {
+            Found::Alive(postmaster) => {
+                let status = look.status.ok().flatten();
+                let (state, _) = self.state_of_alive(&postmaster, status, deadline).await;
+                if postmaster.is_alive() { state } else { self.state_of_stopped() }
+            }
+            Found::SingleUser { pid } => unreachable_single_user(pid),
+            Found::Nobody | Found::Foreign { .. } => self.state_of_stopped(),
+        }
+    }
+
+    fn state_of_stopped(&self) -> PostmasterState {
+        if self.killed_remain() { PostmasterState::Stopping } else { PostmasterState::Stopped(None) }
     }
 
     /// The disk did not answer in time. PostgreSQL may.
@@ -168,19 +200,6 @@ impl Monitor {
 
     fn killed_remain(&self) -> bool {
         self.killed.lock().unwrap_or_else(PoisonError::into_inner).remain()
-    }
-
-    /// What PostgreSQL says of itself, newly asked. Callers that come while a query runs share the next one.
-    ///
-    /// # Errors
-    /// No postmaster, no answer until `deadline`, or what the server says.
-    pub async fn status(&self, deadline: Instant) -> Result<Running> {
-        match self.postmaster()? {
-            Found::Alive(postmaster) => Ok(self.ask(postmaster.pid(), deadline).await?.0),
-            Found::Nobody | Found::Foreign { .. } | Found::SingleUser { .. } => {
-                Err(SqlError::other("query", "no postmaster runs on the data directory").into())
-            }
-        }
     }
 
     /// Completes within milliseconds of the exit of the postmaster seen last; never, where there is none.

@@ -605,7 +605,10 @@ fn status_requests_share_queries() {
         let asks: Vec<_> = (0..200)
             .map(|_| {
                 let monitor = node.monitor.clone();
-                tokio::spawn(async move { monitor.status(Instant::now() + Duration::from_secs(10)).await.is_ok() })
+                tokio::spawn(async move {
+                    let state = monitor.postmaster_state(Instant::now() + Duration::from_secs(10)).await;
+                    matches!(state, Postmaster::Running(_))
+                })
             })
             .collect();
         for ask in asks {

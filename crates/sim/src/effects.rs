@@ -1,9 +1,9 @@
 //! The effects of a tick on a simulated node, as `core::effects` lists them.
 
 use std::future::pending;
+use std::sync::Arc;
 use std::time::Duration;
 
-use patroni_core::cluster::MemberData;
 use patroni_core::facts::Facts;
 use patroni_core::job::Job;
 use patroni_core::plan::{JobOrder, Plan};
@@ -11,8 +11,7 @@ use patroni_core::verdict::Verdict;
 
 use crate::ambush::Worst;
 use crate::faults::Fault;
-use crate::store::StoreRequest;
-use crate::universe::{Event, STORE, Sender};
+use crate::universe::Event;
 use crate::world::SimWorld;
 
 impl SimWorld {
@@ -87,28 +86,15 @@ impl SimWorld {
         }
     }
 
-    pub(crate) fn publish(&self, plan: &Plan) {
-        self.shared.borrow_mut().nodes[self.node].role = plan.memory.role;
+    pub(crate) fn publish(&self, plan: &Plan, facts: &Facts) {
+        let node = &mut self.shared.borrow_mut().nodes[self.node];
+        node.view = Arc::clone(&plan.view);
+        node.store_failed = facts.cluster.is_err();
     }
 
     pub(crate) fn write_member(&self, plan: &Plan) {
-        let from = Sender { node: self.node, life: u64::MAX, ticket: 0 };
-        let request = StoreRequest::Touch(Box::new(self.member(plan)));
-        self.shared.borrow_mut().send(self.node, STORE, Event::ToStore { from, request });
-    }
-
-    fn member(&self, plan: &Plan) -> MemberData {
-        let universe = self.shared.borrow();
-        let node = &universe.nodes[self.node];
-        let data = node.postgres.data().filter(|_| node.postgres.serves());
-        MemberData {
-            conn_url: Some(format!("postgres://{}:5432/postgres", node.name)),
-            api_url: Some(format!("http://{}:8008/patroni", node.name)),
-            state: Some(plan.memory.state.to_string()),
-            role: Some(plan.memory.role.to_string()),
-            timeline: data.map(|data| data.wal.timeline()),
-            tags: node.settings.tags.clone(),
-            ..MemberData::default()
+        if let Some(data) = &plan.member {
+            self.shared.borrow_mut().order_key(self.node, data);
         }
     }
 }

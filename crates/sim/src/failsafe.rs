@@ -24,7 +24,7 @@ impl Universe {
         if !node.alive || node.frozen_until.is_some() || node.absent {
             return;
         }
-        let primary = node.postgres.is_primary() || node.role == Role::Primary;
+        let primary = node.postgres.is_primary() || node.view.role == Role::Primary;
         let up = node.postgres.serves();
         let data = node.postgres.data().filter(|_| up);
         let streams = matches!(node.postgres.process, Process::Up { stream: Some(_), .. });
@@ -47,7 +47,7 @@ impl Universe {
         if !node.alive || node.frozen_until.is_some() || node.absent {
             return;
         }
-        let leads = node.role == Role::Primary || node.lease_until.is_some_and(|until| now < until);
+        let leads = node.view.role == Role::Primary || node.lease_until.is_some_and(|until| now < until);
         let agreed = node.failsafe_mode && !leads && node.agreement.give(leader, Moment(now));
         let name = node.name.clone();
         self.send(peer, from.node, Event::Agreed { to: from, name, agreed });

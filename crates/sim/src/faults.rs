@@ -48,6 +48,8 @@ pub(crate) enum Fault {
     Restart(usize),
     Reinitialize(usize),
     Configure,
+    /// A setting is changed once a second, so many times.
+    Fidgets(u32),
     /// Settings of synchronous replication.
     Tune,
     /// Another mode.
@@ -93,6 +95,7 @@ impl Fault {
             Fault::Restart(_) => "restart",
             Fault::Reinitialize(_) => "reinitialize",
             Fault::Configure => "configuration change",
+            Fault::Fidgets(_) => "changed once a second",
             Fault::Tune => "synchronous settings changed",
             Fault::Mode => "synchronous mode changed",
             Fault::SyncLost => "/sync deleted",
@@ -157,6 +160,7 @@ fn calm(random: &mut Random, node: usize) -> (Fault, Option<Fault>) {
         0..=2 => (Fault::Switchover, None),
         3 => (Fault::Restart(node), None),
         4 => (Fault::Reinitialize(node), None),
+        5 if random.percent(30) => (Fault::Fidgets(60), None),
         5 => (Fault::Configure, None),
         _ => (Fault::ReplicaTold(node), Some(Fault::AgentStarts(node))),
     }
@@ -193,6 +197,7 @@ fn stormy(random: &mut Random, node: usize, nodes: usize, lasts: Duration) -> (F
         _ => match random.within(0..3) {
             0 => (Fault::Joins(nodes), None),
             1 => (Fault::Leaves(node), None),
+            _ if random.percent(30) => (Fault::Fidgets(60), None),
             _ => (Fault::Configure, None),
         },
     }
@@ -253,6 +258,7 @@ pub(crate) fn apply(simulation: &mut Simulation, fault: Fault) {
         | Fault::Restart(_)
         | Fault::Reinitialize(_)
         | Fault::Configure
+        | Fault::Fidgets(_)
         | Fault::Tune
         | Fault::Mode
         | Fault::SyncLost
@@ -318,6 +324,13 @@ fn strike(universe: &mut Universe, fault: Fault) {
             if universe.random.percent(30) {
                 let on = universe.random.percent(50);
                 configure(universe, "failsafe_mode", json!(on));
+            }
+        }
+        Fault::Fidgets(times) => {
+            // Nothing reacts to what it says: it wakes everybody, and that is all.
+            configure(universe, "note", json!(times));
+            if times > 0 {
+                universe.after(Duration::from_secs(1), Event::Fault(Fault::Fidgets(times - 1)));
             }
         }
         Fault::Tune => tune(universe),

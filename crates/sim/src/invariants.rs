@@ -7,6 +7,7 @@ use patroni_core::plan::JobOrder;
 use patroni_core::settings::SynchronousMode;
 
 use crate::postgres::Process;
+use crate::shown;
 use crate::universe::{STORE, Universe};
 
 /// Checks what must be true at any time.
@@ -16,6 +17,7 @@ pub(crate) fn check(universe: &mut Universe) {
     two_primaries(universe, &writers);
     for node in 0..universe.nodes.len() {
         belief(universe, node);
+        shown::check(universe, node);
     }
     for node in writers {
         attended(universe, node);
@@ -125,7 +127,7 @@ fn synchronous(universe: &mut Universe, leader: usize) {
     let settings = universe.nodes[leader].synchronous.clone();
     let since = universe.now.saturating_sub(universe.acknowledged_at);
     let names = universe.nodes[leader].postgres.sync.shown.clone();
-    let possible = |node: &&crate::universe::Node| !node.settings.tags.nosync() && !node.absent;
+    let possible = |node: &&crate::node::Node| !node.settings.tags.nosync() && !node.absent;
     let standbys =
         universe.nodes.iter().filter(possible).filter(|node| node.name != universe.nodes[leader].name).count();
     let blocked = settings.mode != SynchronousMode::Off && settings.strict && standbys == 0;

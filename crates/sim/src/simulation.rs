@@ -12,7 +12,6 @@ use patroni_core::JsonMap;
 use patroni_core::decide::title;
 use patroni_core::job::{Job, JobOutcome, JobView, Stage};
 use patroni_core::plan::{Exit, JobOrder};
-use patroni_core::server::Role;
 use patroni_core::settings::{Dynamic, RewindSettings, Settings};
 use patroni_core::tags::Tags;
 use patroni_core::time::Moment;
@@ -23,10 +22,11 @@ use crate::ambush::Ambush;
 use crate::faults::{self, Fault, Weather};
 use crate::invariants;
 use crate::jobs;
+use crate::node::new_node;
 use crate::operators;
 use crate::postgres::{Disk, Process};
 use crate::random::Random;
-use crate::universe::{Event, STORE, Shared, Universe, new_node};
+use crate::universe::{Event, STORE, Shared, Universe};
 use crate::world::SimWorld;
 
 type Task<T> = Pin<Box<dyn Future<Output = T>>>;
@@ -286,6 +286,7 @@ impl Simulation {
             self.poll_all();
             invariants::check(&mut self.shared.borrow_mut());
             let event = self.shared.borrow_mut().next(end);
+            self.shared.borrow_mut().note_trouble();
             let Some(event) = event else { break };
             self.events += 1;
             if self.events > EVENTS {
@@ -325,6 +326,7 @@ impl Simulation {
         self.jobs[node] = None;
         let mut universe = self.shared.borrow_mut();
         universe.log(node, || format!("the agent ends: {exit:?}"));
+        universe.write_key(node);
         let unanswered: Vec<_> = universe.nodes[node].requests.keys().copied().collect();
         for id in unanswered {
             universe.unanswered.remove(&id);
@@ -421,7 +423,7 @@ impl Simulation {
     }
 
     pub(crate) fn agent_starts(&mut self, node: usize) {
-        let settings = {
+        let shown = {
             let universe = &mut *self.shared.borrow_mut();
             let this = &mut universe.nodes[node];
             if this.alive || this.absent {
@@ -433,7 +435,7 @@ impl Simulation {
             this.fatal = false;
             this.stopping = false;
             this.unattended = true;
-            this.role = Role::Uninitialized;
+            this.forget_shown();
             this.requests.clear();
             this.arrived.clear();
             this.ended = None;
@@ -442,10 +444,10 @@ impl Simulation {
             this.failsafe_mode = this.settings.failsafe_mode;
             this.agreement = Arc::default();
             universe.amnesia |= universe.sync_lost;
-            Arc::new(this.settings.clone())
+            Arc::clone(&this.view)
         };
         let mut world = SimWorld::new(Rc::clone(&self.shared), node);
-        self.agents[node] = Some(Box::pin(async move { driver::run(&mut world, settings).await }));
+        self.agents[node] = Some(Box::pin(async move { driver::run(&mut world, shown).await }));
         self.shared.borrow_mut().runnable.insert(node);
     }
 }

@@ -30,7 +30,7 @@ pub(crate) enum StoreRequest {
         key: Option<Version>,
         last_lsn: Option<Lsn>,
     },
-    Touch(Box<MemberData>),
+    Touch(Arc<MemberData>),
     /// If the key still is as it was found.
     Initialize {
         write: InitializeWrite,
@@ -67,6 +67,8 @@ pub(crate) enum StoreReply {
 pub(crate) struct Store {
     /// It answers.
     pub down: bool,
+    /// Members whose keys ran out, until somebody looks at it.
+    pub ran_out: Vec<MemberName>,
     cluster: Arc<Cluster>,
     revision: u64,
     leases: BTreeMap<MemberName, Duration>,
@@ -105,7 +107,7 @@ impl Store {
                 reply
             }
             StoreRequest::Release { key, last_lsn } => self.release(me, key, last_lsn),
-            StoreRequest::Touch(data) => self.touch(me, *data, now + ttl),
+            StoreRequest::Touch(data) => self.touch(me, &data, now + ttl),
             StoreRequest::Initialize { write, found } => self.initialize(write, &found),
             StoreRequest::WriteConfig { expected, data } => self.write_config(expected, data),
             StoreRequest::WriteFailover { expected, request } => self.write_failover(expected, request),
@@ -129,10 +131,11 @@ impl Store {
         for name in &ended {
             self.leases.remove(name);
             let cluster = self.edit();
-            cluster.members.remove(name);
+            let present = cluster.members.remove(name).is_some();
             if cluster.leader_name() == Some(name) {
                 cluster.leader = None;
             }
+            self.ran_out.extend(present.then(|| name.clone()));
         }
         !ended.is_empty()
     }
@@ -181,17 +184,16 @@ impl Store {
     }
 
     /// As in etcd, the keys of a member share one lease.
-    fn touch(&mut self, me: &MemberName, data: MemberData, until: Duration) -> (StoreReply, bool) {
+    fn touch(&mut self, me: &MemberName, data: &MemberData, until: Duration) -> (StoreReply, bool) {
         self.leases.insert(me.clone(), until);
         let present = self.cluster.members.get(me).map(|member| &member.data);
-        if present == Some(&data) {
+        if present == Some(data) {
             return (StoreReply::Done, false);
         }
-        let heard = present.is_none_or(|old| (&old.state, &old.role) != (&data.state, &data.role));
         let version = self.bump();
-        let member = Member { name: me.clone(), version, session: None, data };
+        let member = Member { name: me.clone(), version, session: None, data: data.clone() };
         self.edit().members.insert(me.clone(), member);
-        (StoreReply::Done, heard)
+        (StoreReply::Done, true)
     }
 
     fn initialize(&mut self, write: InitializeWrite, found: &Initialize) -> (StoreReply, bool) {

@@ -3,25 +3,20 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use patroni_core::JsonMap;
-use patroni_core::job::{Job, JobOutcome, JobView};
 use patroni_core::lsn::Lsn;
 use patroni_core::name::MemberName;
 use patroni_core::peer::PeerStatus;
-use patroni_core::plan::JobOrder;
-use patroni_core::request::{Answer, Request, RequestId};
-use patroni_core::server::Role;
-use patroni_core::settings::{Settings, Synchronous};
-use patroni_tick::agreement::Agreement;
+use patroni_core::request::{Answer, RequestId};
 
 use crate::ambush::{Ambush, Worst};
 use crate::clients::Write;
 use crate::faults::Fault;
 use crate::guard::Guard;
-use crate::postgres::{Disk, Postgres};
+use crate::node::Node;
+use crate::postgres::Disk;
 use crate::random::Random;
 use crate::store::{Store, StoreReply, StoreRequest};
 use crate::wal::Wal;
@@ -41,6 +36,8 @@ pub(crate) enum Event {
     ToStore { from: Sender, request: StoreRequest },
     /// Its answer arrives.
     FromStore { to: Sender, reply: StoreReply },
+    /// This write of a member's key is not waited for any longer.
+    KeyDeadline(Sender),
     /// A lease may have ended.
     Expire,
     /// A peer is asked for its status.
@@ -101,87 +98,6 @@ pub(crate) enum Arrived {
     Peer(MemberName, PeerStatus),
     /// Of a peer that was asked for its leave.
     Agreed(MemberName, bool),
-}
-
-/// A machine with an agent and a server.
-#[derive(Debug)]
-pub(crate) struct Node {
-    /// Its name.
-    pub name: MemberName,
-    /// The configuration file.
-    pub settings: Settings,
-    /// How commits are made safe, as its agent last read it.
-    pub synchronous: Synchronous,
-    /// Failsafe mode is on, as its agent last read it.
-    pub failsafe_mode: bool,
-    /// What its agent agreed to in failsafe mode.
-    pub agreement: Arc<Agreement>,
-    /// Until when it goes on without the store.
-    pub failsafe_until: Option<Duration>,
-    /// The server's files are its agent's to write: it has taken the server over.
-    pub knows_server: bool,
-    /// It took the lease because an operator named it, whatever it has.
-    pub by_hand: bool,
-    /// The server.
-    pub postgres: Postgres,
-    /// When the postmaster was started.
-    pub started_at: Duration,
-    /// The agent's process exists.
-    pub alive: bool,
-    /// Which agent this is.
-    pub life: u64,
-    /// Stopped until then, as by SIGSTOP or a machine without mercy.
-    pub frozen_until: Option<Duration>,
-    /// Left the cluster for good, or is not yet part of it.
-    pub absent: bool,
-    /// The agent was told to stop.
-    pub stopping: bool,
-    /// Something woke the agent.
-    pub woken: bool,
-    /// The role it announces.
-    pub role: Role,
-    /// The end of the lease it believes in.
-    pub lease_until: Option<Duration>,
-    /// Its guard, while it is armed.
-    pub guard: Option<Guard>,
-    /// Its clients were held back in the last tick.
-    pub held: bool,
-    /// What it will show once it is promoted has been confirmed: its clients were held back for that.
-    pub shows_all: bool,
-    /// Its last tick was paused.
-    pub paused: bool,
-    /// The same, until it has a lease again or accepts no writes: a paused server may be a primary without one.
-    pub was_paused: bool,
-    /// Nobody looked after the server when its lease ended, or may not have: the agent was frozen or dead.
-    pub unattended: bool,
-    /// Which of its agents told the server to become primary.
-    pub promoted_by: u64,
-    /// Its next promotion comes late.
-    pub replays_long: bool,
-    /// Its agent dies when it has begun to carry out that the running job is replaced.
-    pub dies_half_way: bool,
-    /// Makes a new cluster.
-    pub bootstrapping: bool,
-    /// What its agent ordered, until the job takes it up.
-    pub order: Option<JobOrder>,
-    /// It asks for the lease before it does what cannot be taken back.
-    pub asks_for_lease: bool,
-    /// The job that runs.
-    pub job: Option<JobView>,
-    /// The job that ended.
-    pub ended: Option<(Job, JobOutcome)>,
-    /// Requests of operators.
-    pub requests: BTreeMap<RequestId, Request>,
-    /// Difference of its wall clock.
-    pub wall_offset: i64,
-    /// The agent ended by itself because somebody has to do something.
-    pub fatal: bool,
-    /// Answers that arrived and were not yet read.
-    pub arrived: BTreeMap<u64, Vec<Arrived>>,
-    /// The last verdict.
-    pub verdict: String,
-    /// Ticks so far.
-    pub ticks: u64,
 }
 
 /// The universe.
@@ -350,6 +266,7 @@ impl Universe {
             }
             Event::Notice(node) => self.wake(node),
             Event::ToStore { from, request } => self.store_handles(from, request),
+            Event::FromStore { to, reply } if self.writes_key(to) => self.key_written(to, reply),
             Event::FromStore { to, reply } => self.arrive(to, Arrived::Store(reply)),
             Event::Expire => {
                 self.expiry_at = None;
@@ -357,11 +274,13 @@ impl Universe {
                     self.log(STORE, || "a lease ended".into());
                     self.notify_watchers();
                 }
+                self.look_at_keys_that_ran_out();
                 self.watch_expiry();
             }
             Event::ToPeer { from, peer } => self.peer_answers(from, peer),
             Event::FromPeer { to, name, status } => self.arrive(to, Arrived::Peer(name, status)),
             Event::Failsafe { from, peer } => self.peer_agrees(from, peer),
+            Event::KeyDeadline(from) => self.key_deadline(from),
             Event::Agreed { to, name, agreed } => self.arrive(to, Arrived::Agreed(name, agreed)),
             Event::Wal { to, from, wal } => self.wal_arrives(to, from, &wal),
             Event::Connect { node, epoch } => self.connect(node, epoch),
@@ -401,6 +320,7 @@ impl Universe {
             self.worst(Worst::Looked, from.node);
         }
         let (reply, heard) = self.store.handle(&name, ttl, request, self.now);
+        self.look_at_keys_that_ran_out();
         if matches!(reply, StoreReply::Done) {
             if writes_sync {
                 self.sync_written(from.node, removes);
@@ -466,49 +386,5 @@ impl Universe {
     pub(crate) fn wipe(&mut self, node: usize) {
         self.crash_postgres(node, "is removed by an operator");
         self.nodes[node].postgres.disk = Disk::Empty;
-    }
-}
-
-/// A node that is about to be part of the cluster.
-pub(crate) fn new_node(settings: Settings) -> Node {
-    Node {
-        name: settings.name.clone(),
-        synchronous: settings.synchronous.clone(),
-        failsafe_mode: settings.failsafe_mode,
-        agreement: Arc::default(),
-        failsafe_until: None,
-        settings,
-        knows_server: false,
-        by_hand: false,
-        postgres: Postgres::empty(),
-        started_at: Duration::ZERO,
-        alive: false,
-        life: 0,
-        frozen_until: None,
-        absent: true,
-        stopping: false,
-        woken: false,
-        role: Role::Uninitialized,
-        lease_until: None,
-        guard: None,
-        held: false,
-        shows_all: false,
-        paused: false,
-        was_paused: false,
-        unattended: false,
-        promoted_by: 0,
-        replays_long: false,
-        dies_half_way: false,
-        bootstrapping: false,
-        order: None,
-        asks_for_lease: false,
-        job: None,
-        ended: None,
-        requests: BTreeMap::new(),
-        wall_offset: 0,
-        fatal: false,
-        arrived: BTreeMap::new(),
-        verdict: String::new(),
-        ticks: 0,
     }
 }

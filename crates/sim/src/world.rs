@@ -23,6 +23,7 @@ use patroni_tick::agreement::Agreement;
 use patroni_tick::driver::{Limit, Observation, World};
 use serde_json::json;
 
+use crate::shown::addresses;
 use crate::store::{StoreReply, StoreRequest};
 use crate::universe::{Arrived, Event, STORE, Sender, Shared, Universe};
 
@@ -260,6 +261,7 @@ impl World for SimWorld {
     }
 
     async fn observe(&mut self, limit: Limit) -> Observation {
+        let member_key = self.shared.borrow().nodes[self.node].key.clone();
         // Before the server is looked at: it is at least as far as its job is said to be.
         let job = self.job().await;
         let time = limit.within(self.settings.retry_timeout, Moment(self.time()));
@@ -287,7 +289,8 @@ impl World for SimWorld {
             shutdown: node.stopping,
             watchdog: Watchdog { required: false, healthy: true },
             failsafe_leader: node.agreement.given(self.settings.ttl, Moment(now)),
-            api_url: format!("http://{}:8008/patroni", node.name),
+            addresses: addresses(&node.name),
+            member_key,
             slots: News::default(),
         }
     }
@@ -367,7 +370,7 @@ impl World for SimWorld {
                 self.order(plan, asks_for_lease, facts);
             }
             Effect::Reply => self.reply(plan),
-            Effect::Publish => self.publish(plan),
+            Effect::Publish => self.publish(plan, facts),
             Effect::Settle => self.shared.borrow().nodes[self.node].agreement.settle(),
             Effect::WriteMember => self.write_member(plan),
             Effect::Server(OnServer::Prepare | OnServer::Configure) => self.adopt(facts),

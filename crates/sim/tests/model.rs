@@ -18,6 +18,7 @@ use patroni_core::decide::{decide, title};
 use patroni_core::facts::{Answer, Answers, Facts, JobFact, Op, Outcome, RewindCheck, UpstreamCheck, Watchdog};
 use patroni_core::job::{DemoteMode, Job, JobOutcome, JobView, Stage};
 use patroni_core::lsn::{Lsn, Timeline};
+use patroni_core::member_key::MemberKey;
 use patroni_core::memory::{Memory, StepDown};
 use patroni_core::name::{MemberName, SystemId};
 use patroni_core::parameters::SynchronousStandbyNames;
@@ -29,6 +30,7 @@ use patroni_core::slots::News;
 use patroni_core::sync::{Electorate, Inspection, Sender, StandbyNames};
 use patroni_core::tags::Tags;
 use patroni_core::time::{Moment, Now, WallTime};
+use patroni_core::view::{Addresses, View};
 use serde_json::json;
 use stateright::{Checker, Expectation, HasDiscoveries, Model, Property};
 
@@ -656,11 +658,14 @@ impl State {
         let node = &self.nodes[usize::from(index)];
         let boot = moment(self.now);
         let name = NAMES[usize::from(index)];
+        let settings = Arc::new(settings(name, self.mode, self.failsafe));
+        let server = Arc::new(server(node));
         Facts {
             now: Now { boot, wall: WallTime(0) },
-            settings: Arc::new(settings(name, self.mode, self.failsafe)),
+            shown: Arc::new(View::initial(Arc::clone(&settings), Arc::clone(&server), boot)),
+            settings,
             cluster: if sees_store { Ok(Arc::new(self.cluster())) } else { Err("silent".into()) },
-            server: Arc::new(server(node)),
+            server,
             job: node.job.clone(),
             requests: BTreeMap::new(),
             shutdown: false,
@@ -668,7 +673,8 @@ impl State {
             failsafe_leader: self
                 .agreed_with(index)
                 .map(|(leader, until)| (NAMES[usize::from(leader)].into(), moment(until))),
-            api_url: format!("http://{name}"),
+            addresses: Addresses { api_url: format!("http://{name}"), ..Addresses::default() },
+            member_key: MemberKey::default(),
             slots: News::default(),
             answers: Answers::default(),
         }

@@ -13,6 +13,7 @@ use patroni_core::decide::decide;
 use patroni_core::effects::Effect;
 use patroni_core::facts::{Answer, Answers, Facts, JobFact, Op, Watchdog};
 use patroni_core::fence::{self, Fence};
+use patroni_core::member_key::MemberKey;
 use patroni_core::memory::Memory;
 use patroni_core::name::MemberName;
 use patroni_core::plan::{Exit, Plan, Step};
@@ -21,6 +22,7 @@ use patroni_core::server::Server;
 use patroni_core::settings::Settings;
 use patroni_core::slots::News;
 use patroni_core::time::{Moment, Now};
+use patroni_core::view::{Addresses, View};
 
 use crate::agreement::Agreement;
 
@@ -72,8 +74,10 @@ pub struct Observation {
     pub watchdog: Watchdog,
     /// See [`Facts::failsafe_leader`].
     pub failsafe_leader: Option<(MemberName, Moment)>,
-    /// The `api_url` of this node.
-    pub api_url: String,
+    /// Where others reach this node.
+    pub addresses: Addresses,
+    /// What is known of this member's key, as of before the store was read.
+    pub member_key: MemberKey,
     /// What work on replication slots in the background found out.
     pub slots: News,
 }
@@ -97,29 +101,29 @@ impl Limit {
     }
 }
 
-/// Runs ticks until one says that the agent ends.
-pub async fn run(world: &mut impl World, settings: Arc<Settings>) -> Exit {
+/// Runs ticks until one says that the agent ends. `shown`: what the node shows before the first.
+pub async fn run(world: &mut impl World, shown: Arc<View>) -> Exit {
     let mut memory = Memory::new();
-    let mut settings = settings;
+    let mut settings = Arc::clone(&shown.settings);
+    let mut shown = shown;
     loop {
-        let (plan, facts) = tick(world, &memory, &settings).await;
+        let (plan, facts) = tick(world, &memory, &settings, &shown).await;
         for effect in &plan.effects {
             world.carry_out(*effect, &plan, &facts).await;
         }
         if let Some(exit) = plan.exit {
             return exit;
         }
-        memory = plan.memory;
-        settings = facts.settings;
+        (memory, shown, settings) = (plan.memory, plan.view, facts.settings);
         let until_limit = Limit::of(&memory, &settings).within(plan.wake_after, world.now().boot);
         world.sleep(until_limit.min(plan.wake_after)).await;
     }
 }
 
 /// One tick: a dialogue between the pure decision and the world.
-pub async fn tick(world: &mut impl World, memory: &Memory, settings: &Settings) -> (Plan, Facts) {
+pub async fn tick(world: &mut impl World, memory: &Memory, settings: &Settings, shown: &Arc<View>) -> (Plan, Facts) {
     let limit = Limit::of(memory, settings);
-    let mut facts = observe(world, limit).await;
+    let mut facts = observe(world, limit, shown).await;
     for _ in 0..OPS_PER_TICK {
         match decide(memory, &facts) {
             Step::Finish(plan) => return (*plan, facts),
@@ -142,7 +146,7 @@ async fn execute(world: &mut impl World, op: Op, facts: &Facts, limit: Limit) ->
     world.execute(op, facts, limit).await
 }
 
-async fn observe(world: &mut impl World, limit: Limit) -> Facts {
+async fn observe(world: &mut impl World, limit: Limit, shown: &Arc<View>) -> Facts {
     let observation = world.observe(limit).await;
     Facts {
         now: world.now(),
@@ -154,7 +158,9 @@ async fn observe(world: &mut impl World, limit: Limit) -> Facts {
         shutdown: observation.shutdown,
         watchdog: observation.watchdog,
         failsafe_leader: observation.failsafe_leader,
-        api_url: observation.api_url,
+        addresses: observation.addresses,
+        shown: Arc::clone(shown),
+        member_key: observation.member_key,
         slots: observation.slots,
         answers: Answers::default(),
     }

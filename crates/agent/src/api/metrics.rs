@@ -4,12 +4,12 @@ use std::fmt::Write;
 
 use jiff::Timestamp;
 use patroni_core::COMPATIBLE_VERSION;
+use patroni_core::health::Status;
 use patroni_core::lsn::Lsn;
 use patroni_core::python::float_text;
 use patroni_core::server::{Role, Wal};
 use patroni_core::settings::SynchronousMode;
 
-use super::status::Status;
 use crate::metrics::{BUCKETS_MS, Histogram, Metrics, StoreCall};
 
 /// The names of the states as the help text of `patroni_postgres_state` lists them.
@@ -62,11 +62,11 @@ impl Page {
     fn server(&mut self, status: &Status<'_>) {
         self.gauge("patroni_version", "Patroni semver without periods.", version());
         self.flag("patroni_postgres_running", "Value is 1 if Postgres is running, 0 otherwise.", status.is_running());
-        let started = status.running.map(|running| running.start_time.as_str());
+        let started = status.running().map(|running| running.start_time.as_str());
         self.gauge("patroni_postmaster_start_time", "Epoch seconds since Postgres started.", epoch_seconds(started));
         let role = status.role();
         self.flag("patroni_primary", "Value is 1 if this node is the leader, 0 otherwise.", role == Role::Primary);
-        let location = match status.running.map(|running| &running.wal) {
+        let location = match status.running().map(|running| &running.wal) {
             Some(Wal::Primary { location }) => location.0,
             Some(Wal::Standby { .. }) | None => 0,
         };
@@ -96,7 +96,7 @@ impl Page {
     }
 
     fn positions(&mut self, status: &Status<'_>) {
-        let (received, replayed, timestamp, paused) = match status.running.map(|running| &running.wal) {
+        let (received, replayed, timestamp, paused) = match status.running().map(|running| &running.wal) {
             Some(Wal::Standby { received, replayed, replayed_timestamp, paused, .. }) => {
                 (received.or(*replayed), *replayed, replayed_timestamp.as_deref(), *paused)
             }
@@ -120,7 +120,7 @@ impl Page {
             epoch_seconds(timestamp),
         );
         self.flag("patroni_xlog_paused", "Value is 1 if the Postgres xlog is paused, 0 otherwise.", paused);
-        if status.running.is_some() {
+        if status.running().is_some() {
             let state = status.replication_state();
             self.flag(
                 "patroni_postgres_streaming",
@@ -139,7 +139,7 @@ impl Page {
         self.gauge(
             "patroni_postgres_server_version",
             "Version of Postgres (if running), 0 otherwise.",
-            status.running.map_or(0, |running| running.server_version),
+            status.running().map_or(0, |running| running.server_version),
         );
         self.flag(
             "patroni_cluster_unlocked",
@@ -151,7 +151,7 @@ impl Page {
             "Value is 1 if failsafe mode is active, 0 if inactive.",
             status.is_failsafe_active(),
         );
-        let timeline = status.running.and_then(|running| running.timeline).map_or(0, |timeline| timeline.0);
+        let timeline = status.running().and_then(|running| running.timeline).map_or(0, |timeline| timeline.0);
         self.gauge("patroni_postgres_timeline", "Postgres timeline of this node (if running), 0 otherwise.", timeline);
         self.gauge(
             "patroni_dcs_last_seen",
@@ -205,7 +205,7 @@ impl Page {
             "Settings of synchronous_commit (server, databases, roles) with which commits do not wait for standbys.",
             view.turned_down.len(),
         );
-        let Some(running) = status.running else { return };
+        let Some(running) = status.running() else { return };
         if let Wal::Primary { location } = running.wal {
             self.head("patroni_rs_replication_lag_bytes", "gauge", "WAL a connected standby has not yet flushed.");
             for row in &running.replication {
@@ -289,7 +289,7 @@ fn escaped(value: &str) -> String {
 mod tests {
     use std::time::Duration;
 
-    use patroni_core::server::State;
+    use patroni_core::health::NO_ANSWER;
     use patroni_core::slots::Risk;
     use patroni_core::time::WallTime;
     use patroni_core::view::View;
@@ -300,16 +300,16 @@ mod tests {
     /// The pages of Patroni 4.1.5, recorded, are how ours begin.
     #[test]
     fn patronis_metrics_come_first() {
-        let mut starting = sample::view("postgresql1", sample::standby());
-        starting.state = State::Starting;
+        let standby = sample::view("postgresql1", sample::standby());
         let primary = sample::view("postgresql0", sample::primary());
         let rows = [
             (primary, sample::primary(), 1_795_398_573_999, include_str!("golden/metrics_primary.txt")),
-            (starting, sample::standby(), 1_795_398_574_000, include_str!("golden/metrics_standby.txt")),
+            (standby, sample::standby(), 1_795_398_574_000, include_str!("golden/metrics_standby.txt")),
         ];
         for (mut view, running, seen, golden) in rows {
             view.dcs_last_seen = Some(WallTime(seen));
-            let page = page(&Status::new(&view, Some(&running), sample::NOW), &Metrics::default());
+            let server = sample::answer(Some(&running));
+            let page = page(&Status::new(&view, true, &server, sample::NOW), &Metrics::default());
             let ours: Vec<_> = page.lines().take(golden.lines().count()).collect();
             assert_eq!(ours, golden.lines().collect::<Vec<_>>());
         }
@@ -320,7 +320,8 @@ mod tests {
         let documentation = include_str!("../../../../docs/rest-api.md");
         for running in [sample::primary(), sample::standby()] {
             let view = sample::view("postgresql0", running.clone());
-            let page = page(&Status::new(&view, Some(&running), sample::NOW), &Metrics::default());
+            let server = sample::answer(Some(&running));
+            let page = page(&Status::new(&view, true, &server, sample::NOW), &Metrics::default());
             let types = page.lines().filter_map(|line| line.strip_prefix("# TYPE patroni_rs_")?.split_once(' '));
             for (name, kind) in types {
                 let row = documentation.lines().find(|line| {
@@ -339,7 +340,8 @@ mod tests {
     fn a_slot_at_risk_is_counted() {
         let mut view = sample::view("postgresql1", sample::standby());
         let lines = |view: &View| {
-            let page = page(&Status::new(view, Some(&sample::standby()), sample::NOW), &Metrics::default());
+            let server = sample::answer(Some(&sample::standby()));
+            let page = page(&Status::new(view, true, &server, sample::NOW), &Metrics::default());
             page.lines()
                 .filter(|line| line.starts_with("patroni_rs_slot_at_risk"))
                 .map(str::to_owned)
@@ -357,7 +359,7 @@ mod tests {
         let metrics = Metrics::default();
         metrics.store(StoreCall::Load).record(Duration::from_millis(20));
         metrics.failovers.record(Duration::from_secs(3));
-        let page = page(&Status::new(&view, None, sample::NOW), &metrics);
+        let page = page(&Status::new(&view, true, &NO_ANSWER, sample::NOW), &metrics);
         let value = |name: &str| page.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned();
         let labels = "{scope=\"batman\",name=\"postgresql0\"}";
         assert_eq!(value("patroni_postgres_state{"), format!("patroni_postgres_state{labels} -1"));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use patroni_core::cluster::Cluster;
 use patroni_core::facts::Outcome;
 use patroni_core::request::{Answer, Request};
-use patroni_core::time::Now;
+use patroni_core::time::{Moment, Now};
 use patroni_core::view::View;
 use patroni_dcs::Dcs;
 use patroni_http::HttpClient;
@@ -24,13 +24,13 @@ mod cluster;
 mod config;
 mod connections;
 mod endpoints;
-mod health;
+#[cfg(test)]
+mod health_tests;
 mod metrics;
 mod openapi;
 mod options;
 mod patroni2;
 mod probe;
-mod query;
 mod reply;
 mod restart;
 mod route;
@@ -82,6 +82,8 @@ pub struct ApiParts {
     pub view: watch::Receiver<Arc<View>>,
     /// Asks PostgreSQL.
     pub probe: Arc<dyn StatusProbe>,
+    /// Since when a job has been working on PostgreSQL.
+    pub working: watch::Receiver<Option<Moment>>,
     /// To the loop, with an answer.
     pub requests: mpsc::Sender<Envelope>,
     /// To the loop, without one.
@@ -104,6 +106,7 @@ pub struct ApiParts {
 struct ApiState {
     view: watch::Receiver<Arc<View>>,
     probe: probe::SharedProbe,
+    working: watch::Receiver<Option<Moment>>,
     requests: mpsc::Sender<Envelope>,
     signals: mpsc::Sender<Signal>,
     agreement: Arc<Agreement>,
@@ -119,6 +122,7 @@ impl ApiState {
         ApiState {
             view: parts.view,
             probe: probe::SharedProbe::new(parts.probe),
+            working: parts.working,
             requests: parts.requests,
             signals: parts.signals,
             agreement: parts.agreement,

@@ -302,7 +302,9 @@ mod tests {
     use patroni_core::time::WallTime;
     use patroni_core::view::JOB_KEY;
 
-    use super::super::status::Status;
+    use patroni_core::health::Status;
+
+    use super::super::status;
     use super::super::{cluster, sample};
     use super::*;
     use crate::log::QueueState;
@@ -336,7 +338,8 @@ mod tests {
         });
         let queue = QueueState { queued: 3, expected: 2, lost: 1 };
         for running in [sample::primary(), sample::standby()] {
-            let document = Value::Object(Status::new(&view, Some(&running), sample::NOW).document(queue));
+            let server = sample::answer(Some(&running));
+            let document = Value::Object(status::document(&Status::new(&view, true, &server, sample::NOW), queue));
             assert!(document.as_object().is_some_and(|map| map.len() > 15), "{document}");
             assert_eq!(unknown(&schemas["Status"], &document), [""; 0]);
         }

@@ -5,9 +5,9 @@ use jiff::civil::DateTime;
 use jiff::tz::{Offset, TimeZone};
 use patroni_core::JsonMap;
 use patroni_core::cluster::Cluster;
+use patroni_core::health::Query;
 use serde_json::Value;
 
-use super::query::Query;
 use patroni_core::request::Handover;
 
 /// The status document.

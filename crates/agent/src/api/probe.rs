@@ -4,21 +4,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use patroni_core::server::Running;
+use patroni_core::health::NO_ANSWER;
+use patroni_core::server::Postmaster;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-/// Finds out how the local server is, by a query.
+/// Finds out what the local server does, by a look at its process and a query.
 #[async_trait]
 pub trait StatusProbe: Send + Sync + 'static {
-    /// Asks the server. The text of an error says why there is no answer.
+    /// Looks at the server.
     ///
     /// May take as long as it likes: whoever waits has a deadline. It is dropped after [`QUERY_LIMIT`].
-    async fn probe(&self) -> Result<Running, String>;
+    async fn probe(&self) -> Postmaster;
 }
 
 /// How long a question may go unanswered until those who wait, and all who come later, are told that nothing is known.
 pub const PATIENCE: Duration = Duration::from_millis(1000);
+
+/// The same for checks of the lease: what was known before goes on counting for them.
+pub(crate) const PATIENCE_OF_LEASE: Duration = Duration::from_millis(100);
 
 /// The same, where the question before was not answered at all: there is little hope.
 const PATIENCE_IN_DOUBT: Duration = Duration::from_millis(50);
@@ -29,7 +33,7 @@ pub const QUERY_LIMIT: Duration = Duration::from_secs(10);
 /// How old an answer may be to be given again: a burst of checks costs one query.
 const FRESH: Duration = Duration::from_millis(20);
 
-type Answer = Option<Result<Arc<Running>, String>>;
+type Answer = Option<Arc<Postmaster>>;
 
 /// One probe for all.
 pub(crate) struct SharedProbe {
@@ -40,7 +44,8 @@ pub(crate) struct SharedProbe {
 
 #[derive(Clone)]
 struct Question {
-    deadline: Instant,
+    asked: Instant,
+    in_doubt: bool,
     answer: watch::Receiver<(Instant, Answer)>,
 }
 
@@ -49,14 +54,13 @@ impl SharedProbe {
         SharedProbe { probe, current: Mutex::new(None) }
     }
 
-    /// What the server says, at most [`PATIENCE`] after it was asked.
-    pub(crate) async fn ask(&self) -> Result<Arc<Running>, String> {
+    /// What the server does, at most so long after it was asked: without an answer until then it is [`NO_ANSWER`].
+    pub(crate) async fn ask(&self, patience: Duration) -> Arc<Postmaster> {
         let mut question = self.question();
-        match timeout_at(question.deadline, question.answer.wait_for(|(_, answer)| answer.is_some())).await {
-            Ok(Ok(answered)) => answered.1.clone().unwrap_or_else(|| Err("no answer".to_owned())),
-            Ok(Err(_)) => Err("the query was given up".to_owned()),
-            Err(_) => Err(format!("no answer within {PATIENCE:?}")),
-        }
+        let patience = if question.in_doubt { PATIENCE_IN_DOUBT } else { patience };
+        let answer = question.answer.wait_for(|(_, answer)| answer.is_some());
+        let answered = timeout_at(question.asked + patience, answer).await;
+        answered.ok().and_then(|answered| answered.ok()?.1.clone()).unwrap_or_else(|| Arc::new(NO_ANSWER.clone()))
     }
 
     /// The question that is under way or was just answered, or else a new one.
@@ -70,12 +74,11 @@ impl SharedProbe {
         let (sender, answer) = watch::channel((asked, None));
         let probe = Arc::clone(&self.probe);
         tokio::spawn(async move {
-            if let Ok(result) = tokio::time::timeout(QUERY_LIMIT, probe.probe()).await {
-                sender.send_replace((Instant::now(), Some(result.map(Arc::new))));
+            if let Ok(postmaster) = tokio::time::timeout(QUERY_LIMIT, probe.probe()).await {
+                sender.send_replace((Instant::now(), Some(Arc::new(postmaster))));
             }
         });
-        let patience = if in_doubt { PATIENCE_IN_DOUBT } else { PATIENCE };
-        let question = Question { deadline: asked + patience, answer };
+        let question = Question { asked, in_doubt, answer };
         *current = Some(question.clone());
         question
     }
@@ -102,7 +105,7 @@ mod tests {
 
     #[async_trait]
     impl StatusProbe for Hanging {
-        async fn probe(&self) -> Result<Running, String> {
+        async fn probe(&self) -> Postmaster {
             self.0.fetch_add(1, Ordering::SeqCst);
             std::future::pending().await
         }
@@ -112,10 +115,10 @@ mod tests {
 
     #[async_trait]
     impl StatusProbe for Counting {
-        async fn probe(&self) -> Result<Running, String> {
+        async fn probe(&self) -> Postmaster {
             self.0.fetch_add(1, Ordering::SeqCst);
             tokio::time::sleep(Duration::from_millis(50)).await;
-            Err("down".to_owned())
+            Postmaster::Stopping
         }
     }
 
@@ -127,16 +130,16 @@ mod tests {
             .map(|_| {
                 tokio::spawn({
                     let shared = Arc::clone(&shared);
-                    async move { shared.ask().await }
+                    async move { shared.ask(PATIENCE).await }
                 })
             })
             .collect();
         for ask in asks {
-            assert_eq!(ask.await.unwrap(), Err("down".to_owned()));
+            assert_eq!(*ask.await.unwrap(), Postmaster::Stopping);
         }
         assert_eq!(counting.0.load(Ordering::SeqCst), 1);
         tokio::time::sleep(FRESH).await;
-        let _ = shared.ask().await;
+        shared.ask(PATIENCE).await;
         assert_eq!(counting.0.load(Ordering::SeqCst), 2);
     }
 
@@ -145,13 +148,15 @@ mod tests {
         let hanging = Arc::new(Hanging(AtomicUsize::new(0)));
         let shared = SharedProbe::new(hanging.clone());
         let start = Instant::now();
-        assert!(shared.ask().await.is_err());
+        assert_eq!(*shared.ask(PATIENCE_OF_LEASE).await, *NO_ANSWER);
+        assert_eq!(start.elapsed(), PATIENCE_OF_LEASE);
+        assert_eq!(*shared.ask(PATIENCE).await, *NO_ANSWER);
         assert_eq!(start.elapsed(), PATIENCE);
-        assert!(shared.ask().await.is_err());
+        assert_eq!(*shared.ask(PATIENCE).await, *NO_ANSWER);
         assert_eq!(start.elapsed(), PATIENCE, "the second had not to wait");
         assert_eq!(hanging.0.load(Ordering::SeqCst), 1);
         tokio::time::sleep(QUERY_LIMIT).await;
-        assert!(shared.ask().await.is_err());
+        assert_eq!(*shared.ask(PATIENCE).await, *NO_ANSWER);
         assert_eq!(hanging.0.load(Ordering::SeqCst), 2, "asked again after the limit");
         assert_eq!(start.elapsed(), PATIENCE + QUERY_LIMIT + PATIENCE_IN_DOUBT);
     }

@@ -2,13 +2,15 @@
 //! checked first.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING};
 use hyper::{Method, Request};
 use patroni_core::JsonMap;
-use patroni_core::server::{Role, Running, State};
+use patroni_core::health::{Query, Status, checks};
+use patroni_core::server::{Postmaster, Role, State};
 use patroni_core::view::View;
 use serde_json::Value;
 
@@ -16,12 +18,11 @@ use super::access::Client;
 use super::connections::Place;
 use super::endpoints::{self, Body, Operation, Purpose};
 use super::options::Compatibility;
-use super::query::Query;
+use super::probe::{PATIENCE, PATIENCE_OF_LEASE};
 use super::reply::Reply;
 use super::server::Live;
-use super::status::{Status, asks_server};
 use super::{ApiState, BODY_LIMIT, MAX_BODY_BYTES, Signal};
-use super::{cluster, config, health, metrics, openapi, patroni2, restart, switchover};
+use super::{cluster, config, metrics, openapi, patroni2, restart, status, switchover};
 
 /// Answers a request.
 pub(crate) async fn respond(
@@ -97,12 +98,12 @@ impl Reading<'_> {
             Purpose::Liveness => Reply::bare(if self.old || self.is_alive() { 200 } else { 503 }),
             Purpose::Readiness => Reply::bare(if self.is_ready().await { 200 } else { 503 }),
             Purpose::Status => {
-                let running = self.ask().await;
-                self.document(&self.status(running.as_deref()), 200)
+                let server = self.ask(PATIENCE).await;
+                self.document(&self.status(&server), 200)
             }
             Purpose::Topology => self.topology().await,
             Purpose::History => self.history().await,
-            Purpose::Config => config::get(self.state, self.status(None).cluster()).await,
+            Purpose::Config => config::get(self.state, self.known().cluster()).await,
             Purpose::Metrics => self.metrics().await,
             Purpose::FailsafeMembers => failsafe_members(&self.view),
             Purpose::Description => {
@@ -113,34 +114,33 @@ impl Reading<'_> {
     }
 
     async fn check(&self, method: &Method, path: &str) -> Reply {
-        let asks = *method == Method::GET || health::needs_server(path, &self.status(None));
-        let running = if asks { self.ask().await } else { None };
-        let status = self.status(running.as_deref());
-        let code = if health::passes(path, &self.query, &status) { 200 } else { 503 };
+        // Whoever gets a document gets a whole one.
+        let brief = *method != Method::GET && checks::is_of_lease(path);
+        let server = self.ask(if brief { PATIENCE_OF_LEASE } else { PATIENCE }).await;
+        let status = self.status(&server);
+        let code = if checks::passes(path, &self.query, &status) { 200 } else { 503 };
         if *method == Method::GET { self.document(&status, code) } else { Reply::bare(code) }
     }
 
-    async fn ask(&self) -> Option<Arc<Running>> {
-        if !asks_server(&self.view) {
-            return None;
+    async fn ask(&self, patience: Duration) -> Arc<Postmaster> {
+        let server = self.state.probe.ask(patience).await;
+        if let Postmaster::Unreachable(reason) = &*server {
+            tracing::debug!(target: "patroni::api", "get_postgresql_status: {reason}");
         }
-        match self.state.probe.ask().await {
-            Ok(running) => Some(running),
-            Err(reason) => {
-                if self.view.state == State::Running {
-                    tracing::debug!(target: "patroni::api", "get_postgresql_status: {reason}");
-                }
-                None
-            }
-        }
+        server
     }
 
-    fn status<'b>(&'b self, running: Option<&'b Running>) -> Status<'b> {
-        Status::new(&self.view, running, self.state.now())
+    fn status<'b>(&'b self, server: &'b Postmaster) -> Status<'b> {
+        Status::new(&self.view, self.state.working.borrow().is_some(), server, self.state.now())
+    }
+
+    /// Where the server does not matter.
+    fn known(&self) -> Status<'_> {
+        Status::of_view(&self.view, self.state.now())
     }
 
     fn document(&self, status: &Status<'_>, code: u16) -> Reply {
-        let mut document = status.document(self.state.log_queue());
+        let mut document = status::document(status, self.state.log_queue());
         if self.old {
             patroni2::status(&mut document);
         }
@@ -148,16 +148,19 @@ impl Reading<'_> {
     }
 
     fn is_alive(&self) -> bool {
-        health::is_alive(&self.view, self.state.now())
+        checks::is_alive(&self.view, self.state.now())
     }
 
     async fn is_ready(&self) -> bool {
-        let leads = self.view.is_leader(self.state.now().boot);
-        if leads || self.old {
-            return leads || self.view.state == State::Running;
+        if self.view.is_leader(self.state.now().boot) {
+            return true;
         }
-        let running = self.ask().await;
-        match health::readiness(&self.query, &self.status(running.as_deref())) {
+        let server = self.ask(PATIENCE).await;
+        let status = self.status(&server);
+        if self.old {
+            return status.is_running();
+        }
+        match checks::readiness(&self.query, &status) {
             None => true,
             Some(reason) => {
                 tracing::debug!(target: "patroni::api", "Readiness check failure: {reason}");
@@ -180,7 +183,7 @@ impl Reading<'_> {
     }
 
     async fn history(&self) -> Reply {
-        let mut document = match self.status(None).cluster() {
+        let mut document = match self.known().cluster() {
             Some(snapshot) => cluster::history(snapshot),
             None => match self.state.load().await {
                 Ok(snapshot) => cluster::history(&snapshot),
@@ -194,8 +197,8 @@ impl Reading<'_> {
     }
 
     async fn metrics(&self) -> Reply {
-        let running = self.ask().await;
-        let page = metrics::page(&self.status(running.as_deref()), &self.state.metrics);
+        let server = self.ask(PATIENCE).await;
+        let page = metrics::page(&self.status(&server), &self.state.metrics);
         Reply { content_type: Some("text/plain"), ..Reply::text(200, page) }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use patroni_core::cluster::{
     Cluster, ClusterConfig, Leader, Member, MemberData, Status as StoredStatus, SyncState, Version,
 };
+use patroni_core::health::NO_ANSWER;
 use patroni_core::job::{Job, JobView, Stage};
 use patroni_core::lsn::{Lsn, Timeline};
 use patroni_core::name::{MemberName, SystemId};
@@ -101,11 +102,17 @@ pub(crate) fn standby() -> Running {
     Running { start_time, wal, replication: Vec::new(), ..primary() }
 }
 
+/// What the server does: it says this, or does not answer.
+pub(crate) fn answer(running: Option<&Running>) -> Postmaster {
+    running.map_or_else(|| NO_ANSWER.clone(), |running| Postmaster::Running(running.clone()))
+}
+
 pub(crate) fn view(name: &str, running: Running) -> View {
     let is_standby = running.wal.is_standby();
     View {
         settings: Arc::new(settings(name)),
         cluster: Some(Arc::new(cluster())),
+        dcs_answers: true,
         dcs_last_seen: Some(WallTime(1_795_398_572_400)),
         server: Arc::new(Server {
             data_dir: DataDir::Present(SystemId(7_711_177_507_295_976_209)),

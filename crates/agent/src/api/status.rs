@@ -2,226 +2,116 @@
 
 use patroni_core::COMPATIBLE_VERSION;
 use patroni_core::JsonMap;
-use patroni_core::cluster::{Cluster, is_synchronous};
+use patroni_core::health::Status;
 use patroni_core::job::JobView;
-use patroni_core::lsn::Lsn;
 use patroni_core::request::ScheduledRestart;
-use patroni_core::server::{DataDir, Replication, Role, Running, State, Wal};
+use patroni_core::server::{DataDir, Replication, Running, Wal};
 use patroni_core::settings::SynchronousMode;
 use patroni_core::time::Now;
-use patroni_core::view::View;
 use serde_json::{Value, json};
 
 use crate::log::QueueState;
 
-/// What is known of this node at one moment. All that health checks, documents and metrics say derives from it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Status<'a> {
-    /// The published view.
-    pub(crate) view: &'a View,
-    /// The server as just asked; `None` if it does not answer.
-    pub(crate) running: Option<&'a Running>,
-    /// What time it is.
-    pub(crate) now: Now,
+/// The document.
+pub(crate) fn document(status: &Status<'_>, log: QueueState) -> JsonMap {
+    let mut document = match status.running() {
+        Some(running) => server_part(status, running),
+        None => silent_part(status),
+    };
+    add_cluster_part(status, &mut document);
+    add_node_part(status, &mut document);
+    if log.queued > log.expected {
+        document.insert("logger_queue_size".to_owned(), log.queued.into());
+        if log.lost > 0 {
+            document.insert("logger_records_lost".to_owned(), log.lost.into());
+        }
+    }
+    document
 }
 
-impl<'a> Status<'a> {
-    /// A server that answered counts only in the states in which it is asked.
-    pub(crate) fn new(view: &'a View, running: Option<&'a Running>, now: Now) -> Self {
-        Status { view, running: running.filter(|_| asks_server(view)), now }
-    }
+fn silent_part(status: &Status<'_>) -> JsonMap {
+    let mut part = JsonMap::new();
+    part.insert("state".to_owned(), state_text(status).into());
+    part.insert("role".to_owned(), status.role().to_string().into());
+    part
+}
 
-    /// The snapshot of the store, as long as it is not older than `ttl`: then nothing is known of the cluster.
-    pub(crate) fn cluster(&self) -> Option<&'a Cluster> {
-        let seen = self.view.dcs_last_seen?;
-        let age_ms = self.now.wall.0.saturating_sub(seen.0);
-        let ttl_ms = i64::try_from(self.view.settings.ttl.as_millis()).unwrap_or(i64::MAX);
-        self.view.cluster.as_deref().filter(|_| age_ms < ttl_ms)
+fn server_part(status: &Status<'_>, running: &Running) -> JsonMap {
+    let mut part = JsonMap::new();
+    part.insert("state".to_owned(), state_text(status).into());
+    part.insert("postmaster_start_time".to_owned(), running.start_time.as_str().into());
+    part.insert("role".to_owned(), status.role().to_string().into());
+    part.insert("server_version".to_owned(), running.server_version.into());
+    part.insert("xlog".to_owned(), xlog(&running.wal));
+    match status.synchronous() {
+        Some(SynchronousMode::On) => part.insert("sync_standby".to_owned(), true.into()),
+        Some(SynchronousMode::Quorum) => part.insert("quorum_standby".to_owned(), true.into()),
+        Some(SynchronousMode::Off) | None => None,
+    };
+    part.insert("timeline".to_owned(), running.timeline.map(|timeline| timeline.0).into());
+    if let Some(state) = status.replication_state() {
+        part.insert("replication_state".to_owned(), state.into());
     }
-
-    /// Up, and answering.
-    pub(crate) fn is_running(&self) -> bool {
-        self.view.state == State::Running && self.running.is_some()
+    if !running.replication.is_empty() {
+        let rows = running.replication.iter().map(replication_row).collect();
+        part.insert("replication".to_owned(), Value::Array(rows));
     }
+    part
+}
 
-    /// The state as announced; `None` where PostgreSQL should answer and does not.
-    pub(crate) fn state(&self) -> Option<State> {
-        (self.view.state != State::Running || self.running.is_some()).then_some(self.view.state)
+fn add_cluster_part(status: &Status<'_>, document: &mut JsonMap) {
+    if status.view.settings.paused {
+        document.insert("pause".to_owned(), true.into());
     }
-
-    /// The role by PostgreSQL's own word, if it answers.
-    pub(crate) fn role(&self) -> Role {
-        match self.running.map(|running| running.wal.is_standby()) {
-            Some(false) => Role::Primary,
-            Some(true) if !self.is_standby_cluster() => Role::Replica,
-            Some(true) | None => self.view.role,
-        }
+    if status.is_unlocked() {
+        document.insert("cluster_unlocked".to_owned(), true.into());
     }
-
-    /// The cluster follows another one.
-    pub(crate) fn is_standby_cluster(&self) -> bool {
-        self.view.settings.standby_cluster.is_some()
+    if status.is_failsafe_active() {
+        document.insert("failsafe_mode_is_active".to_owned(), true.into());
     }
+    document.insert("dcs_last_seen".to_owned(), status.dcs_last_seen_s().into());
+}
 
-    /// This node is listed in `/sync` and so is a synchronous standby of that mode.
-    pub(crate) fn synchronous(&self) -> Option<SynchronousMode> {
-        let mode = self.view.settings.synchronous.mode;
-        let replica = self.running.is_some() && self.role() == Role::Replica;
-        let listed = || {
-            let name = self.view.settings.name.as_str();
-            self.cluster().is_some_and(|cluster| is_synchronous(&cluster.sync, name))
-        };
-        let managed = mode != SynchronousMode::Off && !self.is_standby_cluster();
-        (replica && managed && listed()).then_some(mode)
+fn add_node_part(status: &Status<'_>, document: &mut JsonMap) {
+    let view = status.view;
+    if !view.settings.tags.0.is_empty() {
+        document.insert("tags".to_owned(), Value::Object(view.settings.tags.0.clone()));
     }
-
-    /// Nobody holds the leader key, as far as is known.
-    pub(crate) fn is_unlocked(&self) -> bool {
-        self.cluster().is_none_or(Cluster::is_unlocked)
+    if let DataDir::Present(id) = &view.server.data_dir {
+        document.insert("database_system_identifier".to_owned(), id.to_string().into());
     }
-
-    /// Failsafe mode is on.
-    pub(crate) fn is_failsafe_active(&self) -> bool {
-        self.view.failsafe_until.is_some_and(|until| self.now.boot < until)
+    if let Some(reason) = status.pending_restart() {
+        document.insert("pending_restart".to_owned(), true.into());
+        document.insert("pending_restart_reason".to_owned(), Value::Object(reason.clone()));
     }
-
-    /// How far the leader is known to be: the store's word, or that of the WAL sender.
-    pub(crate) fn leader_lsn(&self) -> Lsn {
-        let store = self.cluster().map(|cluster| cluster.status.last_lsn).unwrap_or_default();
-        store.max(self.latest_end().unwrap_or_default())
+    let patroni = json!({
+        "version": COMPATIBLE_VERSION,
+        "scope": view.settings.scope,
+        "name": view.settings.name.as_str(),
+    });
+    document.insert("patroni".to_owned(), patroni);
+    if let Some(restart) = &view.scheduled_restart {
+        document.insert("scheduled_restart".to_owned(), scheduled_restart(restart));
     }
-
-    /// The last word of the WAL sender.
-    pub(crate) fn latest_end(&self) -> Option<Lsn> {
-        match &self.running?.wal {
-            Wal::Standby { latest_end, .. } => latest_end.filter(|lsn| lsn.0 > 0),
-            Wal::Primary { .. } => None,
-        }
+    if view.watchdog_failed {
+        document.insert("watchdog_failed".to_owned(), true.into());
     }
-
-    /// `streaming` and the like, of a standby.
-    pub(crate) fn replication_state(&self) -> Option<&'a str> {
-        match &self.running?.wal {
-            Wal::Standby { replication_state, .. } => replication_state.as_deref(),
-            Wal::Primary { .. } => None,
-        }
+    if let Some(job) = status.job {
+        document.insert("job".to_owned(), job_part(job, status.now));
     }
-
-    /// The document.
-    pub(crate) fn document(&self, log: QueueState) -> JsonMap {
-        let mut document = match self.running {
-            Some(running) => self.server_part(running),
-            None => self.silent_part(),
-        };
-        self.add_cluster_part(&mut document);
-        self.add_node_part(&mut document);
-        if log.queued > log.expected {
-            document.insert("logger_queue_size".to_owned(), log.queued.into());
-            if log.lost > 0 {
-                document.insert("logger_records_lost".to_owned(), log.lost.into());
-            }
-        }
-        document
+    if view.holding {
+        document.insert("holding_clients".to_owned(), true.into());
     }
-
-    fn silent_part(&self) -> JsonMap {
-        let mut part = JsonMap::new();
-        let state = self.state().map_or_else(|| "unknown".to_owned(), |state| state.to_string());
-        part.insert("state".to_owned(), state.into());
-        part.insert("role".to_owned(), self.role().to_string().into());
-        part
+    if !view.settings.unusable.is_empty() {
+        document.insert("unusable_settings".to_owned(), view.settings.unusable.clone().into());
     }
-
-    fn server_part(&self, running: &Running) -> JsonMap {
-        let mut part = JsonMap::new();
-        part.insert("state".to_owned(), self.view.state.to_string().into());
-        part.insert("postmaster_start_time".to_owned(), running.start_time.as_str().into());
-        part.insert("role".to_owned(), self.role().to_string().into());
-        part.insert("server_version".to_owned(), running.server_version.into());
-        part.insert("xlog".to_owned(), xlog(&running.wal));
-        match self.synchronous() {
-            Some(SynchronousMode::On) => part.insert("sync_standby".to_owned(), true.into()),
-            Some(SynchronousMode::Quorum) => part.insert("quorum_standby".to_owned(), true.into()),
-            Some(SynchronousMode::Off) | None => None,
-        };
-        part.insert("timeline".to_owned(), running.timeline.map(|timeline| timeline.0).into());
-        if let Some(state) = self.replication_state() {
-            part.insert("replication_state".to_owned(), state.into());
-        }
-        if !running.replication.is_empty() {
-            let rows = running.replication.iter().map(replication_row).collect();
-            part.insert("replication".to_owned(), Value::Array(rows));
-        }
-        part
-    }
-
-    fn add_cluster_part(&self, document: &mut JsonMap) {
-        if self.view.settings.paused {
-            document.insert("pause".to_owned(), true.into());
-        }
-        if self.is_unlocked() {
-            document.insert("cluster_unlocked".to_owned(), true.into());
-        }
-        if self.is_failsafe_active() {
-            document.insert("failsafe_mode_is_active".to_owned(), true.into());
-        }
-        document.insert("dcs_last_seen".to_owned(), self.dcs_last_seen_s().into());
-    }
-
-    fn add_node_part(&self, document: &mut JsonMap) {
-        let view = self.view;
-        if !view.settings.tags.0.is_empty() {
-            document.insert("tags".to_owned(), Value::Object(view.settings.tags.0.clone()));
-        }
-        if let DataDir::Present(id) = &view.server.data_dir {
-            document.insert("database_system_identifier".to_owned(), id.to_string().into());
-        }
-        if let Some(reason) = self.pending_restart() {
-            document.insert("pending_restart".to_owned(), true.into());
-            document.insert("pending_restart_reason".to_owned(), Value::Object(reason.clone()));
-        }
-        let patroni = json!({
-            "version": COMPATIBLE_VERSION,
-            "scope": view.settings.scope,
-            "name": view.settings.name.as_str(),
-        });
-        document.insert("patroni".to_owned(), patroni);
-        if let Some(restart) = &view.scheduled_restart {
-            document.insert("scheduled_restart".to_owned(), scheduled_restart(restart));
-        }
-        if view.watchdog_failed {
-            document.insert("watchdog_failed".to_owned(), true.into());
-        }
-        if let Some(job) = &view.job {
-            document.insert("job".to_owned(), job_part(job, self.now));
-        }
-        if view.holding {
-            document.insert("holding_clients".to_owned(), true.into());
-        }
-        if !view.settings.unusable.is_empty() {
-            document.insert("unusable_settings".to_owned(), view.settings.unusable.clone().into());
-        }
-        if !view.turned_down.is_empty() {
-            document.insert("synchronous_commit_turned_down".to_owned(), view.turned_down.clone().into());
-        }
-    }
-
-    /// When the store last answered, in seconds since 1970; 0 before the first time.
-    pub(crate) fn dcs_last_seen_s(&self) -> i64 {
-        self.view.dcs_last_seen.map_or(0, |seen| seen.0.div_euclid(1000))
-    }
-
-    /// Settings that wait for a restart, if there are any: as the loop knows and publishes them, with their reasons. The
-    /// server alone does not know all.
-    pub(crate) fn pending_restart(&self) -> Option<&'a JsonMap> {
-        let running = self.view.running()?;
-        Some(&running.pending_restart).filter(|reason| !reason.is_empty())
+    if !view.turned_down.is_empty() {
+        document.insert("synchronous_commit_turned_down".to_owned(), view.turned_down.clone().into());
     }
 }
 
-/// PostgreSQL is worth asking in the state that was announced.
-pub(crate) fn asks_server(view: &View) -> bool {
-    matches!(view.state, State::Running | State::Restarting | State::Starting)
+fn state_text(status: &Status<'_>) -> String {
+    status.state().map_or_else(|| "unknown".to_owned(), |state| state.to_string())
 }
 
 fn xlog(wal: &Wal) -> Value {
@@ -266,14 +156,15 @@ fn scheduled_restart(restart: &ScheduledRestart) -> Value {
 mod tests {
     use patroni_core::request::RestartConditions;
     use patroni_core::time::WallTime;
+    use patroni_core::view::View;
 
     use super::super::sample;
     use super::*;
 
     fn text(view: &View, running: Option<&Running>) -> String {
-        patroni_core::json::spaced(&Value::Object(
-            Status::new(view, running, sample::NOW).document(QueueState::default()),
-        ))
+        let server = sample::answer(running);
+        let status = Status::new(view, true, &server, sample::NOW);
+        patroni_core::json::spaced(&Value::Object(document(&status, QueueState::default())))
     }
 
     /// Bodies of Patroni 4.1.5 as recorded, for the same nodes.
@@ -284,9 +175,8 @@ mod tests {
         let head = r#"{"state": "running", "postmaster_start_time": "2026-11-23 01:48:43.649964+00:00", "role": "primary", "server_version": 150018, "xlog": {"location": 67108960}, "timeline": 1, "replication": [{"usename": "replicator", "application_name": "postgresql1", "client_addr": "127.0.0.1", "state": "streaming", "sync_state": "async", "sync_priority": 0}], "#;
         assert_eq!(text(&primary, Some(&sample::primary())), format!("{head}{tail}0\"}}}}"));
 
-        let mut standby = sample::view("postgresql1", sample::standby());
-        standby.state = State::Starting;
-        let head = r#"{"state": "starting", "postmaster_start_time": "2026-11-23 01:49:27.907407+00:00", "role": "replica", "server_version": 150018, "xlog": {"received_location": 67108960, "replayed_location": 67108960, "replayed_timestamp": null, "paused": false}, "timeline": 1, "replication_state": "streaming", "#;
+        let standby = sample::view("postgresql1", sample::standby());
+        let head = r#"{"state": "running", "postmaster_start_time": "2026-11-23 01:49:27.907407+00:00", "role": "replica", "server_version": 150018, "xlog": {"received_location": 67108960, "replayed_location": 67108960, "replayed_timestamp": null, "paused": false}, "timeline": 1, "replication_state": "streaming", "#;
         assert_eq!(text(&standby, Some(&sample::standby())), format!("{head}{tail}1\"}}}}"));
 
         let mut scheduled = primary.clone();
@@ -310,8 +200,9 @@ mod tests {
         let mut running = view.running().expect("it runs").clone();
         // The answer of a probe alone does not know what waits for a restart.
         running.pending_restart.clear();
-        let status = Status::new(&view, Some(&running), sample::NOW);
-        let document = status.document(QueueState { queued: 3, expected: 2, lost: 1 });
+        let server = sample::answer(Some(&running));
+        let status = Status::new(&view, true, &server, sample::NOW);
+        let document = document(&status, QueueState { queued: 3, expected: 2, lost: 1 });
         for (key, value) in [
             ("pause", json!(true)),
             ("cluster_unlocked", json!(true)),
@@ -330,6 +221,6 @@ mod tests {
         assert_eq!(document.get("job"), Some(&job));
         // A snapshot that is too old is none.
         view.dcs_last_seen = Some(WallTime(sample::NOW.wall.0 - 30_000));
-        assert!(Status::new(&view, Some(&running), sample::NOW).cluster().is_none());
+        assert!(Status::new(&view, true, &server, sample::NOW).cluster().is_none());
     }
 }

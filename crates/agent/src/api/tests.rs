@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hyper::Method;
 use patroni_core::cluster::FailoverRequest;
-use patroni_core::server::Running;
+use patroni_core::server::Postmaster;
 use patroni_dcs::memory::{Memory, Store};
 use patroni_dcs::{Expected, Key, Timing, wire};
 use patroni_http::tls::{ServerTls, VerifyClient};
@@ -36,11 +36,11 @@ struct Probe {
 
 #[async_trait]
 impl StatusProbe for Probe {
-    async fn probe(&self) -> Result<Running, String> {
+    async fn probe(&self) -> Postmaster {
         if self.hangs.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
-        Ok(sample::primary())
+        Postmaster::Running(sample::primary())
     }
 }
 
@@ -78,6 +78,7 @@ async fn node(options: ApiOptions) -> Node {
     let parts = ApiParts {
         view: view.subscribe(),
         probe: probe.clone(),
+        working: watch::channel(None).1,
         requests: request_sender,
         signals: signal_sender,
         agreement: Arc::default(),

@@ -82,11 +82,15 @@ pub enum Bug {
     LetGoEarly,
     /// In pause a promotion goes on whose lease is gone, and without a guard.
     PromoteInPause,
+    /// The member key is renewed when a tick came by its timer, not when it is due.
+    RenewKeyOnTimer,
+    /// While the store is away, what was shown before goes on being shown.
+    KeepOldView,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 30] = [
+    pub const ALL: [Bug; 32] = [
         Bug::SkipLeaseCheck,
         Bug::CountLeaseFromLater,
         Bug::PromoteOnUnknown,
@@ -117,6 +121,8 @@ impl Bug {
         Bug::ForgetLostSync,
         Bug::LetGoEarly,
         Bug::PromoteInPause,
+        Bug::RenewKeyOnTimer,
+        Bug::KeepOldView,
     ];
 }
 
@@ -199,6 +205,8 @@ pub(super) fn told(memory: &Memory, facts: &Facts) -> Facts {
                 Arc::make_mut(cluster).failover = None;
             }
         }
+        // A tick that comes earlier than its timer comes a short while after the last one.
+        Bug::RenewKeyOnTimer => facts.member_key.pretend_renewed(facts.shown.ticked_at),
         Bug::StoreAfterPostgres
         | Bug::PublishBeforeCaughtUp
         | Bug::SettleAtOnce
@@ -216,7 +224,8 @@ pub(super) fn told(memory: &Memory, facts: &Facts) -> Facts {
         | Bug::PromoteBeforeSync
         | Bug::ForgetLostSync
         | Bug::LetGoEarly
-        | Bug::PromoteInPause => {}
+        | Bug::PromoteInPause
+        | Bug::KeepOldView => {}
     }
     facts
 }
@@ -283,6 +292,7 @@ pub(super) fn done(step: Step, facts: &Facts) -> Step {
         Some(Bug::StayWithoutStore) => stay(&mut plan, DemoteMode::Offline),
         Some(Bug::StayWithoutLock) => stay(&mut plan, DemoteMode::ImmediateNolock),
         Some(Bug::ForgetLostSync) => plan.memory.wrote_sync = None,
+        Some(Bug::KeepOldView) if facts.cluster.is_err() => plan.view = Arc::clone(&facts.shown),
         Some(Bug::KeepPromoting) if plan.job == JobOrder::Cancel => plan.job = JobOrder::Keep,
         Some(Bug::NeverStart) => {
             if let JobOrder::Start(Job::Start { .. }) = plan.job {

@@ -6,6 +6,7 @@ use super::candidates::Bar;
 use super::{Needs, Tick, title};
 use crate::cluster::Cluster;
 use crate::facts::{JobFact, Outcome};
+use crate::health;
 use crate::job::{DemoteMode, Job, JobOutcome, JobView, Stage, Upstream};
 use crate::memory::{Rewind, Starting};
 use crate::plan::JobOrder;
@@ -50,7 +51,7 @@ impl Tick<'_> {
                     memory.rewind_attempts = 0;
                 }
             }
-            Job::Bootstrap => memory.state = bootstrap_state(&view.stage),
+            Job::Bootstrap => memory.state = health::bootstrap_state(&view.stage),
             Job::Restart { .. } => memory.state = State::Restarting,
             Job::Demote(_) | Job::Shutdown | Job::StopImmediate => {
                 let stopped = matches!(self.facts.server.postmaster, Postmaster::Stopped(_));
@@ -290,13 +291,5 @@ fn after_rewind(outcome: &JobOutcome, now: Moment, attempts: &mut u32) -> Rewind
             *attempts += 1;
             Rewind::Failed(now, *attempts)
         }
-    }
-}
-
-fn bootstrap_state(stage: &Stage) -> State {
-    match stage {
-        Stage::Committed(text) if text.starts_with("running custom") => State::CustomBootstrap,
-        Stage::Committed(text) if text.starts_with("starting after custom") => State::BootstrapStarting,
-        Stage::Committed(_) | Stage::Copying(_) | Stage::Revocable | Stage::ShutDown { .. } => State::Initdb,
     }
 }

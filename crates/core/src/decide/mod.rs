@@ -33,7 +33,9 @@ use std::time::Duration;
 use crate::cluster::{Cluster, Initialize, Member};
 use crate::effects::effects;
 use crate::facts::{Facts, InitializeWrite, JobFact, Op, Outcome};
+use crate::health;
 use crate::job::{CloneFrom, DemoteMode, Job, JobOutcome, Upstream, UpstreamMember};
+use crate::member_key::MemberKey;
 use crate::memory::{Memory, Rewind};
 use crate::name::MemberName;
 use crate::plan::{Callback, Exit, JobOrder, Plan, Step};
@@ -43,6 +45,7 @@ use crate::settings::Settings;
 use crate::sync::Enforcement;
 use crate::time::Moment;
 use crate::verdict::{Level, Note, Verdict};
+use crate::view::View;
 
 /// How often in a row the next tick may be asked for at once. Longer chains of steps that follow from each other do not exist.
 const HURRIES: u8 = 4;
@@ -268,11 +271,7 @@ impl<'a> Tick<'a> {
         if !running.wal.is_standby() && running.control_timeline == running.timeline {
             memory.checkpoint_pending = false;
         }
-        memory.role = match (running.wal.is_standby(), memory.role) {
-            (false, _) => Role::Primary,
-            (true, role @ (Role::Promoted | Role::StandbyLeader | Role::Replica)) => role,
-            (true, Role::Uninitialized | Role::Primary | Role::Demoted) => Role::Replica,
-        };
+        memory.role = health::role(memory.role, None, &self.facts.server.postmaster);
     }
 
     /// The first time a server is seen running, the on_start callback tells so.
@@ -306,9 +305,13 @@ impl<'a> Tick<'a> {
             resume_replay: self.resume_replay,
             disable_watchdog: self.disable_watchdog,
             effects: Vec::new(),
+            view: Arc::clone(&facts.shown),
+            member: None,
             wake_after: self.wake_after,
             exit: self.exit,
         };
+        plan.view = Arc::new(View::after(&plan, facts));
+        write_member_if_due(&mut plan, facts);
         plan.effects = effects(&plan, facts);
         plan
     }
@@ -405,6 +408,18 @@ impl<'a> Tick<'a> {
             slot: self.settings.slots.use_slots.then(|| self.me().slot_name()),
         })
     }
+}
+
+/// The key of this member says what the view shows. An agent that ends tries to write it whatever became of earlier writes.
+fn write_member_if_due(plan: &mut Plan, facts: &Facts) {
+    let Ok(cluster) = &facts.cluster else { return };
+    let (settings, now) = (&facts.settings, facts.now.boot);
+    let data = plan.view.member_data(&facts.addresses, now);
+    let missing = !cluster.members.contains_key(&settings.name);
+    let left = facts.member_key.due_in(&data, missing, settings, now);
+    let due = left.is_zero() || plan.exit.is_some();
+    plan.wake_after = plan.wake_after.min(if due { MemberKey::next_look(settings) } else { left });
+    plan.member = due.then(|| Arc::new(data));
 }
 
 /// The answer in a slot, or the operation that fills it.

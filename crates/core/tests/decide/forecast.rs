@@ -12,6 +12,7 @@ use patroni_core::election::Election;
 use patroni_core::facts::{Answer, Answers, Facts, JobFact, Op, Outcome, RewindCheck, UpstreamCheck, Watchdog};
 use patroni_core::forecast::forecast;
 use patroni_core::lsn::{Lsn, Timeline};
+use patroni_core::member_key::MemberKey;
 use patroni_core::memory::Memory;
 use patroni_core::name::{MemberName, SystemId};
 use patroni_core::peer::{Peer, PeerStatus};
@@ -20,6 +21,7 @@ use patroni_core::server::{DataDir, Postmaster, Running, Server, Wal};
 use patroni_core::settings::Dynamic;
 use patroni_core::tags::Tags;
 use patroni_core::time::{Moment, Now, WallTime};
+use patroni_core::view::{Addresses, View};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -222,17 +224,21 @@ impl Node {
         settings.name = name.clone();
         settings.dynamic = dynamic.clone();
         settings.tags = self.tags();
+        let (settings, server) = (Arc::new(settings), Arc::new(self.server()));
+        let now = Now { boot: Moment(Duration::from_secs(seconds)), wall: WallTime(0) };
         Facts {
-            now: Now { boot: Moment(Duration::from_secs(seconds)), wall: WallTime(0) },
-            settings: Arc::new(settings),
+            now,
+            shown: Arc::new(View::initial(Arc::clone(&settings), Arc::clone(&server), now.boot)),
+            settings,
             cluster: Ok(Arc::new(cluster.clone())),
-            server: Arc::new(self.server()),
+            server,
             job: JobFact::Idle,
             requests: BTreeMap::new(),
             shutdown: false,
             watchdog: Watchdog { required: self.watchdog_failed, healthy: !self.watchdog_failed },
             failsafe_leader: None,
-            api_url: format!("http://{name}:8008/patroni"),
+            addresses: Addresses { api_url: format!("http://{name}:8008/patroni"), ..Addresses::default() },
+            member_key: MemberKey::default(),
             slots: Default::default(),
             answers: Answers::default(),
         }

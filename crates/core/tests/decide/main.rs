@@ -9,4 +9,5 @@ mod properties;
 mod rows;
 mod scene;
 mod sequences;
+mod shown;
 mod walk;

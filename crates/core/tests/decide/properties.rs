@@ -151,6 +151,11 @@ proptest! {
             prop_assert!(plan.wake_after <= facts.settings.loop_wait.max(Duration::from_secs(10)), "sleeps too long");
             scene.facts.job = next_job(&scene.facts.job, &plan.job, round.job_ends.as_ref(), now);
             scene.facts.requests.clear();
+            if let Some(data) = plan.member {
+                scene.facts.member_key.order(data.clone());
+                scene.facts.member_key.ended(&data, &Outcome::Done(()), now, now);
+            }
+            scene.facts.shown = plan.view;
             scene.memory = plan.memory;
             scene.facts.now.boot = Moment(now.0 + Duration::from_millis(round.passes));
             scene.facts.now.wall.0 += i64::try_from(round.passes).expect("small");
@@ -168,9 +173,11 @@ proptest! {
         let (_, plan) = tick(&scene.memory, scene.facts.clone(), &rounds[0].answers);
         let mut moved = scene.facts.clone();
         moved.now.wall.0 += i64::from(wall) * 1000;
-        moved.api_url = "http://elsewhere:8008/patroni".into();
+        moved.addresses.api_url = "http://elsewhere:8008/patroni".into();
         std::sync::Arc::make_mut(&mut moved.settings).max_timelines_history = 7;
-        prop_assert_eq!(tick(&scene.memory, moved, &rounds[0].answers).1, plan);
+        // What is shown tells of settings, addresses and the time of day.
+        let other = tick(&scene.memory, moved, &rounds[0].answers).1;
+        prop_assert_eq!(Plan { view: plan.view.clone(), member: plan.member.clone(), ..other }, plan);
     }
 
     /// However a sequence went: with the store silent from now on, a primary is stopped unless all members agree that it

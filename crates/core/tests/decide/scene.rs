@@ -17,6 +17,7 @@ use patroni_core::job::{
     CloneFrom, CloneSource, DemoteMode, Job, JobOutcome, JobView, RewindSource, Stage, Upstream, UpstreamMember,
 };
 use patroni_core::lsn::{Lsn, Timeline};
+use patroni_core::member_key::MemberKey;
 use patroni_core::memory::{Handover, Holding, Memory, Rewind, Stalled, Starting, StepDown};
 use patroni_core::name::{MemberName, SystemId};
 use patroni_core::parameters::SynchronousStandbyNames;
@@ -31,6 +32,7 @@ use patroni_core::slots::News;
 use patroni_core::sync::{Enforcement, Inspection, Sender, candidates};
 use patroni_core::tags::Tags;
 use patroni_core::time::{Moment, Now, WallTime};
+use patroni_core::view::{Addresses, View};
 use serde_json::json;
 
 /// The beginning of every scene.
@@ -140,17 +142,21 @@ impl Scene {
     }
 
     fn healthy() -> Scene {
+        let settings = Arc::new(settings());
+        let server = Arc::new(Server { data_dir: DataDir::Present(SYSTEM), postmaster: Postmaster::Stopped(None) });
         let facts = Facts {
             now: Now { boot: NOW, wall: WALL },
-            settings: Arc::new(settings()),
+            shown: Arc::new(View::initial(Arc::clone(&settings), Arc::clone(&server), NOW)),
+            settings,
             cluster: Ok(Arc::new(cluster())),
-            server: Arc::new(Server { data_dir: DataDir::Present(SYSTEM), postmaster: Postmaster::Stopped(None) }),
+            server,
             job: JobFact::Idle,
             requests: BTreeMap::new(),
             shutdown: false,
             watchdog: Watchdog { required: false, healthy: true },
             failsafe_leader: None,
-            api_url: "http://a:8008/patroni".into(),
+            addresses: Addresses { api_url: "http://a:8008/patroni".into(), ..Addresses::default() },
+            member_key: MemberKey::default(),
             slots: News::default(),
             answers: Answers::default(),
         };

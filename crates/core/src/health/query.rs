@@ -2,11 +2,11 @@
 
 /// Parameters by name, in the order given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Query(Vec<(String, String)>);
+pub struct Query(Vec<(String, String)>);
 
 impl Query {
     /// Reads what stands behind `?`.
-    pub(crate) fn parse(text: &str) -> Self {
+    pub fn parse(text: &str) -> Self {
         let mut parameters: Vec<(String, String)> = Vec::new();
         for pair in text.split('&') {
             let Some((name, value)) = pair.split_once('=').filter(|(_, value)| !value.is_empty()) else { continue };
@@ -19,17 +19,17 @@ impl Query {
     }
 
     /// The value of a parameter.
-    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+    pub fn get(&self, name: &str) -> Option<&str> {
         self.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
     }
 
     /// The same, to be changed.
-    pub(crate) fn get_mut(&mut self, name: &str) -> Option<&mut String> {
+    pub fn get_mut(&mut self, name: &str) -> Option<&mut String> {
         self.0.iter_mut().find(|(known, _)| *known == name).map(|(_, value)| value)
     }
 
     /// All of them.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 }
