@@ -148,6 +148,7 @@ fn job_part(job: &JobView, now: Now) -> Value {
 /// The request as it was made, with its time as it was understood.
 fn scheduled_restart(restart: &ScheduledRestart) -> Value {
     let mut shown = restart.raw.clone();
+    shown.shift_remove("postmaster_start_time");
     shown.insert("schedule".to_owned(), restart.at_text.as_str().into());
     Value::Object(shown)
 }
