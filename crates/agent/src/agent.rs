@@ -197,7 +197,11 @@ async fn assemble(
 
 fn unknown_server() -> Arc<Server> {
     let why = "not looked at yet".to_owned();
-    Arc::new(Server { data_dir: DataDir::Unknown(why.clone()), postmaster: Postmaster::Unreachable(why) })
+    Arc::new(Server {
+        data_dir: DataDir::Unknown(why.clone()),
+        postmaster: Postmaster::Unreachable(why),
+        other_wal: false,
+    })
 }
 
 /// SIGTERM and SIGINT stop the agent, SIGHUP makes it read its configuration again.

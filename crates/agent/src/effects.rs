@@ -22,6 +22,7 @@ impl Node {
             Effect::Log => write_log(plan, &facts.settings),
             Effect::DisableWatchdog => self.watchdog.disable(),
             Effect::Fence(order) => self.guard.tell(order).await,
+            Effect::MarkOtherWal(present) => self.maintenance.mark_other_wal(present).await,
             Effect::Job { asks_for_lease } => {
                 let order = Order { job: plan.job.clone(), asks_for_lease, lease_until: plan.memory.lease_until };
                 self.jobs.apply(order, &facts.settings, clock::boot());

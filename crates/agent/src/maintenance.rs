@@ -16,6 +16,7 @@ use patroni_core::server::{DataDir, Postmaster, Running, Server};
 use patroni_core::settings::Settings;
 use patroni_postgres::conf::RunningRecovery;
 use patroni_postgres::monitor::Monitor;
+use patroni_postgres::other_wal;
 use patroni_postgres::sql::{Connection, UNLIMITED};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -26,6 +27,9 @@ use crate::rewind;
 
 /// How long the checkpoint of a new primary may take.
 const CHECKPOINT_LIMIT: Duration = Duration::from_secs(3600);
+
+/// How long writing a small file may take.
+const MARK_LIMIT: Duration = Duration::from_secs(1);
 
 /// The background work of one node.
 pub struct Maintenance {
@@ -108,6 +112,16 @@ impl Maintenance {
         match timeout(limit, rewind::check(control, source, &facts.settings, system_id)).await {
             Ok(check) => check,
             Err(_) => RewindCheck::Unclear(format!("no answer within {limit:?}")),
+        }
+    }
+
+    /// Leaves, or removes, the mark of a data directory with other WAL than the primary. What failed is tried again in the next tick.
+    pub async fn mark_other_wal(&self, present: bool) {
+        let options = self.monitor.options();
+        match timeout(MARK_LIMIT, other_wal::mark(&options.data_dir, present)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!("the mark of a diverged data directory: {error}"),
+            Err(_) => tracing::error!("the mark of a diverged data directory: no answer within {MARK_LIMIT:?}"),
         }
     }
 

@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::JsonMap;
 use crate::lsn::{Lsn, Timeline};
 use crate::name::{MemberName, SystemId};
+use crate::peer::DIVERGED;
 use crate::tags::Tags;
 use crate::time::WallTime;
 
@@ -173,6 +174,11 @@ impl MemberData {
     /// PostgreSQL is up.
     pub fn is_running(&self) -> bool {
         self.state.as_deref() == Some("running")
+    }
+
+    /// Holds other WAL than the primary on the same timeline, by its own word.
+    pub fn is_kept_out(&self) -> bool {
+        self.replication_state.as_deref() == Some(DIVERGED)
     }
 
     /// Is making a new cluster.

@@ -3,11 +3,12 @@
 //! The list is made with the plan, from it and the facts. Whoever carries it out does one after the other and looks at nothing
 //! but what the effect needs: whether something is done, and what comes first, is decided here.
 
-use crate::facts::Facts;
+use crate::facts::{Facts, JobFact};
 use crate::fence::{Fence, fence, needs_the_lease};
 use crate::job::Job;
+use crate::memory::Rewind;
 use crate::plan::{JobOrder, Plan};
-use crate::server::{Role, Running};
+use crate::server::{DataDir, Role, Running};
 use crate::slots::{Node, needs_feedback};
 
 /// One thing that is done to the world at the end of a tick. What it is about is in the [`Plan`], unless it is given here.
@@ -19,6 +20,9 @@ pub enum Effect {
     DisableWatchdog,
     /// Arm the guard, prolong its deadline, or let it go.
     Fence(Fence),
+    /// Leave the mark of a data directory with other WAL than the primary ([`crate::server::Server::other_wal`]), or remove it: the next agent
+    /// knows by it what this one found out.
+    MarkOtherWal(bool),
     /// Carry out what was decided about the job.
     Job {
         /// The one that is ordered asks for the lease before it does what cannot be taken back.
@@ -77,6 +81,7 @@ pub fn effects(plan: &Plan, facts: &Facts) -> Vec<Effect> {
     let fence = fence(&plan.memory, &plan.job, facts);
     let arms = matches!(fence, Fence::Until(..));
     effects.extend(arms.then_some(Effect::Fence(fence)));
+    effects.extend(mark_of_other_wal(plan, facts).map(Effect::MarkOtherWal));
     effects.extend(running.is_none().then_some(Effect::Server(OnServer::Prepare)));
     effects.push(Effect::Job { asks_for_lease: asks_for_lease(plan, facts) });
     let lets_go = matches!(fence, Fence::LetGo | Fence::LetAllGo);
@@ -111,6 +116,15 @@ fn feedback(facts: &Facts) -> Option<bool> {
     let (cluster, settings) = (facts.cluster.as_ref().ok()?, &facts.settings);
     let node = Node { name: &settings.name, role: Role::Replica, tags: &settings.tags };
     Some(needs_feedback(settings, cluster, &node))
+}
+
+/// Nobody writes into a data directory that is being replaced.
+fn mark_of_other_wal(plan: &Plan, facts: &Facts) -> Option<bool> {
+    let replaced = matches!(plan.job, JobOrder::Start(Job::Reinitialize { .. }) | JobOrder::Replace(_));
+    let at_work = matches!(facts.job, JobFact::Running(_));
+    let present = matches!(facts.server.data_dir, DataDir::Present(_));
+    let wanted = plan.memory.rewind == Rewind::OtherWal;
+    (present && !replaced && !at_work && wanted != facts.server.other_wal).then_some(wanted)
 }
 
 fn checkpoint_is_due(plan: &Plan, running: &Running) -> bool {

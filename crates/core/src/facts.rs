@@ -274,6 +274,8 @@ pub enum RewindCheck {
     NotNeeded,
     /// It diverged. pg_rewind can be used (it is configured and the server keeps what it needs), or not, and why.
     Needed(Result<(), String>),
+    /// It has other WAL than the primary on a timeline that both have; the text says which. Neither PostgreSQL nor pg_rewind would notice.
+    OtherWal(String),
     /// It is no other, but the primary has not all the WAL any more that is missing here.
     WalGone {
         /// The file that comes next.

@@ -112,7 +112,11 @@ fn facts(cluster: &Arc<Cluster>, dynamic: &Dynamic, name: &MemberName, status: &
     };
     let address = cluster.members.get(name).and_then(|member| member.data.api_url.clone());
     let settings = Arc::new(settings(dynamic, name, status));
-    let server = Arc::new(Server { data_dir: DataDir::Present(id), postmaster: Postmaster::Running(running(status)) });
+    let server = Arc::new(Server {
+        data_dir: DataDir::Present(id),
+        postmaster: Postmaster::Running(running(status)),
+        other_wal: status.is_kept_out(),
+    });
     Facts {
         now: NOW,
         shown: Arc::new(View::initial(Arc::clone(&settings), Arc::clone(&server), NOW.boot)),

@@ -20,6 +20,8 @@ use crate::time::Moment;
 pub enum Upstream {
     /// Nobody: no `primary_conninfo` (only the archive, if there is one).
     None,
+    /// Nobody, and no archive either: what it would bring belongs to another history.
+    Isolated,
     /// A member of this cluster.
     Member(UpstreamMember),
     /// The remote primary of a standby cluster (its address is in the settings).

@@ -39,6 +39,8 @@ pub struct Memory {
     pub rewind: Rewind,
     /// This standby should stream and does not.
     pub stalled: Option<Stalled>,
+    /// The leader, and its timeline, with which this node was compared last and found to have no other WAL.
+    pub compared_with: Option<(MemberName, Timeline)>,
     /// How often pg_rewind failed in a row.
     pub rewind_attempts: u32,
     /// When the remote primary of a standby cluster was last asked for a comparison, and nothing followed from it.
@@ -113,6 +115,7 @@ impl Memory {
             timeline: None,
             rewind: Rewind::Unknown,
             stalled: None,
+            compared_with: None,
             rewind_attempts: 0,
             remote_asked_at: None,
             comparison_awaited_since: None,
@@ -160,6 +163,8 @@ pub enum Rewind {
     NotNeeded,
     /// Compared: it cannot follow.
     Needed,
+    /// Compared: it holds other WAL than the primary on the same timeline, and is kept out until it was cloned.
+    OtherWal,
     /// pg_rewind was run; the server was not yet seen running since.
     Done,
     /// pg_rewind was called off or put off at that time.

@@ -32,7 +32,15 @@ pub struct PeerStatus {
     pub watchdog_failed: bool,
 }
 
+/// How a node replicates that holds other WAL than the primary on the same timeline (`replication_state`).
+pub const DIVERGED: &str = "diverged";
+
 impl PeerStatus {
+    /// It found out that what it holds is of another history: its position says nothing of what the cluster acknowledged.
+    pub fn is_kept_out(&self) -> bool {
+        self.replication_state.as_deref() == Some(DIVERGED)
+    }
+
     /// Reads the answer to `GET /patroni`.
     ///
     /// # Errors

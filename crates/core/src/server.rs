@@ -14,6 +14,8 @@ pub struct Server {
     pub data_dir: DataDir,
     /// What the postmaster does.
     pub postmaster: Postmaster,
+    /// The data directory bears the mark of one that holds other WAL than the primary did on the same timeline.
+    pub other_wal: bool,
 }
 
 impl Server {

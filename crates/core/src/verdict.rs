@@ -115,6 +115,8 @@ pub enum Verdict {
     Rewinding(String),
     /// A rewind is due; waits for the primary to be ready for it.
     RewindWaiting(String),
+    /// Holds other WAL than the primary on the same timeline: follows nobody.
+    KeptOut(MemberName),
     /// Diverged, and may be cloned anew.
     ReinitializingDiverged,
     /// pg_rewind failed, and the node may be cloned anew.
@@ -315,6 +317,12 @@ impl fmt::Display for Verdict {
             Verdict::Rewinding(from) => write!(f, "running pg_rewind from {from}"),
             Verdict::RewindWaiting(from) => {
                 write!(f, "waiting for {from} to be ready before comparing timelines with it")
+            }
+            Verdict::KeptOut(me) => {
+                write!(
+                    f,
+                    "no action. I am ({me}), and follow nobody: this node has other WAL than the primary on the same timeline"
+                )
             }
             Verdict::ReinitializingDiverged => f.write_str("reinitializing due to diverged timelines"),
             Verdict::ReinitializingFailedRewind => f.write_str("reinitializing because pg_rewind failed"),

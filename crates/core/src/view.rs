@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use crate::COMPATIBLE_VERSION;
 use crate::cluster::{Cluster, MemberData};
 use crate::decide::title;
 use crate::facts::Facts;
 use crate::health;
 use crate::job::{Job, JobView, Stage};
-use crate::memory::Memory;
+use crate::memory::{Memory, Rewind};
+use crate::peer::DIVERGED;
 use crate::plan::{JobOrder, Plan};
 use crate::request::ScheduledRestart;
 use crate::server::{Postmaster, Role, Running, Server, State, Wal};
@@ -50,6 +53,8 @@ pub struct View {
     pub checkpoint_pending: bool,
     /// Asks not to be a synchronous standby, because it is about to stop.
     pub leaving_sync: bool,
+    /// Holds other WAL than the primary on the same timeline.
+    pub kept_out: bool,
     /// A former primary whose clients are held back.
     pub holding: bool,
     /// Where commits of this synchronous primary do not wait for standbys.
@@ -94,6 +99,7 @@ impl View {
             watchdog_failed: false,
             checkpoint_pending: false,
             leaving_sync: false,
+            kept_out: false,
             holding: false,
             turned_down: Vec::new(),
             slots_at_risk: BTreeMap::new(),
@@ -124,6 +130,7 @@ impl View {
             watchdog_failed: facts.watchdog.required && !facts.watchdog.healthy,
             checkpoint_pending: memory.checkpoint_pending,
             leaving_sync: memory.leaving_sync.is_some(),
+            kept_out: memory.rewind == Rewind::OtherWal,
             holding: memory.holding.is_some(),
             turned_down: memory.enforcement.as_ref().map_or_else(Vec::new, |known| known.turned_down.clone()),
             slots_at_risk: slots_at_risk(plan, facts).unwrap_or_else(|| before.slots_at_risk.clone()),
@@ -143,13 +150,30 @@ impl View {
         self.server.running()
     }
 
-    fn announced_tags(&self) -> Tags {
+    /// The tags as others should go by them now.
+    pub fn announced_tags(&self) -> Tags {
         let mut tags = self.settings.tags.clone();
-        if self.leaving_sync {
-            tags.0.insert("nosync".to_owned(), true.into());
-            tags.0.insert("sync_priority".to_owned(), 0.into());
+        let mut announce = |flags: &[(&str, Value)]| {
+            tags.0.extend(flags.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        };
+        if self.leaving_sync || self.kept_out {
+            announce(&[("nosync", true.into()), ("sync_priority", 0.into())]);
+        }
+        if self.kept_out {
+            // Nobody elects it, reads from it or copies it, and no WAL is kept for it.
+            announce(&[("nofailover", true.into()), ("failover_priority", 0.into())]);
+            announce(&[("noloadbalance", true.into()), ("clonefrom", false.into()), ("nostream", true.into())]);
         }
         tags
+    }
+
+    /// How this standby replicates, as others are told.
+    pub fn replication_state<'a>(&self, running: &'a Running) -> Option<&'a str> {
+        match &running.wal {
+            Wal::Standby { .. } if self.kept_out => Some(DIVERGED),
+            Wal::Standby { replication_state, .. } => replication_state.as_deref(),
+            Wal::Primary { .. } => None,
+        }
     }
 
     /// The content of this member's key (`touch_member` of Patroni).
@@ -187,11 +211,11 @@ impl View {
         }
         data.xlog_location = Some(running.wal.position());
         data.timeline = running.timeline;
-        if let Wal::Standby { received, replayed, replication_state, .. } = &running.wal {
+        if let Wal::Standby { received, replayed, .. } = &running.wal {
             data.receive_lsn = received.filter(|lsn| lsn.0 > 0);
             data.replay_lsn = replayed.filter(|lsn| lsn.0 > 0);
             let undisturbed = self.job.as_ref().is_none_or(|view| view.job == Job::Promote);
-            data.replication_state = replication_state.clone().filter(|_| undisturbed);
+            data.replication_state = self.replication_state(running).map(str::to_owned).filter(|_| undisturbed);
         }
     }
 }

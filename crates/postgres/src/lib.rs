@@ -18,6 +18,7 @@ mod local;
 mod method_commands;
 pub mod monitor;
 pub mod options;
+pub mod other_wal;
 pub mod postmaster;
 pub mod processes;
 pub mod programs;

@@ -15,6 +15,7 @@ use crate::control::blocking;
 use crate::controldata::ControlValues;
 use crate::data_dir;
 use crate::options::ServerOptions;
+use crate::other_wal;
 use crate::postmaster::{Found, PidFileStatus, Postmaster};
 use crate::processes::{self, Killed};
 use crate::programs::Programs;
@@ -60,15 +61,14 @@ impl Monitor {
             Ok(look) => look,
             Err(error) => return self.inspect_without_disk(error.to_string(), deadline).await,
         };
-        match look.found {
+        let (data_dir, postmaster) = match look.found {
             Found::Alive(postmaster) => {
                 self.inspect_alive(&postmaster, look.status.ok().flatten(), look.has_control_file, deadline).await
             }
-            Found::SingleUser { pid } => {
-                Server { data_dir: self.data_dir(deadline).await.0, postmaster: unreachable_single_user(pid) }
-            }
+            Found::SingleUser { pid } => (self.data_dir(deadline).await.0, unreachable_single_user(pid)),
             Found::Nobody | Found::Foreign { .. } => self.stopped(deadline).await,
-        }
+        };
+        Server { data_dir, postmaster, other_wal: look.other_wal }
     }
 
     async fn inspect_alive(
@@ -77,15 +77,15 @@ impl Monitor {
         status: Option<PidFileStatus>,
         has_control_file: bool,
         deadline: Instant,
-    ) -> Server {
+    ) -> (DataDir, PostmasterState) {
         let (state, system_id) = self.state_of_alive(postmaster, status, deadline).await;
         if let Some(id) = system_id.filter(|_| has_control_file) {
-            return Server { data_dir: DataDir::Present(id), postmaster: state };
+            return (DataDir::Present(id), state);
         }
         if !postmaster.is_alive() {
             return self.stopped(deadline).await;
         }
-        Server { data_dir: self.data_dir(deadline).await.0, postmaster: state }
+        (self.data_dir(deadline).await.0, state)
     }
 
     /// What a postmaster that was found alive does, and whose it is, if it answers.
@@ -133,7 +133,7 @@ impl Monitor {
 
     /// The disk did not answer in time. PostgreSQL may.
     async fn inspect_without_disk(&self, why: String, deadline: Instant) -> Server {
-        let unknown = |postmaster| Server { data_dir: DataDir::Unknown(why.clone()), postmaster };
+        let unknown = |postmaster| Server { data_dir: DataDir::Unknown(why.clone()), postmaster, other_wal: false };
         let data_dir = self.options().data_dir.clone();
         let search = blocking(move || Ok(Postmaster::find_without_file(&data_dir)?.map(Arc::new)));
         let found = match self.cached().filter(|postmaster| postmaster.is_alive()) {
@@ -146,9 +146,11 @@ impl Monitor {
             }
             Some(Found::Alive(postmaster)) => match self.ask(postmaster.pid(), deadline).await {
                 // It reads the file with its identifier for the answer, so that is there.
-                Ok((running, system_id)) => {
-                    Server { data_dir: DataDir::Present(system_id), postmaster: PostmasterState::Running(running) }
-                }
+                Ok((running, system_id)) => Server {
+                    data_dir: DataDir::Present(system_id),
+                    postmaster: PostmasterState::Running(running),
+                    other_wal: false,
+                },
                 Err(error) => unknown(PostmasterState::Unreachable(error.to_string())),
             },
             Some(Found::Nobody | Found::Foreign { .. }) if self.killed_remain() => unknown(PostmasterState::Stopping),
@@ -158,13 +160,13 @@ impl Monitor {
         }
     }
 
-    async fn stopped(&self, deadline: Instant) -> Server {
+    async fn stopped(&self, deadline: Instant) -> (DataDir, PostmasterState) {
         let (data_dir, values) = self.data_dir(deadline).await;
         if self.killed_remain() {
-            return Server { data_dir, postmaster: PostmasterState::Stopping };
+            return (data_dir, PostmasterState::Stopping);
         }
         let control = values.and_then(|values| control_data(&self.options(), values));
-        Server { data_dir, postmaster: PostmasterState::Stopped(control) }
+        (data_dir, PostmasterState::Stopped(control))
     }
 
     /// What can be seen without asking anybody, until `deadline`. One look at a time: on a disk that hangs there would be more and more
@@ -190,7 +192,8 @@ impl Monitor {
             Found::Alive(postmaster) => postmaster.status(data_dir),
             Found::Nobody | Found::Foreign { .. } | Found::SingleUser { .. } => Ok(None),
         };
-        Ok(Look { found, status, has_control_file: data_dir.join("global/pg_control").exists() })
+        let has_control_file = data_dir.join("global/pg_control").exists();
+        Ok(Look { found, status, has_control_file, other_wal: other_wal::is_marked(data_dir) })
     }
 
     /// These processes were killed, and may take until their storage answers to go. Until then the server counts as stopping.
@@ -325,6 +328,7 @@ struct Look {
     /// What it says of itself in its pid file, if that can be read.
     status: Result<Option<PidFileStatus>>,
     has_control_file: bool,
+    other_wal: bool,
 }
 
 fn control_data(options: &ServerOptions, values: ControlValues) -> Option<ControlData> {

@@ -87,7 +87,9 @@ impl SimWorld {
     }
 
     pub(crate) fn publish(&self, plan: &Plan, facts: &Facts) {
-        let node = &mut self.shared.borrow_mut().nodes[self.node];
+        let mut universe = self.shared.borrow_mut();
+        universe.count_kept_out(self.node, &plan.view);
+        let node = &mut universe.nodes[self.node];
         node.view = Arc::clone(&plan.view);
         node.store_failed = facts.cluster.is_err();
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use patroni_core::lsn::Lsn;
 use patroni_core::name::MemberName;
-use patroni_core::peer::PeerStatus;
+use patroni_core::peer::{DIVERGED, PeerStatus};
 use patroni_core::server::Role;
 use patroni_core::time::Moment;
 use patroni_tick::driver::Limit;
@@ -32,8 +32,12 @@ impl Universe {
             in_recovery: !primary,
             wal_position: data.map_or(Lsn(0), |data| data.wal.end),
             timeline: data.map(|data| data.wal.timeline()),
-            replication_state: streams.then(|| "streaming".into()),
-            tags: node.settings.tags.clone(),
+            replication_state: if node.view.kept_out {
+                Some(DIVERGED.into())
+            } else {
+                streams.then(|| "streaming".into())
+            },
+            tags: node.view.announced_tags(),
             watchdog_failed: false,
         };
         let name = node.name.clone();

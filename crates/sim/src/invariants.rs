@@ -18,6 +18,7 @@ pub(crate) fn check(universe: &mut Universe) {
     for node in 0..universe.nodes.len() {
         belief(universe, node);
         shown::check(universe, node);
+        universe.check_kept_out(node);
     }
     for node in writers {
         attended(universe, node);
@@ -98,7 +99,8 @@ pub(crate) fn settled(universe: &mut Universe, calm: bool) {
     };
     let Some(wal) = universe.nodes[leader].postgres.data().map(|data| data.wal.clone()) else { return };
     for node in 0..universe.nodes.len() {
-        if node != leader && !universe.nodes[node].absent && !universe.ambiguous {
+        let excused = universe.nodes[node].absent || universe.nodes[node].view.kept_out || universe.ambiguous;
+        if node != leader && !excused {
             member(universe, node, &wal);
         }
     }
@@ -127,7 +129,7 @@ fn synchronous(universe: &mut Universe, leader: usize) {
     let settings = universe.nodes[leader].synchronous.clone();
     let since = universe.now.saturating_sub(universe.acknowledged_at);
     let names = universe.nodes[leader].postgres.sync.shown.clone();
-    let possible = |node: &&crate::node::Node| !node.settings.tags.nosync() && !node.absent;
+    let possible = |node: &&crate::node::Node| !node.settings.tags.nosync() && !node.view.kept_out && !node.absent;
     let standbys =
         universe.nodes.iter().filter(possible).filter(|node| node.name != universe.nodes[leader].name).count();
     let blocked = settings.mode != SynchronousMode::Off && settings.strict && standbys == 0;

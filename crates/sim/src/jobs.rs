@@ -331,6 +331,7 @@ impl Hand {
                 control: ControlState::ShutDown,
                 standby: false,
                 follows: None,
+                other_wal: false,
             };
             universe.nodes[node].postgres.disk = Disk::Data(Box::new(data));
         });
@@ -345,6 +346,6 @@ impl Hand {
 fn name_of(upstream: &Upstream) -> Option<MemberName> {
     match upstream {
         Upstream::Member(member) => Some(member.name.clone()),
-        Upstream::None | Upstream::Remote => None,
+        Upstream::None | Upstream::Isolated | Upstream::Remote => None,
     }
 }

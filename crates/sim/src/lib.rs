@@ -11,6 +11,7 @@ mod faults;
 mod guard;
 mod invariants;
 mod jobs;
+mod kept_out;
 mod managing;
 mod node;
 mod operators;

@@ -63,6 +63,8 @@ pub(crate) struct Data {
     pub standby: bool,
     /// `primary_conninfo`.
     pub follows: Option<MemberName>,
+    /// Marked as one with other WAL than the primary.
+    pub other_wal: bool,
 }
 
 /// The postmaster.
@@ -156,7 +158,8 @@ impl Postgres {
                 None => Postmaster::Unreachable("the data directory is gone".into()),
             },
         };
-        Server { data_dir, postmaster }
+        let other_wal = self.data().is_some_and(|data| data.other_wal);
+        Server { data_dir, postmaster, other_wal }
     }
 }
 

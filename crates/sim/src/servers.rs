@@ -183,9 +183,12 @@ impl Universe {
         data.wal.fork(id);
         data.standby = false;
         data.control = ControlState::InProduction;
-        let timeline = data.wal.timeline();
+        let (timeline, other_wal) = (data.wal.timeline(), data.other_wal);
         server.process = Process::Up { primary: true, stream: None };
         server.sync.senders.clear();
+        if other_wal {
+            self.violation(node, "is promoted although it holds other WAL on the same timeline".into());
+        }
         self.check_promises(node);
         if std::mem::take(&mut self.nodes[node].shows_all) {
             self.writes.push(shown);

@@ -52,7 +52,11 @@ pub(crate) fn addresses(name: &MemberName) -> Addresses {
 /// Before the first tick.
 pub(crate) fn initial_view(settings: &Settings) -> Arc<View> {
     let why = "not looked at yet".to_owned();
-    let server = Server { data_dir: DataDir::Inaccessible(why.clone()), postmaster: Postmaster::Unreachable(why) };
+    let server = Server {
+        data_dir: DataDir::Inaccessible(why.clone()),
+        postmaster: Postmaster::Unreachable(why),
+        other_wal: false,
+    };
     Arc::new(View::initial(Arc::new(settings.clone()), Arc::new(server), Moment(Duration::ZERO)))
 }
 
@@ -192,11 +196,12 @@ fn lie(node: &Node, now: Duration) -> Option<&'static str> {
     let leads = node.lease_until.is_some_and(|until| now < until);
     let busy = node.job.as_ref().is_some_and(|view| is_announced(&view.job));
     let by_role = node.paused;
+    let excused = node.held || node.view.kept_out;
     [
         ("it runs, and it does not", passes("/health") && !serves),
         ("it does not run, and it does", !passes("/health") && serves && !busy),
         ("it is a replica, and it is none", passes("/replica") && (!serves || primary)),
-        ("it is no replica, and it is one", !passes("/replica") && serves && !primary && !busy && !node.held),
+        ("it is no replica, and it is one", !passes("/replica") && serves && !primary && !busy && !excused),
         ("it is the primary, and it is none", passes("/primary") && !(primary && (leads || by_role))),
         ("it is not the primary, and it is", !passes("/primary") && serves && primary && leads && !busy),
         ("it leads, and it does not", passes("/leader") && !leads && !by_role),

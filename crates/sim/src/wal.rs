@@ -60,6 +60,18 @@ impl Wal {
         self.end <= self.common(other, |a, b| (a.timeline, a.start) == (b.timeline, b.start))
     }
 
+    /// The last timeline of this log is, under its number, another one there: the same bytes are not at the same positions.
+    pub(crate) fn contradicts(&self, other: &Wal) -> bool {
+        let mine = self.last();
+        let Some(index) = other.branches.iter().position(|branch| branch.timeline == mine.timeline) else {
+            return false;
+        };
+        let theirs = other.branches[index];
+        let both = self.end.min(other.end_of(index));
+        let is_last = index + 1 == other.branches.len();
+        theirs.id != mine.id && both > mine.start.min(theirs.start) || is_last && other.end < self.end
+    }
+
     /// This write is in the log.
     pub(crate) fn contains(&self, id: u64, end: Lsn) -> bool {
         self.branches.iter().position(|branch| branch.id == id).is_some_and(|index| end <= self.end_of(index))
@@ -105,5 +117,14 @@ mod tests {
         one.end.0 += 10;
         two.end.0 += 10;
         assert!(one.seems_prefix_of(&two) && !one.is_prefix_of(&two));
+        assert!(one.contradicts(&two) && !one.contradicts(&one));
+        // Also when the other one went on to a further timeline.
+        two.fork(4);
+        two.end.0 += 10;
+        assert!(one.contradicts(&two));
+        // A primary that lost the end of its log.
+        let mut shorter = one.clone();
+        shorter.end.0 -= 1;
+        assert!(one.contradicts(&shorter) && !shorter.contradicts(&one));
     }
 }

@@ -220,6 +220,10 @@ impl SimWorld {
         if theirs.checkpoint_timeline != theirs.wal.timeline() {
             return unclear("no checkpoint since it was promoted");
         }
+        // The WAL itself is compared, on the timeline of this node.
+        if wal.contradicts(&theirs.wal) {
+            return RewindCheck::OtherWal("other WAL on the same timeline".into());
+        }
         if wal.seems_prefix_of(&theirs.wal) {
             return RewindCheck::NotNeeded;
         }
@@ -232,7 +236,7 @@ impl SimWorld {
         let server = &universe.nodes[self.node].postgres;
         let data = server.data().filter(|_| !server.hung).ok_or("it does not answer")?;
         let name = match wanted {
-            Upstream::None | Upstream::Remote => None,
+            Upstream::None | Upstream::Isolated | Upstream::Remote => None,
             Upstream::Member(member) => Some(&member.name),
         };
         Ok(if data.follows.as_ref() == name { UpstreamCheck::UpToDate } else { UpstreamCheck::Reload })
@@ -365,6 +369,7 @@ impl World for SimWorld {
         match effect {
             Effect::Log => self.write_log(plan),
             Effect::Fence(order) => self.fence(order).await,
+            Effect::MarkOtherWal(present) => self.shared.borrow_mut().mark_other_wal(self.node, present),
             Effect::Job { asks_for_lease } => {
                 self.may_die_half_way(plan).await;
                 self.order(plan, asks_for_lease, facts);

@@ -770,7 +770,7 @@ fn server(node: &Node) -> Server {
             torn: false,
         })),
     };
-    Server { data_dir: DataDir::Present(SYSTEM), postmaster }
+    Server { data_dir: DataDir::Present(SYSTEM), postmaster, other_wal: false }
 }
 
 fn node(index: u8, nodes: u8) -> Node {

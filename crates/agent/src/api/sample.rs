@@ -115,6 +115,7 @@ pub(crate) fn view(name: &str, running: Running) -> View {
         dcs_answers: true,
         dcs_last_seen: Some(WallTime(1_795_398_572_400)),
         server: Arc::new(Server {
+            other_wal: false,
             data_dir: DataDir::Present(SystemId(7_711_177_507_295_976_209)),
             postmaster: Postmaster::Running(running),
         }),
@@ -127,6 +128,7 @@ pub(crate) fn view(name: &str, running: Running) -> View {
         watchdog_failed: false,
         checkpoint_pending: false,
         leaving_sync: false,
+        kept_out: false,
         holding: false,
         turned_down: Vec::new(),
         slots_at_risk: std::collections::BTreeMap::new(),

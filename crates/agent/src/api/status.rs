@@ -74,8 +74,9 @@ fn add_cluster_part(status: &Status<'_>, document: &mut JsonMap) {
 
 fn add_node_part(status: &Status<'_>, document: &mut JsonMap) {
     let view = status.view;
-    if !view.settings.tags.0.is_empty() {
-        document.insert("tags".to_owned(), Value::Object(view.settings.tags.0.clone()));
+    let tags = view.announced_tags();
+    if !tags.0.is_empty() {
+        document.insert("tags".to_owned(), Value::Object(tags.0));
     }
     if let DataDir::Present(id) = &view.server.data_dir {
         document.insert("database_system_identifier".to_owned(), id.to_string().into());

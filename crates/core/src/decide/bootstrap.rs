@@ -36,7 +36,7 @@ impl Tick<'_> {
 
     fn clone_replica(&mut self, cluster: &Cluster, source: CloneFrom) -> Verdict {
         let from = source.to_string();
-        let follow = self.upstream(cluster);
+        let follow = self.upstream_of_copy(cluster);
         self.memory.state = State::CreatingReplica;
         self.start(Job::Clone { source, follow });
         Verdict::Cloning(from)

@@ -52,6 +52,7 @@ impl Tick<'_> {
             let named = wanted.is_none_or(|wanted| exclude_candidate != (*wanted == member.name));
             member.name != *self.me()
                 && !member.data.tags.nofailover()
+                && !member.data.is_kept_out()
                 && member.data.api_url.is_some()
                 && (!self.sync_is_active(cluster) || any_node || cluster.sync.standbys.contains(&member.name))
                 && named

@@ -30,12 +30,12 @@ impl Tick<'_> {
         demoted: Verdict,
         following: Verdict,
     ) -> Needs<Verdict> {
-        let upstream = self.upstream(cluster);
         if self.promotion_may_come() {
             self.demote(DemoteMode::ImmediateNolock);
             return Ok(demoted);
         }
         if self.settings.paused {
+            let upstream = self.upstream(cluster);
             if let Some(verdict) = self.follow_in_pause(cluster, running, &upstream) {
                 return Ok(verdict);
             }
@@ -47,21 +47,24 @@ impl Tick<'_> {
         self.take_standby_role(cluster);
         self.look_for_divergence(cluster);
         self.look_for_stall(cluster, running);
-        self.look_for_remote_divergence(running, &upstream);
+        self.look_for_remote_divergence(cluster, running);
         if let Some(verdict) = self.rewind_or_reinitialize(cluster)? {
             return Ok(verdict);
         }
-        self.resume_replay = !self.settings.paused && pauses_replay(running);
+        self.resume_replay = !self.settings.paused && !self.is_kept_out() && pauses_replay(running);
+        let following = if self.is_kept_out() { Verdict::KeptOut(self.me().clone()) } else { following };
+        let upstream = self.upstream(cluster);
         self.follow_upstream(cluster, upstream, following)
     }
 
     /// `None`: paused, and there is somebody to follow.
     fn follow_in_pause(&mut self, cluster: &Cluster, running: &Running, upstream: &Upstream) -> Option<Verdict> {
         let rewind = self.memory.rewind == Rewind::Needed && self.rewind_allowed();
-        if rewind && !cluster.is_unlocked() {
+        let standby = running.wal.is_standby();
+        if rewind && !cluster.is_unlocked() || self.is_kept_out() && standby {
             return None;
         }
-        if !running.wal.is_standby() {
+        if !standby {
             self.memory.role = Role::Primary;
             return Some(Verdict::PrimaryWithoutLock);
         }
@@ -80,10 +83,14 @@ impl Tick<'_> {
         }
         match ask(&self.facts.answers.upstream, || Op::CheckUpstream(upstream.clone()))?.clone() {
             Ok(UpstreamCheck::UpToDate) => {}
+            Ok(_) if self.waits_for_comparison(cluster) => {
+                self.wake_after = self.wake_after.min(REWIND_PAUSE);
+                return Ok(Verdict::RewindWaiting(self.leader_words(cluster)));
+            }
             Ok(check) => {
                 self.note(Level::Info, "primary_conninfo has to change");
                 if self.memory.rewind != Rewind::Needed && !cluster.is_unlocked() {
-                    self.memory.rewind = Rewind::Check;
+                    self.suspect_divergence();
                 }
                 // The job tells of a change of the role when it is done.
                 self.callbacks.retain(|callback| *callback != Callback::OnRoleChange);
@@ -163,7 +170,7 @@ impl Tick<'_> {
         if self.settings.rewind.remove_data_directory_on_missing_wal
             && let Some(source) = self.clone_from(cluster)
         {
-            let follow = self.upstream(cluster);
+            let follow = self.upstream_of_copy(cluster);
             self.start(Job::Reinitialize { source, follow });
             return Some(Verdict::ReinitializingMissingWal);
         }
@@ -193,7 +200,7 @@ impl Tick<'_> {
         }
     }
 
-    fn rewind_allowed(&self) -> bool {
+    pub(super) fn rewind_allowed(&self) -> bool {
         self.settings.rewind.use_pg_rewind || self.settings.rewind.remove_data_directory_on_diverged_timelines
     }
 
@@ -211,8 +218,10 @@ impl Tick<'_> {
         if let Rewind::Failed(..) | Rewind::GivenUp = self.memory.rewind {
             return Ok(self.after_failed_rewind(cluster));
         }
-        let wanted = self.rewind_allowed() || self.is_suspect();
-        if !wanted || !matches!(self.memory.rewind, Rewind::Check | Rewind::Needed) {
+        self.suspect_other_wal(cluster);
+        let wanted =
+            self.rewind_allowed() || self.is_suspect() || self.is_kept_out() || self.may_hold_other_wal(cluster);
+        if !wanted || !matches!(self.memory.rewind, Rewind::Check | Rewind::Needed | Rewind::OtherWal) {
             return Ok(None);
         }
         let Some(source) = self.rewind_source(cluster).filter(|source| !self.remote_was_just_asked(source)) else {
@@ -227,16 +236,21 @@ impl Tick<'_> {
                     let theirs = cluster.leader_member().and_then(|leader| leader.data.timeline);
                     self.memory.timeline = self.memory.timeline.max(theirs);
                 }
+                self.remember_comparison(cluster);
                 Ok(None)
             }
             RewindCheck::WalGone { file, archive } => {
                 self.memory.rewind = Rewind::NotNeeded;
                 self.remember_asking(&source);
+                self.remember_comparison(cluster);
                 Ok(self.wal_is_gone(cluster, &source, &file, archive))
             }
             RewindCheck::Unclear(why) => {
                 self.note(Level::Info, format!("cannot compare timelines with {source}: {why}"));
                 self.remember_asking(&source);
+                if self.is_kept_out() {
+                    return Ok(None);
+                }
                 if self.is_suspect() {
                     // Looked into again after a while.
                     self.memory.rewind = Rewind::Unknown;
@@ -251,8 +265,14 @@ impl Tick<'_> {
             RewindCheck::Impossible(why) => {
                 self.note(Level::Info, format!("timelines are not compared with {source}: {why}"));
                 self.remember_asking(&source);
-                self.memory.rewind = Rewind::Unknown;
+                if !self.is_kept_out() {
+                    self.memory.rewind = Rewind::Unknown;
+                }
                 Ok(None)
+            }
+            RewindCheck::OtherWal(why) => {
+                self.remember_asking(&source);
+                Ok(self.keep_out(cluster, &source, &why))
             }
             RewindCheck::Needed(possible) => {
                 self.memory.rewind = Rewind::Needed;
@@ -282,22 +302,26 @@ impl Tick<'_> {
             Ok(()) => "use_pg_rewind is off".to_owned(),
             Err(why) => why,
         };
-        // The members of a standby cluster are copies of a standby: only the remote primary would be worth copying.
-        if self.settings.rewind.remove_data_directory_on_diverged_timelines
-            && !self.is_standby_cluster()
-            && let Some(source) = self.clone_from(cluster)
-        {
-            let follow = self.upstream(cluster);
-            self.start(Job::Reinitialize { source, follow });
-            return Some(Verdict::ReinitializingDiverged);
+        if let Some(verdict) = self.reinitialize_diverged(cluster) {
+            return Some(verdict);
         }
         let remedy = self.clone_anew(cluster);
         self.note(Level::Warning, format!("this node diverged from {name} and cannot follow it: {why}. {remedy}"));
         None
     }
 
+    /// Where that was allowed in advance.
+    pub(super) fn reinitialize_diverged(&mut self, cluster: &Cluster) -> Option<Verdict> {
+        // The members of a standby cluster are copies of a standby: only the remote primary would be worth copying.
+        let allowed = self.settings.rewind.remove_data_directory_on_diverged_timelines && !self.is_standby_cluster();
+        let source = self.clone_from(cluster).filter(|_| allowed)?;
+        let follow = self.upstream_of_copy(cluster);
+        self.start(Job::Reinitialize { source, follow });
+        Some(Verdict::ReinitializingDiverged)
+    }
+
     /// What people can do where this node may not.
-    fn clone_anew(&self, cluster: &Cluster) -> String {
+    pub(super) fn clone_anew(&self, cluster: &Cluster) -> String {
         if self.has_lock(cluster) {
             // The leader of a standby cluster: no member can be copied.
             return "Stop this node, remove its data directory and start it again to copy the remote primary"
@@ -324,7 +348,7 @@ impl Tick<'_> {
         if self.settings.rewind.remove_data_directory_on_rewind_failure
             && let Some(source) = self.clone_from(cluster)
         {
-            let follow = self.upstream(cluster);
+            let follow = self.upstream_of_copy(cluster);
             self.start(Job::Reinitialize { source, follow });
             return Some(Verdict::ReinitializingFailedRewind);
         }

@@ -88,6 +88,11 @@ impl Tick<'_> {
             self.release(None)?;
             return Ok(Verdict::FollowingNotHealthiest);
         }
+        if running.wal.is_standby() && self.is_kept_out() {
+            self.note_kept_out();
+            self.release(None)?;
+            return Ok(Verdict::KeptOut(self.me().clone()));
+        }
         if running.wal.is_standby()
             && let Some(held) = self.hold_clients(cluster, running)?
         {

@@ -14,6 +14,7 @@ mod follow;
 mod handover;
 mod hold;
 mod job;
+mod kept_out;
 mod leader;
 mod lease;
 mod race;
@@ -128,6 +129,7 @@ impl<'a> Tick<'a> {
         self.memory.leaving_sync = None;
         self.memory.began.get_or_insert(self.facts.now.boot);
         self.end_of_job();
+        self.recall_other_wal();
         let cluster = match &self.facts.cluster {
             Ok(cluster) => self.with_known_sync(Arc::clone(cluster)),
             Err(why) => {
@@ -184,7 +186,8 @@ impl<'a> Tick<'a> {
         };
         if self.job == JobOrder::Keep || matches!(self.job, JobOrder::Start(Job::Promote)) {
             // Without the configuration nobody knows which slots are wanted.
-            self.sync_slots = cluster.config.as_ref().is_some_and(|config| config.data.is_some());
+            let is_configured = cluster.config.as_ref().is_some_and(|config| config.data.is_some());
+            self.sync_slots = is_configured && !self.is_kept_out();
             self.announce_start(running);
         }
         if matches!(self.job, JobOrder::Start(Job::Promote)) {
@@ -206,6 +209,9 @@ impl<'a> Tick<'a> {
             }
             self.memory.last_leader = cluster.leader_name().cloned().or(self.memory.last_leader.take());
         }
+        if cluster.is_unlocked() {
+            self.memory.comparison_awaited_since = None;
+        }
         if !self.has_lock(cluster) {
             self.memory.lease_until = None;
             // In pause the primary goes on, and goes on waiting for whom it was told to.
@@ -219,7 +225,7 @@ impl<'a> Tick<'a> {
             self.disable_watchdog = true;
         } else if self.memory.was_paused {
             // While it was paused people may have done anything to PostgreSQL.
-            self.memory.rewind = Rewind::Check;
+            self.suspect_divergence();
             self.memory.checkpoint_pending = true;
         }
         self.memory.was_paused = self.settings.paused;
@@ -257,6 +263,10 @@ impl<'a> Tick<'a> {
     /// A server was seen running: what this proves.
     fn seen_running(&mut self, running: &Running) {
         let memory = &mut self.memory;
+        if !running.wal.is_standby() && memory.rewind == Rewind::OtherWal {
+            // People promoted it, on a timeline of its own.
+            memory.rewind = Rewind::Unknown;
+        }
         memory.recovering = false;
         memory.starting = None;
         memory.crash_recovery_since = None;
@@ -373,7 +383,7 @@ impl<'a> Tick<'a> {
 
     fn demote(&mut self, mode: DemoteMode) {
         self.note(Level::Info, format!("Demoting self ({mode})"));
-        self.memory.rewind = Rewind::Check;
+        self.suspect_divergence();
         self.memory.role = Role::Demoted;
         self.disable_watchdog = true;
         self.wake_after = Duration::ZERO;
@@ -382,6 +392,11 @@ impl<'a> Tick<'a> {
 
     /// Whom this node streams from, as a standby.
     fn upstream(&self, cluster: &Cluster) -> Upstream {
+        if self.is_kept_out() { Upstream::Isolated } else { self.upstream_of_copy(cluster) }
+    }
+
+    /// The same, once its data directory was copied.
+    fn upstream_of_copy(&self, cluster: &Cluster) -> Upstream {
         let tags = &self.settings.tags;
         if tags.nostream() {
             return Upstream::None;
@@ -393,8 +408,9 @@ impl<'a> Tick<'a> {
             .leader_member()
             .or_else(|| self.failsafe_leader().and_then(|name| self.memory.known_members.get(name)));
         let wanted = tags.replicatefrom().filter(|name| name != self.me());
-        // A member that is gone is replaced by the leader, as in Patroni.
-        let member = wanted.as_ref().and_then(|name| cluster.members.get(name)).or(leader);
+        // A member that is gone is replaced by the leader, as in Patroni; so is one that has WAL of another history.
+        let wanted = wanted.as_ref().and_then(|name| cluster.members.get(name));
+        let member = wanted.filter(|member| !member.data.is_kept_out()).or(leader);
         member.and_then(|member| self.upstream_member(member)).map_or(Upstream::None, Upstream::Member)
     }
 

@@ -71,7 +71,7 @@ impl Tick<'_> {
         // every node that may.
         let manual = cluster.failover.as_ref().is_some_and(|request| request.candidate.is_some());
         if (manual || nofailover && !self.settings.paused) && self.memory.rewind != Rewind::Needed {
-            self.memory.rewind = Rewind::Check;
+            self.suspect_divergence();
         }
         if nofailover {
             return self.follow(cluster, running, Verdict::DemotedNotAllowed, Verdict::FollowingNotAllowed);
@@ -80,6 +80,10 @@ impl Tick<'_> {
     }
 
     fn claim(&mut self, cluster: &Cluster, running: &Running) -> Needs<Claim> {
+        if self.is_kept_out() {
+            self.note_kept_out();
+            return Ok(Claim::Defer);
+        }
         if let Some(refused_at) = self.memory.promotion_refused_at {
             if self.facts.now.boot.since(refused_at) < self.settings.ttl {
                 self.note(
@@ -299,7 +303,10 @@ impl Tick<'_> {
         let mine = running.wal.position();
         let position = |name: &MemberName| match peers.get(name) {
             Some(Peer::Status(status))
-                if status.in_recovery && status.is_running() && !self.is_on_newer_timeline(running, status) =>
+                if status.in_recovery
+                    && status.is_running()
+                    && !status.is_kept_out()
+                    && !self.is_on_newer_timeline(running, status) =>
             {
                 Some(status.wal_position)
             }

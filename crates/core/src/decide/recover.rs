@@ -21,9 +21,8 @@ const OUTSIDERS_MOMENT: Duration = Duration::from_secs(1);
 
 impl Tick<'_> {
     pub(super) fn recover(&mut self, cluster: &Cluster, control: Option<&ControlData>) -> Needs<Verdict> {
-        if self.has_lock(cluster)
-            && let Some(verdict) = self.handover_after_job(cluster)?
-        {
+        let may_lead = self.has_lock(cluster) && !self.is_kept_out();
+        if may_lead && let Some(verdict) = self.handover_after_job(cluster)? {
             return Ok(verdict);
         }
         if self.settings.paused
@@ -40,7 +39,7 @@ impl Tick<'_> {
             self.memory.state = State::Crashed;
         }
         if self.has_lock(cluster) {
-            if let Some(verdict) = self.recover_leader(cluster, control)? {
+            if may_lead && let Some(verdict) = self.recover_leader(cluster, control)? {
                 return Ok(verdict);
             }
         } else if let Some(verdict) = self.outsiders_moment() {
@@ -163,7 +162,7 @@ impl Tick<'_> {
 
     fn start_as_standby(&mut self, cluster: &Cluster, torn: bool) -> Needs<Verdict> {
         let leader_here = self.has_lock(cluster);
-        if leader_here && torn {
+        if leader_here && (torn || self.is_kept_out() && !self.is_standby_cluster()) {
             self.release(None)?;
             return Ok(Verdict::NotRunningReleased);
         }
@@ -191,7 +190,8 @@ impl Tick<'_> {
             }
         };
         let role = if leader_here && self.is_standby_cluster() { Role::StandbyLeader } else { Role::Replica };
-        let follow = if verdict == Verdict::StartingReadonly { Upstream::None } else { self.upstream(cluster) };
+        let alone = verdict == Verdict::StartingReadonly || self.waits_for_comparison(cluster);
+        let follow = if alone { self.nobody() } else { self.upstream(cluster) };
         self.memory.recovering = true;
         self.memory.comparison_awaited_since = None;
         self.start(Job::Start { role, follow, after_failure: true });
@@ -202,12 +202,8 @@ impl Tick<'_> {
     /// to be stopped again for pg_rewind.
     fn wait_for_comparison(&mut self, cluster: &Cluster) -> Option<Verdict> {
         let leader = cluster.leader_name()?;
-        if self.memory.rewind != Rewind::Check || !self.settings.rewind.use_pg_rewind || self.is_standby_cluster() {
-            return None;
-        }
-        let now = self.facts.now.boot;
-        let since = *self.memory.comparison_awaited_since.get_or_insert(now);
-        if now.since(since) > self.settings.loop_wait * 2 {
+        let worth_it = self.settings.rewind.use_pg_rewind && !self.is_standby_cluster();
+        if self.memory.rewind != Rewind::Check || !worth_it || self.awaited_for_long() {
             return None;
         }
         self.wake_after = self.wake_after.min(Duration::from_millis(500));

@@ -181,7 +181,7 @@ impl Tick<'_> {
         let Some(source) = source else {
             return refused("there is no member to clone from, can not reinitialize".to_owned());
         };
-        let follow = self.upstream(cluster);
+        let follow = self.upstream_of_copy(cluster);
         // What becomes of a new cluster that this node was making is no question any more.
         self.memory.bootstrapping = false;
         self.start_at_once(Job::Reinitialize { source, follow });

@@ -114,12 +114,12 @@ impl Tick<'_> {
 
     /// A standby that diverged from the remote primary, or whose leader was rewound, cannot stream. Whoever streams need not
     /// be compared.
-    pub(super) fn look_for_remote_divergence(&mut self, running: &Running, upstream: &Upstream) {
+    pub(super) fn look_for_remote_divergence(&mut self, cluster: &Cluster, running: &Running) {
         let Wal::Standby { replication_state, .. } = &running.wal else { return };
         let streams = replication_state.as_deref() == Some("streaming");
         if self.is_standby_cluster()
             && self.has_remote_address()
-            && *upstream != Upstream::None
+            && self.upstream(cluster) != Upstream::None
             && !streams
             && matches!(self.memory.rewind, Rewind::Unknown | Rewind::NotNeeded)
         {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Needs, Tick};
 use crate::facts::JobFact;
 use crate::fence::makes_a_primary;
-use crate::job::{DemoteMode, Job, Stage, Upstream};
+use crate::job::{DemoteMode, Job, Stage};
 use crate::plan::JobOrder;
 use crate::server::{Postmaster, Role, Running};
 use crate::verdict::{Level, Verdict};
@@ -17,7 +17,7 @@ impl Tick<'_> {
         self.note(Level::Error, format!("Error communicating with DCS: {why}"));
         if self.may_serve_readers() {
             self.memory.recovering = true;
-            self.start(Job::Start { role: Role::Replica, follow: Upstream::None, after_failure: false });
+            self.start(Job::Start { role: Role::Replica, follow: self.nobody(), after_failure: false });
             return Ok(Verdict::StoreFailed);
         }
         if let JobFact::Running(view) = &self.facts.job

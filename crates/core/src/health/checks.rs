@@ -123,6 +123,7 @@ impl Leadership {
 fn is_replica(query: &Query, status: &Status<'_>) -> bool {
     let view = status.view;
     !view.settings.tags.noloadbalance()
+        && !view.kept_out
         && status.is_running()
         && status.role() == Role::Replica
         && !is_lagging(query, status)

@@ -234,10 +234,7 @@ impl<'a> Status<'a> {
 
     /// `streaming` and the like, of a standby.
     pub fn replication_state(&self) -> Option<&'a str> {
-        match &self.running()?.wal {
-            Wal::Standby { replication_state, .. } => replication_state.as_deref(),
-            Wal::Primary { .. } => None,
-        }
+        self.view.replication_state(self.running()?)
     }
 
     /// When the store last answered, in seconds since 1970; 0 before the first time.

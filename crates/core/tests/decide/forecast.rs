@@ -216,7 +216,7 @@ impl Node {
             slots: BTreeMap::new(),
             pending_restart: Default::default(),
         };
-        Server { data_dir: DataDir::Present(SystemId(7)), postmaster: Postmaster::Running(running) }
+        Server { data_dir: DataDir::Present(SystemId(7)), postmaster: Postmaster::Running(running), other_wal: false }
     }
 
     fn facts(&self, name: &MemberName, cluster: &Cluster, dynamic: &Dynamic, seconds: u64) -> Facts {

@@ -11,11 +11,12 @@ use patroni_core::verdict::Level;
 
 use crate::scene::{Scene, op_word, order_words};
 
-const FILES: [(&str, &str); 9] = [
+const FILES: [(&str, &str); 10] = [
     ("leading.rows", include_str!("rows/leading.rows")),
     ("racing.rows", include_str!("rows/racing.rows")),
     ("failsafe.rows", include_str!("rows/failsafe.rows")),
     ("following.rows", include_str!("rows/following.rows")),
+    ("kept_out.rows", include_str!("rows/kept_out.rows")),
     ("working.rows", include_str!("rows/working.rows")),
     ("creating.rows", include_str!("rows/creating.rows")),
     ("synchronous.rows", include_str!("rows/synchronous.rows")),

@@ -21,7 +21,7 @@ use patroni_core::member_key::MemberKey;
 use patroni_core::memory::{Handover, Holding, Memory, Rewind, Stalled, Starting, StepDown};
 use patroni_core::name::{MemberName, SystemId};
 use patroni_core::parameters::SynchronousStandbyNames;
-use patroni_core::peer::{Peer, PeerStatus};
+use patroni_core::peer::{DIVERGED, Peer, PeerStatus};
 use patroni_core::plan::{JobOrder, Plan, Step};
 use patroni_core::request::{Request, RequestId, RestartConditions, ScheduledRestart};
 use patroni_core::server::{
@@ -64,6 +64,7 @@ pub(crate) enum Peers {
     /// Behind by numbers, and this node does not have its WAL.
     BehindOnNewTimeline,
     NotRunning,
+    KeptOut,
 }
 
 /// All that a tick depends on, and what its operations will answer.
@@ -143,7 +144,11 @@ impl Scene {
 
     fn healthy() -> Scene {
         let settings = Arc::new(settings());
-        let server = Arc::new(Server { data_dir: DataDir::Present(SYSTEM), postmaster: Postmaster::Stopped(None) });
+        let server = Arc::new(Server {
+            data_dir: DataDir::Present(SYSTEM),
+            postmaster: Postmaster::Stopped(None),
+            other_wal: false,
+        });
         let facts = Facts {
             now: Now { boot: NOW, wall: WALL },
             shown: Arc::new(View::initial(Arc::clone(&settings), Arc::clone(&server), NOW)),
@@ -165,6 +170,7 @@ impl Scene {
         memory.last_leader = Some("b".into());
         memory.timeline = Some(Timeline(1));
         memory.rewind = Rewind::NotNeeded;
+        memory.compared_with = Some(("b".into(), Timeline(1)));
         memory.started = true;
         memory.began = Some(Moment(NOW.0 - Duration::from_secs(3000)));
         Scene {
@@ -257,6 +263,9 @@ impl Scene {
                 let member = cluster.members.get_mut(value).expect("a member");
                 member.data.state = Some("initializing new cluster".into());
             }
+            "leader-is-primary" => {
+                cluster.members.get_mut("b").expect("a member").data.role = Some("primary".into());
+            }
             "leader-on-timeline" => {
                 let member = cluster.members.get_mut("b").expect("a member");
                 member.data.timeline = Some(Timeline(value.parse().expect("a timeline")));
@@ -322,6 +331,7 @@ impl Scene {
                     *replication_state = None;
                 }
             }
+            ("other-wal", "") => server.other_wal = true,
             ("starting", "") => server.postmaster = Postmaster::Starting,
             ("stopping", "") => server.postmaster = Postmaster::Stopping,
             ("unreachable", "") => server.postmaster = Postmaster::Unreachable("timed out".into()),
@@ -439,11 +449,13 @@ impl Scene {
                 memory.rewind = Rewind::Unknown;
                 memory.timeline = None;
             }
+            "uncompared" => memory.compared_with = None,
             "divergence" => {
                 memory.rewind = match value {
                     "unknown" => Rewind::Unknown,
                     "check" => Rewind::Check,
                     "needed" => Rewind::Needed,
+                    "other-wal" => Rewind::OtherWal,
                     "failed" => Rewind::Failed(NOW, 1),
                     "failed-often" => Rewind::Failed(NOW, 5),
                     "given-up" => Rewind::GivenUp,
@@ -697,6 +709,7 @@ impl Scene {
                     "diverged-no-rewind" => RewindCheck::Needed(Err("wal_log_hints is off".into())),
                     "unclear" => RewindCheck::Unclear("it does not answer".into()),
                     "impossible" => RewindCheck::Impossible("it wants a password".into()),
+                    "other-wal" => RewindCheck::OtherWal("other WAL before 0/5000000".into()),
                     "wal-gone" | "wal-gone-with-archive" => {
                         RewindCheck::WalGone { file: "00000001000000000000000A".into(), archive: value != "wal-gone" }
                     }
@@ -792,6 +805,7 @@ impl Peers {
             "ahead-on-old-timeline" => Peers::AheadOnOldTimeline,
             "behind-on-new-timeline" => Peers::BehindOnNewTimeline,
             "not-running" => Peers::NotRunning,
+            "kept-out" => Peers::KeptOut,
             _ => return None,
         })
     }
@@ -818,6 +832,10 @@ impl Peers {
             Peers::Preferred => {
                 status.wal_position = HERE;
                 status.tags = Tags(JsonMap::from_iter([("failover_priority".to_owned(), json!(3))]));
+            }
+            Peers::KeptOut => {
+                status.wal_position = Lsn(HERE.0 + 1000);
+                status.replication_state = Some(DIVERGED.into());
             }
             Peers::NoWatchdog => status.watchdog_failed = true,
             Peers::OldTimeline => status.timeline = Some(Timeline(0)),
@@ -886,6 +904,7 @@ pub(crate) fn order_words(order: &JobOrder) -> String {
 fn job_words(job: &Job) -> String {
     let whom = |upstream: &Upstream| match upstream {
         Upstream::None => "nobody".to_owned(),
+        Upstream::Isolated => "nobody and no archive".to_owned(),
         Upstream::Member(member) => member.name.to_string(),
         Upstream::Remote => "remote".to_owned(),
     };

@@ -7,8 +7,8 @@ use patroni_core::decide::decide;
 use patroni_core::effects::{Effect, OnServer};
 use patroni_core::facts::{Answer, Facts, JobFact, Op, Outcome, RewindCheck, UpstreamCheck};
 use patroni_core::fence::Fence;
-use patroni_core::job::{Job, JobOutcome};
-use patroni_core::memory::Memory;
+use patroni_core::job::{Job, JobOutcome, Upstream};
+use patroni_core::memory::{Memory, Rewind};
 use patroni_core::plan::{Exit, JobOrder, Plan, Step};
 use patroni_core::server::{DataDir, Postmaster, Role};
 use patroni_core::sync::Inspection;
@@ -17,7 +17,7 @@ use patroni_core::verdict::Verdict;
 use crate::scene::{BASELINES, JOBS, NOW, Peers, Scene};
 
 /// What may be the case besides the baseline. Each pair of them is walked.
-pub(crate) const SITUATIONS: [&[&str]; 53] = [
+pub(crate) const SITUATIONS: [&[&str]; 55] = [
     &[],
     &["unlocked"],
     &["lock a"],
@@ -62,6 +62,8 @@ pub(crate) const SITUATIONS: [&[&str]; 53] = [
     &["divergence check"],
     &["divergence needed"],
     &["divergence failed-often"],
+    &["divergence other-wal"],
+    &["uncompared"],
     &["bootstrapping"],
     &["asked restart", "asked reinitialize"],
     &["restart-scheduled -1"],
@@ -106,6 +108,7 @@ pub(crate) fn possible_answers(op: &Op) -> Vec<Answer> {
                 Peers::NoWatchdog,
                 Peers::OldTimeline,
                 Peers::NotRunning,
+                Peers::KeptOut,
             ];
             all.into_iter()
                 .map(|peers| Answer::Peers(names.keys().map(|name| (name.clone(), peers.answer())).collect()))
@@ -117,6 +120,7 @@ pub(crate) fn possible_answers(op: &Op) -> Vec<Answer> {
             RewindCheck::Needed(Err("wal_log_hints is off".into())),
             RewindCheck::Unclear("it does not answer".into()),
             RewindCheck::Impossible("it wants a password".into()),
+            RewindCheck::OtherWal("other WAL before 0/5000000".into()),
             RewindCheck::WalGone { file: "00000001000000000000000A".into(), archive: true },
         ]
         .map(Answer::Rewind)
@@ -201,6 +205,7 @@ pub(crate) fn check(memory: &Memory, facts: &Facts, plan: &Plan) {
     if let (Some(Ok(asked_at)), Some(until)) = (&facts.answers.failsafe, plan.memory.lease_until) {
         assert!(until <= *asked_at + facts.settings.ttl, "counts on an agreement for longer than it is kept: {}", at());
     }
+    kept_out(memory, facts, plan, &at);
     demoted_without_lease(memory, facts, plan, lease_won, &at);
     effects_are_in_order(plan, &at);
     guarded(facts, plan, &at);
@@ -285,6 +290,27 @@ fn guarded(facts: &Facts, plan: &Plan, at: &dyn Fn() -> String) {
     }
 }
 
+/// What holds other WAL than the primary on the same timeline neither follows nor leads.
+fn kept_out(memory: &Memory, facts: &Facts, plan: &Plan, at: &dyn Fn() -> String) {
+    if let Some(Job::Reinitialize { follow, .. } | Job::Clone { follow, .. }) = ordered(plan) {
+        assert_ne!(*follow, Upstream::Isolated, "the copy follows nobody: {}", at());
+    }
+    if plan.memory.rewind != Rewind::OtherWal {
+        return;
+    }
+    match ordered(plan) {
+        Some(Job::Start { role, follow, .. }) => {
+            assert!(*follow == Upstream::Isolated && *role != Role::Primary, "starts on two histories: {}", at());
+        }
+        Some(Job::Follow { upstream, .. }) => assert_eq!(*upstream, Upstream::Isolated, "follows: {}", at()),
+        Some(Job::Promote | Job::CopySlots { .. }) => panic!("is promoted, or copies slots: {}", at()),
+        _ => {}
+    }
+    assert!(!plan.sync_slots || ordered(plan).is_some(), "moves slots along another history: {}", at());
+    let took = memory.rewind == Rewind::OtherWal && !memory.bootstrapping && facts.answers.acquire.is_some();
+    assert!(!took, "takes the lease: {}", at());
+}
+
 fn cancel_writes_nothing_else(facts: &Facts, plan: &Plan, at: &dyn Fn() -> String) {
     if plan.verdict == Verdict::Bootstrapping {
         let begun = matches!(facts.answers.initialize, Some(Outcome::Done(())));
@@ -306,7 +332,7 @@ fn is_done<T>(answer: &Option<Outcome<T>>) -> bool {
 /// Somebody asked for it, or the comparison was clear and the settings allow it.
 fn removal_is_wanted(facts: &Facts) -> bool {
     let asked = !facts.requests.is_empty();
-    let diverged = matches!(facts.answers.rewind, Some(RewindCheck::Needed(_)))
+    let diverged = matches!(facts.answers.rewind, Some(RewindCheck::Needed(_) | RewindCheck::OtherWal(_)))
         && facts.settings.rewind.remove_data_directory_on_diverged_timelines;
     asked || diverged || facts.settings.rewind.remove_data_directory_on_rewind_failure
 }

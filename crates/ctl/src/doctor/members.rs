@@ -58,6 +58,13 @@ fn of_key(cluster: &Cluster, member: &Member, status: Option<&Status>, scope: &s
             format!("patronictl restart {scope} {name} --pending"),
         ));
     }
+    if data.is_kept_out() {
+        found.push(finding(
+            format!("{name} has other WAL than the primary on the same timeline: it neither follows nor leads"),
+            format!("save what only {name} has, if it is worth it, then: patronictl reinit {scope} {name}"),
+        ));
+        return found;
+    }
     let leader_timeline = cluster.leader_member().and_then(|leader| leader.data.timeline);
     let streams = data.replication_state.as_deref() == Some("streaming");
     if let (false, false, Some(own), Some(theirs)) = (is_leader, streams, data.timeline, leader_timeline)
@@ -200,6 +207,12 @@ mod tests {
                 false,
             ),
             (json!({"replication_state": null}), json!({}), "b does not stream (not connected)", false),
+            (
+                json!({"replication_state": "diverged", "tags": {"nofailover": true, "nostream": true}}),
+                json!({}),
+                "b has other WAL than the primary on the same timeline: it neither follows nor leads",
+                true,
+            ),
         ];
         for (key, answer, what, unable) in rows {
             let found = found(&key, &answer);

@@ -40,6 +40,10 @@ pub(super) fn build(
 ) -> RecoveryParameters {
     let mut others = configured(files);
     others.insert("recovery_target_timeline", "latest");
+    if *upstream == Upstream::Isolated {
+        // Also where a file of the user's sets it.
+        others.insert("restore_command", "");
+    }
     // Set in an included file, one of these would pause, promote or stop the standby.
     for name in ["", "_name", "_time", "_xid", "_lsn"] {
         others.insert(&format!("recovery_target{name}"), "");
@@ -94,7 +98,7 @@ fn primary_conninfo(
     upstream: &Upstream,
 ) -> Option<Conninfo> {
     let mut conninfo = match upstream {
-        Upstream::None => return None,
+        Upstream::None | Upstream::Isolated => return None,
         Upstream::Member(member) if member.name == server.name => return None,
         Upstream::Member(member) => member_address(&member.conn_url)?,
         Upstream::Remote => remote_address(files.standby_cluster.as_ref()?, files.use_slots)?,
@@ -168,7 +172,7 @@ pub(crate) fn remote_address(standby_cluster: &StandbyCluster, use_slots: bool) 
 
 fn slot(files: &FileOptions, upstream: &Upstream) -> Option<String> {
     match upstream {
-        Upstream::None => None,
+        Upstream::None | Upstream::Isolated => None,
         Upstream::Member(member) => member.slot.clone(),
         Upstream::Remote => {
             let name = files.standby_cluster.as_ref()?.primary_slot_name.as_deref()?;
@@ -181,10 +185,10 @@ fn slot(files: &FileOptions, upstream: &Upstream) -> Option<String> {
 fn override_from(standby_cluster: &StandbyCluster, upstream: &Upstream, others: &mut Parameters) {
     let delay = match upstream {
         Upstream::Remote => standby_cluster.recovery_min_apply_delay.as_deref(),
-        Upstream::Member(_) | Upstream::None => None,
+        Upstream::Member(_) | Upstream::None | Upstream::Isolated => None,
     };
     let archive = match upstream {
-        Upstream::None => [None, None],
+        Upstream::None | Upstream::Isolated => [None, None],
         Upstream::Member(_) | Upstream::Remote => {
             [standby_cluster.restore_command.as_deref(), standby_cluster.archive_cleanup_command.as_deref()]
         }

@@ -100,14 +100,12 @@ async fn compare(context: &RewindContext, upstream: &RewindSource, local: &Local
             end != Some(switchpoint)
         }
     };
+    // pg_rewind goes by the same histories. Where these are no proof it would find nothing to do, or take the wrong pages.
+    if let Some(why) = same_timeline::differs(context, &source, local, &primary).await? {
+        return Ok(RewindCheck::OtherWal(why));
+    }
     if diverged {
         return Ok(RewindCheck::Needed(can_rewind(context).await));
-    }
-    if local.timeline == primary.timeline
-        && let Some(why) = same_timeline::differs(context, &source, local).await?
-    {
-        // pg_rewind has nothing to do there.
-        return Ok(RewindCheck::Needed(Err(why)));
     }
     if local.in_recovery
         && let Some(file) = same_timeline::missing_on(context, &source, local).await?

@@ -8,7 +8,7 @@ use std::path::Path;
 use patroni_core::history::LocalPosition;
 use patroni_core::lsn::{Lsn, Timeline};
 
-use super::source::Source;
+use super::source::{PrimaryTimeline, Source};
 use super::{RewindContext, waldump};
 use crate::Result;
 
@@ -18,31 +18,54 @@ const COMPARED: u64 = 16 << 10;
 /// The head of a record, with its checksum.
 const RECORD_HEAD: u64 = 24;
 
-/// Why node and primary are not the same on the timeline that both are on; `None` if nothing speaks against it.
-pub(super) async fn differs(context: &RewindContext, source: &Source, local: &LocalPosition) -> Result<Option<String>> {
+/// Why node and primary are not the same on the timeline of the node, as far as the primary was on it; `None` if nothing speaks against it.
+pub(super) async fn differs(
+    context: &RewindContext,
+    source: &Source,
+    local: &LocalPosition,
+    primary: &PrimaryTimeline,
+) -> Result<Option<String>> {
     // Asked after the local position was known: the primary was at least there then.
     let end = source.position().await?;
     let (timeline, lsn) = (local.timeline, local.lsn);
-    if lsn > end {
+    if timeline == primary.timeline && lsn > end {
         let text = format!("it has WAL up to {lsn}, the primary on the same timeline {timeline} only up to {end}");
         return Ok(Some(text));
     }
-    let size = source.segment_size().await?;
-    let in_record = !local.in_recovery && lsn.0 + RECORD_HEAD <= end.0 && lsn.0 % size + RECORD_HEAD <= size;
-    let until = lsn.0 % size + if in_record { RECORD_HEAD } else { 0 };
-    let from = until.saturating_sub(COMPARED);
-    let name = segment(timeline, lsn, size);
-    let path = context.options.data_dir.join("pg_wal").join(&name);
-    let Some(mine) = read(&path, from, until - from) else { return Ok(None) };
-    let theirs = match source.wal(&name, from, until - from).await {
-        Ok(theirs) => theirs,
-        Err(error) => {
-            tracing::info!("cannot compare {name}: {error}");
-            return Ok(None);
-        }
+    let left = primary.history.iter().find(|switch| switch.timeline == timeline).map(|switch| switch.switchpoint);
+    let common = match left {
+        Some(switchpoint) => lsn.min(switchpoint),
+        None if timeline == primary.timeline => lsn,
+        // The primary was never on it: its history shows that.
+        None => return Ok(None),
     };
-    let is_same = theirs.is_none_or(|theirs| theirs == mine);
-    Ok((!is_same).then(|| format!("it and the primary wrote other WAL on the same timeline {timeline}, before {lsn}")))
+    let size = source.segment_size().await?;
+    // The checkpoint record of a former primary begins at its position. Where the primary left the timeline nothing follows.
+    let limit = left.unwrap_or(end).0;
+    let in_record = !local.in_recovery && common == lsn && lsn.0 + RECORD_HEAD <= limit;
+    let until = common.0 + if in_record && lsn.0 % size + RECORD_HEAD <= size { RECORD_HEAD } else { 0 };
+    let start = until.saturating_sub(1) / size * size;
+    let from = until.saturating_sub(COMPARED).max(start);
+    let path = context.options.data_dir.join("pg_wal").join(segment(timeline, Lsn(start), size));
+    let Some(mine) = read(&path, from - start, until - from) else { return Ok(None) };
+    // The file in which the primary left the timeline was copied to the next one, and may not be there under its first name.
+    let later = primary.history.iter().map(|switch| switch.timeline).filter(|later| *later > timeline);
+    for timeline in std::iter::once(timeline).chain(later).chain([primary.timeline]) {
+        let name = segment(timeline, Lsn(start), size);
+        match source.wal(&name, from - start, until - from).await {
+            Ok(Some(theirs)) if theirs.len() == mine.len() => {
+                let text =
+                    || format!("it and the primary wrote other WAL on timeline {}, before {common}", local.timeline);
+                return Ok((theirs != mine).then(text));
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::info!("cannot compare {name}: {error}");
+                return Ok(None);
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// The WAL file that a standby needs next, if the primary does not have it any more. What lies in `pg_wal` here is not needed: a standby that
