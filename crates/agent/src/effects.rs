@@ -36,7 +36,10 @@ impl Node {
             Effect::WriteMember => self.write_member(plan, facts),
             Effect::Checkpoint => self.maintenance.start_checkpoint(&self.woken),
             Effect::ForgetSlotHolders => self.slots.forget_holders(),
-            Effect::SyncSlots => self.slots.sync(plan, facts),
+            Effect::SyncSlots => {
+                let told = self.agreement.slots(facts.settings.ttl, clock::boot());
+                self.slots.sync(plan, facts, told);
+            }
             Effect::WatchStandbys(wanted) => self.synchronous.watch(wanted, &self.woken),
             Effect::Server(effect) => self.on_server(effect, plan, facts).await,
         }

@@ -1,12 +1,14 @@
 //! Replication slots of the local server: what the leader publishes, what is changed, what is found out about the primary's. Copying slots
 //! is a job; all else runs in the background, each under a limit, one of a kind at a time, and tells the next tick what it found.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use patroni_core::cluster::Cluster;
 use patroni_core::facts::Facts;
 use patroni_core::job::UpstreamMember;
+use patroni_core::lsn::Lsn;
 use patroni_core::plan::Plan;
 use patroni_core::server::{Role, Running, Wal};
 use patroni_core::settings::Settings;
@@ -38,6 +40,8 @@ const RELOAD_LIMIT: Duration = Duration::from_secs(3);
 /// The slots of one node.
 pub struct Slots {
     monitor: Monitor,
+    /// The cluster when the store last answered.
+    last_seen: Option<Arc<Cluster>>,
     /// When members were last seen, while this node leads.
     retained: Option<Retained>,
     ownership: Ownership,
@@ -50,7 +54,7 @@ impl Slots {
     /// Nothing is under way.
     pub fn new(monitor: Monitor) -> Self {
         let ownership = Ownership::default();
-        Slots { monitor, retained: None, ownership, changes: None, logical: None, question: None }
+        Slots { monitor, last_seen: None, retained: None, ownership, changes: None, logical: None, question: None }
     }
 
     /// What was found out since the last time.
@@ -89,8 +93,15 @@ impl Slots {
     }
 
     /// Begins to bring the slots in order.
-    pub fn sync(&mut self, plan: &Plan, facts: &Facts) {
-        let (Ok(cluster), Some(running)) = (&facts.cluster, facts.server.running()) else { return };
+    ///
+    /// `told` is where the slots of a primary are that goes on in failsafe mode, by its own word: it cannot tell the store. Without the store
+    /// slots are moved, and neither made nor dropped: which there should be is not known for sure.
+    pub fn sync(&mut self, plan: &Plan, facts: &Facts, told: Option<BTreeMap<String, Lsn>>) {
+        if let Ok(cluster) = &facts.cluster {
+            self.last_seen = Some(Arc::clone(cluster));
+        }
+        let (Some(cluster), Some(running)) = (self.cluster(told), facts.server.running()) else { return };
+        let cluster = &*cluster;
         let settings = &facts.settings;
         let role = if running.wal.is_standby() { plan.memory.role } else { Role::Primary };
         let node = Node { name: &settings.name, role, tags: &settings.tags };
@@ -98,7 +109,12 @@ impl Slots {
         told.iter().for_each(notes::of_planner);
         let droppable = self.ownership.droppable(&wanted, settings, cluster, running, facts.now.boot);
         let situation = situation(settings, cluster, running);
-        self.change(slots::plan(&wanted, &running.slots, &settings.slots.ignore, &droppable, situation));
+        let mut changes = slots::plan(&wanted, &running.slots, &settings.slots.ignore, &droppable, situation);
+        if facts.cluster.is_err() {
+            changes.retain(|change| matches!(change, Change::Advance(..) | Change::AdvanceLogical { .. }));
+            return self.change(changes);
+        }
+        self.change(changes);
         let unready: BTreeSet<String> = plan.memory.readiness.unready().cloned().collect();
         if running.wal.is_standby()
             && !unready.is_empty()
@@ -106,6 +122,16 @@ impl Slots {
         {
             self.ask(cluster, physical, unready);
         }
+    }
+
+    /// The cluster as it was last seen, with what the primary told of its slots.
+    fn cluster(&self, told: Option<BTreeMap<String, Lsn>>) -> Option<Arc<Cluster>> {
+        let mut cluster = self.last_seen.clone()?;
+        for (name, lsn) in told.into_iter().flatten() {
+            let known = Arc::make_mut(&mut cluster).status.slots.entry(name).or_default();
+            *known = lsn.max(*known);
+        }
+        Some(cluster)
     }
 
     fn change(&mut self, changes: Vec<Change>) {

@@ -90,8 +90,7 @@ pub fn effects(plan: &Plan, facts: &Facts) -> Vec<Effect> {
     effects.extend(plan.member.is_some().then_some(Effect::WriteMember));
     effects.extend(running.is_some_and(|running| checkpoint_is_due(plan, running)).then_some(Effect::Checkpoint));
     effects.extend(plan.memory.lease_until.is_none().then_some(Effect::ForgetSlotHolders));
-    let slots = plan.sync_slots && facts.cluster.is_ok() && running.is_some();
-    effects.extend(slots.then_some(Effect::SyncSlots));
+    effects.extend((plan.sync_slots && running.is_some()).then_some(Effect::SyncSlots));
     effects.push(Effect::WatchStandbys(plan.memory.enforcement.is_some()));
     effects.extend(running.map(|_| Effect::Server(OnServer::FinishStart)));
     effects.extend(plan.resume_replay.then_some(Effect::Server(OnServer::ResumeReplay)));

@@ -102,13 +102,13 @@ impl<'a> Election<'a> {
         };
         if !status.is_running() {
             let mut found = vec![Obstacle::NotRunning];
-            found.extend(status.tags.nofailover().then_some(Obstacle::NoFailover));
+            found.extend(status.may_not_lead().then_some(Obstacle::NoFailover));
             return found;
         }
         // Of a primary nothing counts but whether the cluster went on without it.
         let standby = status.in_recovery;
         [
-            (standby && status.tags.nofailover()).then_some(Obstacle::NoFailover),
+            (standby && status.may_not_lead()).then_some(Obstacle::NoFailover),
             self.is_left_out(name, standby).then_some(Obstacle::NotSynchronous),
             (standby && self.is_lagging(status.wal_position)).then(|| Obstacle::Lagging {
                 lag: self.lag(status.wal_position),
@@ -148,7 +148,7 @@ impl<'a> Election<'a> {
 
 /// Why a node that answered cannot be promoted, in Patroni's words.
 pub fn limitation(status: &PeerStatus) -> Option<&'static str> {
-    if status.tags.nofailover() {
+    if status.may_not_lead() {
         Some("not allowed to promote")
     } else if status.watchdog_failed {
         Some("not watchdog capable")

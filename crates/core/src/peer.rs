@@ -36,6 +36,11 @@ pub struct PeerStatus {
 pub const DIVERGED: &str = "diverged";
 
 impl PeerStatus {
+    /// It has the tag `nofailover` or its like, or is kept out.
+    pub fn may_not_lead(&self) -> bool {
+        self.tags.nofailover() || self.is_kept_out()
+    }
+
     /// It found out that what it holds is of another history: its position says nothing of what the cluster acknowledged.
     pub fn is_kept_out(&self) -> bool {
         self.replication_state.as_deref() == Some(DIVERGED)

@@ -52,7 +52,7 @@ impl Universe {
             return;
         }
         let leads = node.view.role == Role::Primary || node.lease_until.is_some_and(|until| now < until);
-        let agreed = node.failsafe_mode && !leads && node.agreement.give(leader, Moment(now));
+        let agreed = node.failsafe_mode && !leads && node.agreement.give(leader, BTreeMap::new(), Moment(now));
         let name = node.name.clone();
         self.send(peer, from.node, Event::Agreed { to: from, name, agreed });
     }

@@ -3,10 +3,12 @@
 //! The answer is given while the loop may be in the middle of a tick, so two things exclude each other here: to agree,
 //! and to take the lease.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use patroni_core::facts::{Answer, Facts, Op, Outcome};
+use patroni_core::lsn::Lsn;
 use patroni_core::name::MemberName;
 use patroni_core::time::Moment;
 
@@ -18,16 +20,20 @@ pub struct Agreement(Mutex<State>);
 struct State {
     /// With whom, and when.
     given: Option<(MemberName, Moment)>,
+    /// Where that primary's slots are, by its own word.
+    slots: BTreeMap<String, Lsn>,
     /// This node is about to lead, and that is not published yet.
     claiming: bool,
 }
 
 impl Agreement {
-    /// Agrees, from now on for a `ttl`. False: this node is about to lead itself.
-    pub fn give(&self, leader: MemberName, now: Moment) -> bool {
+    /// Agrees, from now on for a `ttl`. False: this node is about to lead itself. `slots`: where the replication slots of `leader` are, by its own
+    /// word.
+    pub fn give(&self, leader: MemberName, slots: BTreeMap<String, Lsn>, now: Moment) -> bool {
         let mut state = self.state();
         if !state.claiming {
             state.given = Some((leader, now));
+            state.slots = slots;
         }
         !state.claiming
     }
@@ -35,6 +41,12 @@ impl Agreement {
     /// With whom, and until when.
     pub fn given(&self, ttl: Duration, now: Moment) -> Option<(MemberName, Moment)> {
         self.state().given(ttl, now)
+    }
+
+    /// Where the slots of the primary are that goes on without the store; `None`: there is no such primary.
+    pub fn slots(&self, ttl: Duration, now: Moment) -> Option<BTreeMap<String, Lsn>> {
+        let state = self.state();
+        state.given(ttl, now).map(|_| state.slots.clone())
     }
 
     /// The answer to an operation by which this node would come to lead although it agreed that somebody else goes on. `None`:
@@ -88,12 +100,14 @@ mod tests {
     fn who_agreed_does_not_claim_and_who_claims_does_not_agree() {
         let agreement = Agreement::default();
         assert!(agreement.claim(TTL, at(1)));
-        assert!(!agreement.give("b".into(), at(2)));
+        assert!(!agreement.give("b".into(), BTreeMap::new(), at(2)));
         agreement.settle();
-        assert!(agreement.give("b".into(), at(3)));
+        assert!(agreement.give("b".into(), BTreeMap::new(), at(3)));
         assert!(!agreement.claim(TTL, at(4)));
         assert_eq!(agreement.given(TTL, at(5)), Some(("b".into(), at(33))));
-        assert!(agreement.give("b".into(), at(10)), "a claim that was refused is none");
+        let slots = BTreeMap::from([("l".to_owned(), Lsn(7))]);
+        assert!(agreement.give("b".into(), slots.clone(), at(10)), "a claim that was refused is none");
+        assert_eq!((agreement.slots(TTL, at(39)), agreement.slots(TTL, at(40))), (Some(slots), None));
         assert!(agreement.claim(TTL, at(40)), "the word is kept for a ttl");
         assert_eq!(agreement.given(TTL, at(40)), None);
     }

@@ -10,6 +10,7 @@ use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING
 use hyper::{Method, Request};
 use patroni_core::JsonMap;
 use patroni_core::health::{Query, Status, checks};
+use patroni_core::lsn::Lsn;
 use patroni_core::server::{Postmaster, Role, State};
 use patroni_core::view::View;
 use serde_json::Value;
@@ -248,7 +249,9 @@ fn accept_failsafe(state: &ApiState, view: &View, body: &JsonMap) -> Reply {
     };
     let now = state.now().boot;
     let leads = view.state == State::Running && view.role == Role::Primary || view.is_leader(now);
-    if leads || !state.agreement.give(leader.into(), now) {
+    let slots = body.get("slots").and_then(Value::as_object).into_iter().flatten();
+    let slots = slots.filter_map(|(name, lsn)| Some((name.clone(), Lsn(lsn.as_u64()?)))).collect();
+    if leads || !state.agreement.give(leader.into(), slots, now) {
         return Reply::text(500, "Running as a leader");
     }
     let accepted = Reply::text(200, "Accepted");

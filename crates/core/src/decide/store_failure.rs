@@ -15,6 +15,7 @@ impl Tick<'_> {
     /// up `retry_timeout` by now, or what was left of the lease.
     pub(super) fn store_failure(&mut self, why: &str) -> Needs<Verdict> {
         self.note(Level::Error, format!("Error communicating with DCS: {why}"));
+        self.sync_slots = self.moves_slots_by_agreement();
         if self.may_serve_readers() {
             self.memory.recovering = true;
             self.start(Job::Start { role: Role::Replica, follow: self.nobody(), after_failure: false });
@@ -47,6 +48,13 @@ impl Tick<'_> {
         self.demote(DemoteMode::Offline);
         self.wake_after = Duration::from_secs(1);
         Ok(Verdict::DemotedStoreFailed)
+    }
+
+    /// The primary that goes on tells where its slots are: those of a standby that agreed to it hold no more WAL than they have to.
+    fn moves_slots_by_agreement(&self) -> bool {
+        let idle = matches!(self.facts.job, JobFact::Idle | JobFact::Ended(..));
+        let standby = self.facts.server.running().is_some_and(|running| running.wal.is_standby());
+        idle && standby && self.failsafe_leader().is_some() && !self.is_kept_out()
     }
 
     /// A primary that was stopped because of the store goes on as a standby of nobody.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use patroni_core::effects::Effect;
 use patroni_core::facts::Op;
 use patroni_core::memory::Rewind;
 use patroni_core::parameters::SynchronousStandbyNames;
@@ -120,6 +121,21 @@ fn failsafe_mode_ends_with_the_claim_to_lead() {
     scene.apply("lock b");
     let memory = scene.play().1.memory;
     assert_eq!((memory.lease_until, memory.failsafe_until()), (None, None));
+}
+
+/// It cannot tell the store where its slots are, and tells those that agreed.
+#[test]
+fn slots_of_a_standby_are_moved_while_a_primary_goes_on_without_the_store() {
+    let moves = |words: &[&str]| {
+        let mut scene = Scene::baseline("replica").expect("a baseline");
+        words.iter().for_each(|word| scene.apply(word));
+        scene.play().1.effects.contains(&Effect::SyncSlots)
+    };
+    assert!(moves(&["failsafe-leader b", "no-store"]));
+    assert!(!moves(&["no-store"]), "nobody said where the slots of the primary are");
+    assert!(!moves(&["failsafe-leader b", "divergence other-wal", "no-store"]));
+    assert!(!moves(&["failsafe-leader b", "stopped shut-down-in-recovery", "no-store"]));
+    assert!(!moves(&["failsafe-leader b", "job restart", "no-store"]));
 }
 
 /// Whoever is not in `/failsafe` would not be asked by others either: it does not go on.
