@@ -70,7 +70,7 @@ struct Position {
 impl Entry {
     fn of(cluster: &Cluster, member: &Member, dynamic: &Dynamic) -> Self {
         let data = &member.data;
-        let role = cluster.role_of(member, &dynamic);
+        let role = cluster.role_of(member, dynamic);
         let replication = data.replication_state.clone().filter(|state| role != "leader" && !state.is_empty());
         let state = replication.or_else(|| data.state.clone()).unwrap_or_default();
         let (receive, replay) = positions(cluster, member, &state);

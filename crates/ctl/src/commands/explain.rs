@@ -63,7 +63,7 @@ fn leader_lines(cluster: &Cluster, dynamic: &Dynamic, statuses: &Statuses, now_s
     let last = cluster.history.as_ref().and_then(|history| history.lines.last());
     let field = |index: usize| last.and_then(|line| line.0.get(index)).and_then(Value::as_str);
     // A standby leader was promoted by nobody: the history is that of the remote primary, or from before.
-    let since = match (field(3).filter(|_| !dynamic.standby_cluster.is_some()), field(4) == Some(leader.as_str())) {
+    let since = match (field(3).filter(|_| dynamic.standby_cluster.is_none()), field(4) == Some(leader.as_str())) {
         (Some(time), true) => format!(": it was promoted at {time} ({})", field(2).unwrap_or("reason unknown")),
         (Some(_), false) | (None, _) => String::new(),
     };

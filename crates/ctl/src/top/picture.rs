@@ -152,7 +152,7 @@ fn node(
     Node {
         name: member.name.to_string(),
         depth,
-        role: title_case(cluster.role_of(member, &dynamic)),
+        role: title_case(cluster.role_of(member, dynamic)),
         is_leader,
         answers: status.is_some(),
         state: replication.filter(|state| !state.is_empty() && !is_leader).unwrap_or(state),
