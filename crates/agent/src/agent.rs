@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, ApiParts, Signal, StatusProbe};
 use crate::configuration::Configuration;
 use crate::guard::Guard;
+use crate::hang::HangWatch;
 use crate::jobs::Jobs;
 use crate::log::Log;
 use crate::maintenance::Maintenance;
@@ -178,6 +179,7 @@ async fn assemble(
         slots: Slots::new(monitor.clone()),
         synchronous: Synchronous::new(monitor.clone()),
         watchdog: WatchdogDevice::new(config.watchdog.clone()),
+        hang: HangWatch::new(monitor.clone()),
         guard: Guard::new(data_dir, monitor.clone()),
         requests: Requests::new(incoming),
         signals: signals.1,

@@ -41,6 +41,7 @@ impl Node {
                 self.slots.sync(plan, facts, told);
             }
             Effect::WatchStandbys(wanted) => self.synchronous.watch(wanted, &self.woken),
+            Effect::WatchForHang(wanted) => self.hang.watch(wanted, &self.woken),
             Effect::Server(effect) => self.on_server(effect, plan, facts).await,
         }
     }

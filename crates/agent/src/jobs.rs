@@ -295,6 +295,7 @@ async fn run(
             control.stop(StopOptions::planned(), cancel, progress).await?;
             rewind::archive_last_wal(control, cancel).await.map(|()| JobOutcome::Done)
         }
+        Job::Demote(DemoteMode::Hung) => control.kill_hung(cancel, progress).await.map(|()| JobOutcome::Done),
         Job::Demote(mode) => control.stop(demotion(*mode, settings), cancel, progress).await.map(|_| JobOutcome::Done),
         Job::CrashRecovery => control.crash_recovery(cancel, progress).await.map(|()| JobOutcome::Done),
         Job::CopySlots { source, slots } => match control.copy_slots(source, slots, cancel, progress).await {
@@ -358,7 +359,7 @@ fn demotion(mode: DemoteMode, settings: &Settings) -> StopOptions {
             timeout: Some(settings.ttl / 12),
             callback: true,
         },
-        DemoteMode::Immediate | DemoteMode::ImmediateNolock => StopOptions::immediate(),
+        DemoteMode::Immediate | DemoteMode::ImmediateNolock | DemoteMode::Hung => StopOptions::immediate(),
         DemoteMode::DemoteCluster => StopOptions::planned(),
     }
 }

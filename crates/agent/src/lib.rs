@@ -6,6 +6,7 @@ mod clock;
 pub mod configuration;
 mod effects;
 pub mod guard;
+mod hang;
 pub mod jobs;
 pub mod log;
 pub mod maintenance;

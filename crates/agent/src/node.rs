@@ -26,6 +26,7 @@ use crate::api::Signal;
 use crate::clock;
 use crate::configuration::Configuration;
 use crate::guard::Guard;
+use crate::hang::HangWatch;
 use crate::jobs::Jobs;
 use crate::maintenance::Maintenance;
 use crate::metrics::{Metrics, Takeover};
@@ -51,6 +52,7 @@ pub struct Node {
     pub(crate) synchronous: Synchronous,
     pub(crate) watchdog: WatchdogDevice,
     pub(crate) guard: Guard,
+    pub(crate) hang: HangWatch,
     pub(crate) publisher: Publisher,
     pub(crate) notifier: Notifier,
     pub(crate) requests: Requests,
@@ -100,6 +102,7 @@ impl World for Node {
             addresses: self.configuration.addresses().clone(),
             member_key,
             slots: self.slots.news().await,
+            standstill: self.hang.standstill(),
             settings,
         }
     }

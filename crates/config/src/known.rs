@@ -102,6 +102,7 @@ const DYNAMIC: &[&str] = &[
     "max_timelines_history",
     "check_timeline",
     "primary_start_timeout",
+    "primary_hang_timeout",
     "master_start_timeout",
     "primary_stop_timeout",
     "master_stop_timeout",

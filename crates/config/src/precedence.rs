@@ -44,6 +44,7 @@ pub const RULES: &[(&str, Layers)] = &[
     ("maximum_lag_on_failover", Layers::DynamicFlag),
     ("maximum_lag_on_syncnode", Layers::DynamicFlag),
     ("primary_start_timeout", Layers::DynamicFlag),
+    ("primary_hang_timeout", Layers::DynamicFlag),
     ("master_start_timeout", Layers::DynamicFlag),
     ("primary_stop_timeout", Layers::DynamicFlag),
     ("master_stop_timeout", Layers::DynamicFlag),

@@ -44,6 +44,8 @@ pub enum Effect {
     SyncSlots,
     /// Watch standbys that come and go, or stop that.
     WatchStandbys(bool),
+    /// Watch whether the server of this leader hangs, or stop that.
+    WatchForHang(bool),
     /// Something that needs the handle of the server. While a job has it, this is left to the job, or to a later tick.
     Server(OnServer),
 }
@@ -92,6 +94,8 @@ pub fn effects(plan: &Plan, facts: &Facts) -> Vec<Effect> {
     effects.extend(plan.memory.lease_until.is_none().then_some(Effect::ForgetSlotHolders));
     effects.extend((plan.sync_slots && running.is_some()).then_some(Effect::SyncSlots));
     effects.push(Effect::WatchStandbys(plan.memory.enforcement.is_some()));
+    let may_hang = plan.memory.lease_until.is_some() && !facts.settings.paused && facts.settings.hang_limit().is_some();
+    effects.push(Effect::WatchForHang(may_hang));
     effects.extend(running.map(|_| Effect::Server(OnServer::FinishStart)));
     effects.extend(plan.resume_replay.then_some(Effect::Server(OnServer::ResumeReplay)));
     effects.extend(running.map(|_| Effect::Server(OnServer::Configure)));

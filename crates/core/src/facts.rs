@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::cluster::{Cluster, FailoverRequest, Member, Version};
+use crate::hang::Standstill;
 use crate::job::{Job, JobOutcome, JobView, RewindSource, Upstream};
 use crate::lsn::Lsn;
 use crate::member_key::MemberKey;
@@ -77,6 +78,8 @@ pub struct Facts {
     pub member_key: MemberKey,
     /// What work on replication slots in the background found out.
     pub slots: News,
+    /// The server of this leader stands still.
+    pub standstill: Option<Standstill>,
     /// Answers of this tick's operations.
     pub answers: Answers,
 }

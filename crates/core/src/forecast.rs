@@ -131,6 +131,7 @@ fn facts(cluster: &Arc<Cluster>, dynamic: &Dynamic, name: &MemberName, status: &
         addresses: Addresses { api_url: address.unwrap_or_default(), ..Addresses::default() },
         member_key: MemberKey::default(),
         slots: Default::default(),
+        standstill: None,
         answers: Answers::default(),
     }
 }

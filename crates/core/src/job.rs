@@ -48,6 +48,8 @@ pub enum DemoteMode {
     Offline,
     /// Fail over quickly: immediate shutdown, then release the lease.
     Immediate,
+    /// The server hangs: its processes are killed, then the lease is released.
+    Hung,
     /// The lease is lost: immediate shutdown.
     ImmediateNolock,
     /// The cluster has become a standby cluster: planned shutdown, the last WAL is archived, and the lease is kept.
@@ -60,6 +62,7 @@ impl fmt::Display for DemoteMode {
             DemoteMode::Graceful => "graceful",
             DemoteMode::Offline => "offline",
             DemoteMode::Immediate => "immediate",
+            DemoteMode::Hung => "hung",
             DemoteMode::ImmediateNolock => "immediate-nolock",
             DemoteMode::DemoteCluster => "demote-cluster",
         })

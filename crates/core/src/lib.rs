@@ -10,6 +10,7 @@ pub mod election;
 pub mod facts;
 pub mod fence;
 pub mod forecast;
+pub mod hang;
 pub mod health;
 pub mod history;
 pub mod job;

@@ -201,6 +201,8 @@ pub enum Verdict {
     Reinitializing,
     /// PostgreSQL runs and does not answer.
     Unreachable,
+    /// The server of the leader hangs: it is killed, and the lease given up.
+    HungServer,
     /// Told to stop: stopping PostgreSQL.
     ShuttingDown,
     /// Told to stop: done.
@@ -387,6 +389,7 @@ impl fmt::Display for Verdict {
             }
             Verdict::Reinitializing => f.write_str("reinitialize initiated"),
             Verdict::Unreachable => f.write_str("Error communicating with PostgreSQL. Will try again later"),
+            Verdict::HungServer => f.write_str("killing PostgreSQL, which hangs, to fail over"),
             Verdict::ShuttingDown => f.write_str("shutting down"),
             Verdict::ShutDown => f.write_str("shut down"),
         }

@@ -1,6 +1,7 @@
 //! Looking at the server. Nothing here writes, and every answer comes by its deadline.
 
 mod heartbeat;
+mod signs;
 mod status;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +23,8 @@ use crate::programs::Programs;
 use crate::sql::{Connection, DEFAULT_OPTIONS, SqlError};
 use crate::unfinished::Unfinished;
 use crate::{Error, Result};
+pub use signs::Pulse;
+
 use heartbeat::Request;
 
 /// Requests for the status that may wait at the same time; more are told that the server does not answer.

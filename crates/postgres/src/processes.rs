@@ -58,6 +58,11 @@ impl Stat {
     }
 }
 
+/// Processor time that a process has used, exactly. `None` where the kernel does not tell.
+pub(crate) fn nanoseconds(pid: i32) -> Option<u64> {
+    fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?.split_whitespace().next()?.parse().ok()
+}
+
 /// A process and all its descendants that have not exited.
 pub(crate) fn tree(root: i32) -> BTreeMap<i32, Stat> {
     let all: BTreeMap<i32, Stat> = numbers().filter_map(|pid| Some((pid, Stat::of(pid)?))).collect();

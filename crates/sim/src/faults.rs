@@ -362,6 +362,9 @@ fn strike(universe: &mut Universe, fault: Fault) {
 
 /// It answers and writes again, and gets what it missed in the meantime.
 fn recovers(universe: &mut Universe, node: usize) {
+    if universe.nodes[node].postgres.killed {
+        universe.crash_postgres(node, "is let go, and gone");
+    }
     let server = &mut universe.nodes[node].postgres;
     if std::mem::take(&mut server.hung) | std::mem::take(&mut server.disk_full) {
         universe.break_streams(|_, standby| standby == node);

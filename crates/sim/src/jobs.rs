@@ -42,6 +42,10 @@ pub(crate) async fn run(shared: Shared, node: usize, job: Job) -> JobOutcome {
             hand.stop_fast().await;
             JobOutcome::Done
         }
+        Job::Demote(DemoteMode::Hung) => {
+            hand.kill_hung().await;
+            JobOutcome::Done
+        }
         Job::Demote(DemoteMode::Immediate | DemoteMode::ImmediateNolock) | Job::StopImmediate => {
             hand.stop_immediate().await;
             JobOutcome::Done
@@ -108,6 +112,18 @@ impl Hand {
     async fn stop_immediate(&self) {
         self.takes(1..10).await;
         self.with(|universe, node| universe.crash_postgres(node, "is stopped at once"));
+    }
+
+    /// Where its storage hangs, it is not gone before that answers.
+    async fn kill_hung(&self) {
+        self.takes(1..50).await;
+        self.with(|universe, node| {
+            let storage = universe.random.percent(50);
+            match universe.nodes[node].postgres.hung && storage {
+                true => universe.nodes[node].postgres.killed = true,
+                false => universe.crash_postgres(node, "is killed, because it hangs"),
+            }
+        });
     }
 
     /// As production does: what ends with a primary compares the end of the lease with the clock at the very moment.

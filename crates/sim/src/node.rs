@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use patroni_core::cluster::MemberData;
+use patroni_core::hang::Watch;
 use patroni_core::job::{Job, JobOutcome, JobView};
 use patroni_core::member_key::MemberKey;
 use patroni_core::name::MemberName;
@@ -103,6 +104,8 @@ pub(crate) struct Node {
     pub wall_offset: i64,
     /// The agent ended by itself because somebody has to do something.
     pub fatal: bool,
+    /// What its agent sees of a server that hangs, while it watches for that.
+    pub hang: Watch,
     /// Answers that arrived and were not yet read.
     pub arrived: BTreeMap<u64, Vec<Arrived>>,
     /// The last verdict.
@@ -155,6 +158,7 @@ pub(crate) fn new_node(settings: Settings) -> Node {
         requests: BTreeMap::new(),
         wall_offset: 0,
         fatal: false,
+        hang: Watch::default(),
         arrived: BTreeMap::new(),
         verdict: String::new(),
         ticks: 0,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use patroni_core::hang::{self, Activity, Answer, Signs};
 use patroni_core::lsn::{Lsn, Timeline};
 use patroni_core::name::{MemberName, SystemId};
 use patroni_core::server::{
@@ -29,6 +30,8 @@ pub(crate) struct Postgres {
     pub sync: SyncRep,
     /// Alive, and does not answer.
     pub hung: bool,
+    /// It was killed while its storage hung: its processes are gone when they are let go.
+    pub killed: bool,
     /// Nothing can be written: it dies, and dies again.
     pub disk_full: bool,
     /// The shutdown checkpoint is written: where it begins, and where the record before it begins.
@@ -95,6 +98,7 @@ impl Postgres {
             birth: 0,
             sync: SyncRep::default(),
             hung: false,
+            killed: false,
             disk_full: false,
             shutdown: None,
         }
@@ -135,10 +139,21 @@ impl Postgres {
     pub(crate) fn die(&mut self) {
         self.process = Process::Down;
         self.hung = false;
+        self.killed = false;
         self.epoch += 1;
         self.birth += 1;
         self.sync.waiting.clear();
         self.sync.senders.clear();
+    }
+
+    /// What is seen of its processes.
+    pub(crate) fn signs(&self) -> Signs {
+        if self.process == Process::Down {
+            return Signs::default();
+        }
+        let rests = hang::Process { used: 1, activity: Activity::Rests };
+        let answer = (!self.hung).then(Answer::default);
+        Signs { answer, processes: [(1, rests)].into(), disk_writes: None }
     }
 
     /// What an inspection finds.
@@ -150,6 +165,7 @@ impl Postgres {
         };
         let postmaster = match self.process {
             Process::Down => Postmaster::Stopped(self.data().map(control_data)),
+            Process::Starting | Process::Stopping | Process::Up { .. } if self.killed => Postmaster::Stopping,
             Process::Starting => Postmaster::Starting,
             Process::Stopping => Postmaster::Stopping,
             Process::Up { .. } if self.hung => Postmaster::Unreachable("canceling statement due to timeout".into()),

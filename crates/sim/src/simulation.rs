@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use patroni_core::JsonMap;
 use patroni_core::decide::title;
+use patroni_core::hang::Watch;
 use patroni_core::job::{Job, JobOutcome, JobView, Stage};
 use patroni_core::plan::{Exit, JobOrder};
 use patroni_core::settings::{Dynamic, RewindSettings, Settings};
@@ -149,6 +150,7 @@ fn settings(random: &mut Random, mode: Mode) -> (Settings, JsonMap) {
         ("check_timeline", json!(random.percent(50))),
         ("primary_start_timeout", json!(if random.percent(25) { 0 } else { 300 })),
         ("failsafe_mode", json!(random.percent(35))),
+        ("primary_hang_timeout", json!([0, 0, 3, 5, ttl / 2][random.index(5)])),
     ]);
     dynamic.extend(synchronous(random, mode));
     let base = Settings {
@@ -433,6 +435,7 @@ impl Simulation {
             this.knows_server = false;
             this.alive = true;
             this.fatal = false;
+            this.hang = Watch::default();
             this.stopping = false;
             this.unattended = true;
             this.forget_shown();

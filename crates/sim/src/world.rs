@@ -11,6 +11,7 @@ use patroni_core::cluster::{Cluster, History, HistoryLine, Version};
 use patroni_core::effects::{Effect, OnServer};
 use patroni_core::facts::{Answer, Facts, JobFact, Op, Outcome, RewindCheck, UpstreamCheck, Watchdog};
 use patroni_core::fence::Fence;
+use patroni_core::hang::Watch;
 use patroni_core::job::{RewindSource, Upstream};
 use patroni_core::name::MemberName;
 use patroni_core::peer::Peer;
@@ -284,6 +285,7 @@ impl World for SimWorld {
         let replication = universe.replication(self.node);
         let now = universe.now;
         let node = &mut universe.nodes[self.node];
+        let standstill = node.hang.see(Moment(now), node.postgres.signs());
         Observation {
             settings: Arc::clone(&self.settings),
             cluster,
@@ -296,6 +298,7 @@ impl World for SimWorld {
             addresses: addresses(&node.name),
             member_key,
             slots: News::default(),
+            standstill,
         }
     }
 
@@ -379,12 +382,14 @@ impl World for SimWorld {
             Effect::Settle => self.shared.borrow().nodes[self.node].agreement.settle(),
             Effect::WriteMember => self.write_member(plan),
             Effect::Server(OnServer::Prepare | OnServer::Configure) => self.adopt(facts),
+            Effect::WatchForHang(false) => self.shared.borrow_mut().nodes[self.node].hang = Watch::default(),
             // There are no watchdogs, slots and callbacks here, and what wakes an agent does so by itself.
             Effect::DisableWatchdog
             | Effect::Checkpoint
             | Effect::ForgetSlotHolders
             | Effect::SyncSlots
             | Effect::WatchStandbys(_)
+            | Effect::WatchForHang(true)
             | Effect::Server(
                 OnServer::TellRole(_)
                 | OnServer::CallBack

@@ -676,6 +676,7 @@ impl State {
             addresses: Addresses { api_url: format!("http://{name}"), ..Addresses::default() },
             member_key: MemberKey::default(),
             slots: News::default(),
+            standstill: None,
             answers: Answers::default(),
         }
     }

@@ -13,6 +13,7 @@ use patroni_core::decide::decide;
 use patroni_core::effects::Effect;
 use patroni_core::facts::{Answer, Answers, Facts, JobFact, Op, Watchdog};
 use patroni_core::fence::{self, Fence};
+use patroni_core::hang::Standstill;
 use patroni_core::member_key::MemberKey;
 use patroni_core::memory::Memory;
 use patroni_core::name::MemberName;
@@ -80,6 +81,8 @@ pub struct Observation {
     pub member_key: MemberKey,
     /// What work on replication slots in the background found out.
     pub slots: News,
+    /// The server of this leader stands still.
+    pub standstill: Option<Standstill>,
 }
 
 /// The moment that no operation may outlast: before the lease ends there must be time to stop PostgreSQL.
@@ -162,6 +165,7 @@ async fn observe(world: &mut impl World, limit: Limit, shown: &Arc<View>) -> Fac
         shown: Arc::clone(shown),
         member_key: observation.member_key,
         slots: observation.slots,
+        standstill: observation.standstill,
         answers: Answers::default(),
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use patroni_core::time::Moment;
+use patroni_postgres::processes::kill_all;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -132,8 +133,10 @@ fn fence(order: &Order, data_dir: &Path) -> io::Result<()> {
         return Ok(());
     }
     eprintln!("patroni guard: PostgreSQL did not stop at once: killing it");
-    let _ = pidfd_send_signal(pidfd, Signal::KILL);
-    ended(pidfd, QUIT_LIMIT)?;
+    // All of it: a backend that is only stopped would acknowledge its last commit when it is continued.
+    if let Err(error) = kill_all(*pid, QUIT_LIMIT) {
+        eprintln!("patroni guard: {error}");
+    }
     Ok(())
 }
 

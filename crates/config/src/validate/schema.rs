@@ -139,6 +139,7 @@ const DYNAMIC: &[Key] = &[
         ]),
     ),
     Optional("primary_start_timeout", at_least(0)),
+    Optional("primary_hang_timeout", at_least(0)),
     Optional("primary_stop_timeout", at_least(0)),
     Optional(
         "standby_cluster",

@@ -11,7 +11,8 @@ use crate::cluster::Cluster;
 use crate::effects::{Effect, effects};
 use crate::facts::{Answer, Facts, JobFact, Op, Outcome, RewindCheck};
 use crate::fence::Fence;
-use crate::job::{DemoteMode, Job, Upstream};
+use crate::hang::{Hung, Standstill};
+use crate::job::{DemoteMode, Job, JobOutcome, Upstream};
 use crate::lsn::Lsn;
 use crate::memory::Memory;
 use crate::peer::Peer;
@@ -86,11 +87,15 @@ pub enum Bug {
     RenewKeyOnTimer,
     /// While the store is away, what was shown before goes on being shown.
     KeepOldView,
+    /// The lease of a server that hangs is given up before its processes are killed.
+    ReleaseBeforeKill,
+    /// A server that does not answer is taken for one that hangs, whatever else is seen of it.
+    HangByOneSign,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 32] = [
+    pub const ALL: [Bug; 34] = [
         Bug::SkipLeaseCheck,
         Bug::CountLeaseFromLater,
         Bug::PromoteOnUnknown,
@@ -123,6 +128,8 @@ impl Bug {
         Bug::PromoteInPause,
         Bug::RenewKeyOnTimer,
         Bug::KeepOldView,
+        Bug::ReleaseBeforeKill,
+        Bug::HangByOneSign,
     ];
 }
 
@@ -216,6 +223,19 @@ pub(super) fn told(memory: &Memory, facts: &Facts) -> Facts {
         | Bug::TrustForeignSync
         | Bug::ForgetSyncWhenOff
         | Bug::PublishBeforeWaiting => told_of_sync(bug, memory, &mut facts),
+        Bug::ReleaseBeforeKill => {
+            let limit = facts.settings.hang_limit();
+            let idle = !matches!(facts.job, JobFact::Running(_));
+            if idle && facts.standstill.is_some_and(|still| limit.is_some_and(|limit| still.lasted >= limit)) {
+                facts.job = JobFact::Ended(Job::Demote(DemoteMode::Hung), JobOutcome::Done);
+                Arc::make_mut(&mut facts.server).postmaster = Postmaster::Stopping;
+            }
+        }
+        Bug::HangByOneSign => {
+            if let Postmaster::Unreachable(_) = facts.server.postmaster {
+                facts.standstill = Some(Standstill { what: Hung::Server, lasted: Duration::from_secs(3600) });
+            }
+        }
         Bug::StayWithoutStore
         | Bug::StayWithoutLock
         | Bug::KeepPromoting

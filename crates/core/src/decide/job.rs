@@ -24,6 +24,10 @@ impl Tick<'_> {
         if let Some(verdict) = self.handed_over(cluster, view)? {
             return Ok(verdict);
         }
+        if view.job == Job::Demote(DemoteMode::Hung) {
+            // Whatever becomes of it, the lease ends: it is given up when the server is dead, or runs out.
+            return Ok(Verdict::JobInProgress(view.title.clone()));
+        }
         match self.renew()? {
             Outcome::Done(()) => {}
             Outcome::Refused => return Ok(self.job_without_lock(cluster, view)),
@@ -87,9 +91,11 @@ impl Tick<'_> {
                 self.release(None)?;
                 Ok(Some(Verdict::AwaitingNewLeader))
             }
-            DemoteMode::Immediate | DemoteMode::Offline | DemoteMode::ImmediateNolock | DemoteMode::DemoteCluster => {
-                Ok(None)
-            }
+            DemoteMode::Immediate
+            | DemoteMode::Hung
+            | DemoteMode::Offline
+            | DemoteMode::ImmediateNolock
+            | DemoteMode::DemoteCluster => Ok(None),
         }
     }
 
@@ -249,6 +255,11 @@ impl Tick<'_> {
             (Job::Demote(DemoteMode::Immediate), _)
                 if self.has_lock(cluster) && matches!(self.facts.server.postmaster, Postmaster::Stopped(_)) =>
             {
+                self.release(None)?;
+                self.wake_after = Duration::ZERO;
+                Ok(Some(Verdict::AwaitingNewLeader))
+            }
+            (Job::Demote(DemoteMode::Hung), _) if self.has_lock(cluster) && self.was_killed() => {
                 self.release(None)?;
                 self.wake_after = Duration::ZERO;
                 Ok(Some(Verdict::AwaitingNewLeader))

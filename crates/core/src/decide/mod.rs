@@ -12,6 +12,7 @@ pub mod deliberate;
 mod failsafe;
 mod follow;
 mod handover;
+mod hang;
 mod hold;
 mod job;
 mod kept_out;
@@ -145,6 +146,9 @@ impl<'a> Tick<'a> {
             return Ok(verdict);
         }
         self.keep_keys(&cluster)?;
+        if let Some(verdict) = self.hangs(&cluster)? {
+            return Ok(verdict);
+        }
         if let Some(verdict) = self.requests(&cluster) {
             return Ok(verdict);
         }
@@ -298,6 +302,7 @@ impl<'a> Tick<'a> {
     }
 
     fn finish(mut self, verdict: Verdict) -> Plan {
+        self.look_whether_it_hangs();
         let hurries = if self.wake_after.is_zero() { self.memory.hurries + 1 } else { 0 };
         self.memory.hurries = hurries.min(HURRIES);
         if hurries > HURRIES {

@@ -6,7 +6,7 @@ use super::candidates::Bar;
 use super::{Needs, Tick};
 use crate::cluster::Cluster;
 use crate::facts::{JobFact, Outcome};
-use crate::job::{Job, JobOutcome, Stage};
+use crate::job::{DemoteMode, Job, JobOutcome, Stage};
 use crate::lsn::Lsn;
 use crate::plan::Exit;
 use crate::server::{ControlState, Postmaster};
@@ -22,7 +22,14 @@ impl Tick<'_> {
             return Ok(Verdict::ShutDown);
         }
         self.wake_after = Duration::from_millis(50);
+        if let Some(cluster) = cluster
+            && self.hangs(cluster)?.is_some()
+        {
+            return Ok(Verdict::ShuttingDown);
+        }
         match &self.facts.job {
+            // Its lease is not prolonged meanwhile.
+            JobFact::Running(view) if view.job == Job::Demote(DemoteMode::Hung) => Ok(Verdict::ShuttingDown),
             JobFact::Running(view) if matches!(view.job, Job::Shutdown) => {
                 let stage = view.stage.clone();
                 self.memory.leaving_sync = self.leaving_sync;
@@ -61,6 +68,11 @@ impl Tick<'_> {
 
     /// Nothing runs any more, or nothing was started yet.
     fn shut_down(&mut self, cluster: Option<&Cluster>) -> Needs<Verdict> {
+        if cluster.is_some_and(|cluster| self.has_lock(cluster)) && self.was_killed() {
+            self.release(None)?;
+            self.exit = Some(Exit::Clean);
+            return Ok(Verdict::ShutDown);
+        }
         let Postmaster::Stopped(control) = &self.facts.server.postmaster else {
             if cluster.is_some_and(|cluster| self.leaves_synchronous(cluster)) {
                 return Ok(Verdict::ShuttingDown);

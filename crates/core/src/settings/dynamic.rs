@@ -28,6 +28,9 @@ pub struct Dynamic {
     pub check_timeline: bool,
     /// `primary_start_timeout`: how long a crashed primary may take to come back before others may take over.
     pub primary_start_timeout: Duration,
+    /// `primary_hang_timeout`: how long the server of the leader may hang before others may take over; zero for ever, which is
+    /// the default (not in Patroni).
+    pub primary_hang_timeout: Duration,
     /// `primary_stop_timeout`: limit of a stop in synchronous mode; zero for none.
     pub primary_stop_timeout: Duration,
     /// `pause`: nothing is done to PostgreSQL.
@@ -74,6 +77,11 @@ impl Dynamic {
         cluster.settings().map(Dynamic::of).unwrap_or_default()
     }
 
+    /// How long the server of the leader may hang; `None` for ever: nobody looks whether it does.
+    pub fn hang_limit(&self) -> Option<Duration> {
+        Some(self.primary_hang_timeout).filter(|limit| !limit.is_zero())
+    }
+
     /// Reads a configuration, and tells what is wrong with it. Settings that nobody knows are none of its business.
     pub fn read(config: &JsonMap) -> Reading {
         let mut reader = Reader::of(config, "");
@@ -87,6 +95,9 @@ impl Dynamic {
             maximum_lag_on_failover: at_least_zero(bytes(&mut reader, "maximum_lag_on_failover").unwrap_or(1_048_576)),
             check_timeline: is_on(&mut reader, "check_timeline"),
             primary_start_timeout: timeout(&mut reader, ["primary_start_timeout", "master_start_timeout"], 300),
+            primary_hang_timeout: seconds(
+                reader.int("primary_hang_timeout", None, "a whole number of seconds").unwrap_or(0),
+            ),
             primary_stop_timeout: timeout(&mut reader, ["primary_stop_timeout", "master_stop_timeout"], 0),
             paused: is_on(&mut reader, "pause"),
             failsafe_mode: is_on(&mut reader, "failsafe_mode"),

@@ -240,6 +240,7 @@ impl Node {
             addresses: Addresses { api_url: format!("http://{name}:8008/patroni"), ..Addresses::default() },
             member_key: MemberKey::default(),
             slots: Default::default(),
+            standstill: None,
             answers: Answers::default(),
         }
     }

@@ -4,6 +4,7 @@
 mod deliberate;
 mod fence;
 mod forecast;
+mod hang;
 mod haste;
 mod properties;
 mod rows;

@@ -13,6 +13,7 @@ use patroni_core::cluster::{
 };
 use patroni_core::decide::{decide, title};
 use patroni_core::facts::{Answer, Answers, Facts, JobFact, Op, Outcome, RewindCheck, UpstreamCheck, Watchdog};
+use patroni_core::hang::{Hung, Standstill};
 use patroni_core::job::{
     CloneFrom, CloneSource, DemoteMode, Job, JobOutcome, JobView, RewindSource, Stage, Upstream, UpstreamMember,
 };
@@ -163,6 +164,7 @@ impl Scene {
             addresses: Addresses { api_url: "http://a:8008/patroni".into(), ..Addresses::default() },
             member_key: MemberKey::default(),
             slots: News::default(),
+            standstill: None,
             answers: Answers::default(),
         };
         let mut memory = Memory::new();
@@ -337,6 +339,11 @@ impl Scene {
             ("unreachable", "") => server.postmaster = Postmaster::Unreachable("timed out".into()),
             ("data-dir", "empty") => server.data_dir = DataDir::Empty,
             ("data-dir", "inaccessible") => server.data_dir = DataDir::Inaccessible("Input/output error".into()),
+            ("hangs" | "storage-hangs", seconds) => {
+                let what = if name == "hangs" { Hung::Server } else { Hung::Storage };
+                let lasted = Duration::from_secs(seconds.parse().expect("seconds"));
+                self.facts.standstill = Some(Standstill { what, lasted });
+            }
             ("data-dir", "unknown") => server.data_dir = DataDir::Unknown("no answer in time".into()),
             ("data-dir", "invalid") => server.data_dir = DataDir::Invalid("no pg_control".into()),
             ("data-dir", "foreign") => server.data_dir = DataDir::Present(SystemId(8)),
@@ -518,6 +525,9 @@ impl Scene {
             "reinit-failed-rewind" => settings.rewind.remove_data_directory_on_rewind_failure = true,
             "primary-start-timeout" => {
                 settings.primary_start_timeout = Duration::from_secs(value.parse().expect("seconds"));
+            }
+            "primary-hang-timeout" => {
+                settings.primary_hang_timeout = Duration::from_secs(value.parse().expect("seconds"));
             }
             "check-timeline" => settings.check_timeline = true,
             "cannot-bootstrap" => settings.can_bootstrap = false,
@@ -973,13 +983,15 @@ fn job(words: &str) -> Option<Job> {
         "demote offline" => Job::Demote(DemoteMode::Offline),
         "demote immediate" => Job::Demote(DemoteMode::Immediate),
         "demote immediate-nolock" => Job::Demote(DemoteMode::ImmediateNolock),
+        "demote hung" => Job::Demote(DemoteMode::Hung),
         "demote demote-cluster" => Job::Demote(DemoteMode::DemoteCluster),
         _ => return None,
     })
 }
 
 /// The words of all jobs.
-pub(crate) const JOBS: [&str; 20] = [
+pub(crate) const JOBS: [&str; 21] = [
+    "demote hung",
     "promote",
     "copy-slots",
     "bootstrap",

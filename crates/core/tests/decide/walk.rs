@@ -53,6 +53,8 @@ pub(crate) const SITUATIONS: [&[&str]; 55] = [
     &["starting", "role primary"],
     &["stopping"],
     &["unreachable", "role primary"],
+    &["unreachable", "role primary", "hangs 15", "primary-hang-timeout 15"],
+    &["storage-hangs 15", "primary-hang-timeout 15"],
     &["stopped in-production", "state running", "role primary"],
     &["stopped shut-down", "handover-stopped 11"],
     &["data-dir empty"],

@@ -160,6 +160,19 @@ impl Control {
         self.kill(postmaster).await
     }
 
+    /// Ends a server that hangs: every process of it is killed.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`]; not permitted, or a process goes on.
+    pub async fn kill_hung(&mut self, cancel: &Cancel, progress: &Progress) -> Result<()> {
+        let Some(postmaster) = self.monitor.alive()? else { return Ok(()) };
+        self.after_start = None;
+        progress.commit(cancel, "killing PostgreSQL")?;
+        self.kill(&postmaster).await?;
+        self.call_back(CallbackAction::OnStop);
+        Ok(())
+    }
+
     /// Kills every process of the server. Afterwards none of them runs, though some may still be there: those that sleep in the kernel
     /// go when they wake up, and until then the server counts as stopping.
     ///
