@@ -241,7 +241,11 @@ mod tests {
         let held: Vec<Victim> = all.iter().map(|pid| victim(*pid)).collect();
         held.iter().for_each(|victim| victim.signal(Signal::STOP).unwrap());
         assert!(!held[0].cannot_run(), "a process that was only stopped can be continued");
-        assert!(!kill_all(pid, Duration::from_secs(10)).unwrap().remain());
+        let mut killed = kill_all(pid, Duration::from_secs(10)).unwrap();
+        assert!(held.iter().all(Victim::cannot_run));
+        while killed.remain() {
+            nap();
+        }
         assert!(held.iter().all(Victim::is_gone));
         child.wait().unwrap();
         assert!(!kill_all(pid, Duration::from_secs(10)).unwrap().remain(), "who is gone needs no killing");

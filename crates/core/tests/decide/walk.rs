@@ -17,7 +17,7 @@ use patroni_core::verdict::Verdict;
 use crate::scene::{BASELINES, JOBS, NOW, Peers, Scene};
 
 /// What may be the case besides the baseline. Each pair of them is walked.
-pub(crate) const SITUATIONS: [&[&str]; 55] = [
+pub(crate) const SITUATIONS: [&[&str]; 57] = [
     &[],
     &["unlocked"],
     &["lock a"],
