@@ -54,9 +54,13 @@ pub(super) async fn differs(
         let name = segment(timeline, Lsn(start), size);
         match source.wal(&name, from - start, until - from).await {
             Ok(Some(theirs)) if theirs.len() == mine.len() => {
-                let text =
-                    || format!("it and the primary wrote other WAL on timeline {}, before {common}", local.timeline);
-                return Ok((theirs != mine).then(text));
+                if theirs == mine || !is_here(context, local, Lsn(from), common).await? {
+                    return Ok(None);
+                }
+                return Ok(Some(format!(
+                    "it and the primary wrote other WAL on timeline {}, before {common}",
+                    local.timeline
+                )));
             }
             Ok(_) => {}
             Err(error) => {
@@ -66,6 +70,12 @@ pub(super) async fn differs(
         }
     }
     Ok(None)
+}
+
+/// A node that was rewound and is not consistent yet counts as far as its primary was, and lacks a part of the WAL up to there: what lies
+/// in its place was written by nobody.
+async fn is_here(context: &RewindContext, local: &LocalPosition, from: Lsn, until: Lsn) -> Result<bool> {
+    Ok(!local.in_recovery || waldump::is_readable(context, local.timeline, from, until).await?)
 }
 
 /// The WAL file that a standby needs next, if the primary does not have it any more. What lies in `pg_wal` here is not needed: a standby that
