@@ -53,6 +53,12 @@ fn clonefrom_names_the_source_of_a_copy() {
     let label = cluster.nodes[1].data.join("label");
     std::fs::write(&label, "from n1").unwrap();
     cluster.sandbox.give(&label);
+    // Whom to copy is chosen by the keys in the store, which can be a round of the loop behind what a node says of itself.
+    wait_for("the store has n1 as a standby that streams", Limit(20), || {
+        let document = cluster.nodes[0].request("GET", "/cluster", None).unwrap().json();
+        let member = &document["members"][1];
+        if member["name"] == "n1" && member["state"] == "streaming" { Ok(()) } else { Err(document) }
+    });
     cluster.start_node(2);
     cluster.nodes[2].wait_streaming(Limit(60));
     assert_eq!(std::fs::read_to_string(cluster.nodes[2].data.join("label")).unwrap(), "from n1");
