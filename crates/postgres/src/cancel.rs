@@ -86,6 +86,17 @@ impl Progress {
         self.report(Stage::Committed(text.into()));
     }
 
+    /// Says more of what is under way. A stage that says something else to the decision stays.
+    pub fn remark(&self, text: impl Into<String>) {
+        self.stage.send_if_modified(|stage| {
+            let under_way = matches!(stage, Stage::Committed(_));
+            if under_way {
+                *stage = Stage::Committed(text.into());
+            }
+            under_way
+        });
+    }
+
     /// Nothing was done yet that cannot be taken back.
     pub fn is_revocable(&self) -> bool {
         *self.stage.borrow() == Stage::Revocable

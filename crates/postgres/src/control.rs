@@ -2,6 +2,7 @@
 
 mod copy_slots;
 mod crash_recovery;
+mod holdup;
 mod promote;
 mod spawn;
 mod stop;

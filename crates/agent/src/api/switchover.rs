@@ -7,6 +7,7 @@ use patroni_core::JsonMap;
 use patroni_core::cluster::{Cluster, FailoverRequest, Schedule, Version};
 use patroni_core::election::{Election, limitation};
 use patroni_core::facts::Outcome;
+use patroni_core::job::Stage;
 use patroni_core::name::MemberName;
 use patroni_core::peer::Peer;
 use patroni_core::python::PythonText;
@@ -222,7 +223,11 @@ async fn result(state: &ApiState, order: &Order, old: Option<&MemberName>) -> Re
             Outcome::Refused | Outcome::Failed(_) | Outcome::Unknown(_) => {}
         }
     }
-    Reply::text(503, format!("{} status unknown", order.action.title()))
+    let progress = match state.view.borrow().job.as_ref().map(|job| &job.stage) {
+        Some(Stage::Committed(text)) => format!(" ({text})"),
+        Some(Stage::Revocable | Stage::Copying(_) | Stage::ShutDown { .. }) | None => String::new(),
+    };
+    Reply::text(503, format!("{} status unknown{progress}", order.action.title()))
 }
 
 /// What a snapshot says about the result, if it says anything yet.

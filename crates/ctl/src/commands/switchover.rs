@@ -254,7 +254,7 @@ async fn ask(context: &Context, member: &Member, plan: &Plan, action: Handover) 
 
 /// An agent that gave up waiting does not know how it ended; the cluster does.
 fn outcome(before: &Cluster, after: &Cluster, plan: &Plan, action: Handover, answer: &Answer) -> Option<String> {
-    let gave_up = answer.status == 503 && answer.body.ends_with("status unknown");
+    let gave_up = answer.status == 503 && answer.body.contains("status unknown");
     let leader = after.leader_name()?;
     let wanted = plan.candidate.as_deref().is_none_or(|candidate| candidate == leader.as_str());
     let changed = before.leader_name() != Some(leader);

@@ -8,7 +8,7 @@ use patroni_core::server::ControlState;
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
-use super::{Control, POLL, blocking};
+use super::{Control, POLL, blocking, holdup};
 use crate::callbacks::CallbackAction;
 use crate::cancel::{Cancel, Progress};
 use crate::controldata::{ControlValues, peek_state};
@@ -104,6 +104,7 @@ impl Control {
             }
         }
         self.run_before_stop(cancel).await?;
+        let events = if stop.checkpoint { self.wait_events().await } else { holdup::WaitEvents::new() };
         self.after_start = None;
         progress.commit(cancel, "stopping PostgreSQL")?;
         postmaster.signal(match stop.mode {
@@ -111,7 +112,7 @@ impl Control {
             Mode::Fast => Signal::INT,
             Mode::Immediate => Signal::QUIT,
         })?;
-        let end = self.wait_for_exit(&postmaster, &stop, cancel, progress).await?;
+        let end = self.wait_for_exit(&postmaster, &stop, &events, cancel, progress).await?;
         if stop.callback {
             self.call_back(CallbackAction::OnStop);
         }
@@ -122,6 +123,7 @@ impl Control {
         &self,
         postmaster: &Postmaster,
         stop: &StopOptions,
+        events: &holdup::WaitEvents,
         cancel: &Cancel,
         progress: &Progress,
     ) -> Result<Option<ShutdownCheckpoint>> {
@@ -144,6 +146,7 @@ impl Control {
         tokio::select! {
             end = &mut watched => Ok(end),
             killed = escalation => killed.map(|()| None),
+            never = holdup::report(postmaster, stop.timeout, events, progress) => match never {},
             () = cancel.cancelled() => Err(Error::Cancelled),
         }
     }
