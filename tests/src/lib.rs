@@ -19,6 +19,7 @@ mod node;
 mod programs;
 mod rest;
 mod sandbox;
+mod small_disk;
 mod wait;
 mod writer;
 
@@ -30,6 +31,7 @@ pub use node::{Frozen, Node};
 pub use programs::{Kind, Programs};
 pub use rest::{Answer, request};
 pub use sandbox::{Sandbox, free_port, process_exists, signal};
+pub use small_disk::SmallDisk;
 pub use wait::{Limit, wait_for};
 pub use writer::{Writer, Written};
 

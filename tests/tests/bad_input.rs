@@ -1,10 +1,7 @@
 //! Wrong passwords, taken ports, full disks, missing programs, broken files: a clear line, and no loss.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
 
-use std::path::PathBuf;
-use std::process::Command;
-
-use patroni_tests::{Cluster, Limit, Signal, json, wait_for};
+use patroni_tests::{Cluster, Limit, Signal, SmallDisk, json, wait_for};
 
 fn empty(directory: &std::path::Path) -> bool {
     std::fs::read_dir(directory).map_or(true, |mut entries| entries.next().is_none())
@@ -100,45 +97,18 @@ fn a_replica_whose_port_is_taken_and_its_leader_still_end_when_asked() {
     }
 }
 
-/// Puts the data of a node on a file system that is too small for them, and takes it away at the end.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    /// `None` for users who cannot mount one.
-    fn below(cluster: &mut Cluster, node: usize) -> Option<Self> {
-        let disk = SmallDisk(cluster.sandbox.directory("small"));
-        if !disk.mount("size=12m") {
-            eprintln!("skipped: a small file system can only be mounted by root");
-            return None;
-        }
-        cluster.sandbox.give(&disk.0);
-        cluster.nodes[node].data = disk.0.join("data");
-        cluster.nodes[node].config["postgresql"]["data_dir"] = json!(cluster.nodes[node].data);
-        Some(disk)
-    }
-
-    fn mount(&self, options: &str) -> bool {
-        let mut command = Command::new("mount");
-        command.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&self.0).status().is_ok_and(|status| status.success())
-    }
-
-    fn make_room(&self) {
-        assert!(self.mount("remount,size=500m"));
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Processes that still use it keep it until they end.
-        let ended = Command::new("umount").arg("-l").arg(&self.0).status();
-        assert!(ended.is_ok_and(|status| status.success()) || std::thread::panicking());
-    }
+/// Puts the data of a node on a file system that is too small for them.
+fn small_disk_below(cluster: &mut Cluster, node: usize) -> Option<SmallDisk> {
+    let disk = SmallDisk::new(&cluster.sandbox, "small", "12m")?;
+    cluster.nodes[node].data = disk.path().join("data");
+    cluster.nodes[node].config["postgresql"]["data_dir"] = json!(cluster.nodes[node].data);
+    Some(disk)
 }
 
 #[test]
 fn a_full_disk_at_clone_is_told_and_the_clone_comes_once_there_is_room() {
     let mut cluster = Cluster::of(2).prepare();
-    let Some(disk) = SmallDisk::below(&mut cluster, 1) else { return };
+    let Some(disk) = small_disk_below(&mut cluster, 1) else { return };
     cluster.start_node(0);
     cluster.nodes[0].wait_primary(Limit(60));
     cluster.start_node(1);
@@ -146,7 +116,7 @@ fn a_full_disk_at_clone_is_told_and_the_clone_comes_once_there_is_room() {
     wait_for("the rest of the copy is removed", Limit(30), || {
         if cluster.nodes[1].data.join("PG_VERSION").exists() { Err("still there") } else { Ok(()) }
     });
-    disk.make_room();
+    disk.grow("500m");
     cluster.nodes[1].wait_streaming(Limit(60));
     cluster.nodes[1].kill_hard();
 }
@@ -154,11 +124,11 @@ fn a_full_disk_at_clone_is_told_and_the_clone_comes_once_there_is_room() {
 #[test]
 fn a_full_disk_at_bootstrap_is_told_and_the_cluster_comes_once_there_is_room() {
     let mut cluster = Cluster::of(1).prepare();
-    let Some(disk) = SmallDisk::below(&mut cluster, 0) else { return };
+    let Some(disk) = small_disk_below(&mut cluster, 0) else { return };
     cluster.start_node(0);
     cluster.nodes[0].wait_log("No space left on device", Limit(60));
     wait_for("others may try", Limit(30), || cluster.etcd.get("initialize").map_or(Ok(()), Err));
-    disk.make_room();
+    disk.grow("500m");
     wait_for("the next attempt works", Limit(90), || {
         if !cluster.nodes[0].agent_runs() {
             cluster.start_node(0);

@@ -177,6 +177,7 @@ async fn assemble(
         jobs,
         maintenance: Maintenance::new(monitor.clone()),
         slots: Slots::new(monitor.clone()),
+        disks: patroni_postgres::disks::watch(configuration.server_options(), Arc::clone(&woken)),
         synchronous: Synchronous::new(monitor.clone()),
         watchdog: WatchdogDevice::new(config.watchdog.clone()),
         hang: HangWatch::new(monitor.clone()),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use patroni_core::JsonMap;
 use patroni_core::cluster::Initialize;
+use patroni_core::disk::Disks;
 use patroni_core::effects::Effect;
 use patroni_core::facts::{Answer, Facts, Op, Outcome};
 use patroni_core::fence::Fence;
@@ -49,6 +50,7 @@ pub struct Node {
     pub(crate) configuration: Configuration,
     pub(crate) maintenance: Maintenance,
     pub(crate) slots: Slots,
+    pub(crate) disks: watch::Receiver<Disks>,
     pub(crate) synchronous: Synchronous,
     pub(crate) watchdog: WatchdogDevice,
     pub(crate) guard: Guard,
@@ -103,6 +105,7 @@ impl World for Node {
             member_key,
             slots: self.slots.news().await,
             standstill: self.hang.standstill(),
+            disks: self.disks.borrow().clone(),
             settings,
         }
     }

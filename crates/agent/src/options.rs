@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use patroni_config::{BasicAuth, Bootstrap, Config, LogConfig, LogType, ToolOption, UserSettings};
 use patroni_core::JsonMap;
+use patroni_core::disk::Place;
 use patroni_core::view::Addresses;
 use patroni_http::tls::ServerTls;
 use patroni_http::{ClientOptions, TlsFiles};
@@ -42,6 +43,7 @@ pub fn server_options(config: &Config) -> ServerOptions {
         use_unix_socket: postgresql.use_unix_socket,
         use_unix_socket_repl: postgresql.use_unix_socket_repl,
         unix_socket_directories: text(&postgresql.parameters, "unix_socket_directories"),
+        log_directories: log_directories(config),
         rewind: authentication.rewind.as_ref().map_or_else(|| superuser.clone(), credentials),
         superuser,
         replication: credentials(&authentication.replication),
@@ -54,6 +56,14 @@ pub fn server_options(config: &Config) -> ServerOptions {
         bootstrap: config.bootstrap.as_ref().map(|bootstrap| bootstrap_options(config, bootstrap)).unwrap_or_default(),
         other: None,
     }
+}
+
+/// Where logs are written, outside of the data directory.
+fn log_directories(config: &Config) -> Vec<(Place, PathBuf)> {
+    let of_server = text(&config.postgresql.parameters, "log_directory").map(PathBuf::from);
+    let of_server = of_server.filter(|path| path.is_absolute()).map(|path| (Place::Log, path));
+    let of_agent = config.log.dir.as_deref().map(|path| (Place::AgentLog, absolute(path)));
+    of_server.into_iter().chain(of_agent).collect()
 }
 
 /// What PostgreSQL's own files should say.

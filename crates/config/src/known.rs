@@ -109,6 +109,7 @@ const DYNAMIC: &[&str] = &[
     "synchronous_mode",
     "synchronous_mode_strict",
     "synchronous_mode_hold",
+    "disk_free_warning",
     "synchronous_node_count",
     "failsafe_mode",
     "pause",

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::cluster::{Cluster, FailoverRequest, Member, Version};
+use crate::disk::Disks;
 use crate::hang::Standstill;
 use crate::job::{Job, JobOutcome, JobView, RewindSource, Upstream};
 use crate::lsn::Lsn;
@@ -80,6 +81,8 @@ pub struct Facts {
     pub slots: News,
     /// The server of this leader stands still.
     pub standstill: Option<Standstill>,
+    /// Room on the disks of this node.
+    pub disks: Disks,
     /// Answers of this tick's operations.
     pub answers: Answers,
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::cluster::{Cluster, Initialize};
 use crate::decide::decide;
+use crate::disk::{Disks, Fill, Place, Room, Threshold};
 use crate::facts::{Answer, Answers, Facts, JobFact, Op, Outcome, Watchdog};
 use crate::member_key::MemberKey;
 use crate::memory::{Memory, Rewind};
@@ -101,8 +102,15 @@ fn memory(cluster: &Cluster, former: Option<&MemberName>, status: &PeerStatus) -
         known_members: Arc::new(cluster.members.clone()),
         last_leader: former.cloned(),
         timeline: status.timeline,
+        disks_logged: logged(&Disks::of_space(status.space)),
         ..Memory::new()
     }
+}
+
+/// How full its disks are was logged before.
+fn logged(disks: &Disks) -> BTreeMap<Place, Option<Fill>> {
+    let fill = |room: &Result<Room, String>| room.as_ref().ok().map(|room| room.fill(Threshold::default()));
+    disks.0.iter().map(|(place, room)| (place.clone(), fill(room))).collect()
 }
 
 fn facts(cluster: &Arc<Cluster>, dynamic: &Dynamic, name: &MemberName, status: &PeerStatus) -> Facts {
@@ -132,6 +140,7 @@ fn facts(cluster: &Arc<Cluster>, dynamic: &Dynamic, name: &MemberName, status: &
         member_key: MemberKey::default(),
         slots: Default::default(),
         standstill: None,
+        disks: Disks::of_space(status.space),
         answers: Answers::default(),
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod decide;
+pub mod disk;
 pub mod effects;
 pub mod election;
 pub mod facts;

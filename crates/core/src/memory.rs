@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cluster::{Member, Version};
+use crate::disk::{Fill, Place};
 use crate::lsn::{Lsn, Timeline};
 use crate::name::MemberName;
 use crate::request::{RequestId, ScheduledRestart};
@@ -93,6 +94,8 @@ pub struct Memory {
     pub copy_slots_after: Option<Moment>,
     /// How many ticks in a row asked for the next one at once.
     pub hurries: u8,
+    /// How full each place was when it was last logged; `None` while that is not known.
+    pub disks_logged: BTreeMap<Place, Option<Fill>>,
 }
 
 impl Memory {
@@ -142,6 +145,7 @@ impl Memory {
             readiness: Readiness::default(),
             copy_slots_after: None,
             hurries: 0,
+            disks_logged: BTreeMap::new(),
         }
     }
 }

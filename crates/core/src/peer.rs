@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::JsonMap;
+use crate::disk::{DISK_KEY, Space, space_by_document};
 use crate::lsn::{Lsn, Timeline};
 use crate::tags::{Tags, truthy};
 
@@ -30,6 +31,8 @@ pub struct PeerStatus {
     pub tags: Tags,
     /// A watchdog is required there and does not work.
     pub watchdog_failed: bool,
+    /// Whether its PostgreSQL has room to write.
+    pub space: Space,
 }
 
 /// How a node replicates that holds other WAL than the primary on the same timeline (`replication_state`).
@@ -67,6 +70,7 @@ impl PeerStatus {
             replication_state: document.get("replication_state").and_then(Value::as_str).map(str::to_owned),
             tags: Tags(document.get("tags").and_then(Value::as_object).cloned().unwrap_or_default()),
             watchdog_failed: document.get("watchdog_failed").is_some_and(truthy),
+            space: space_by_document(document.get(DISK_KEY).and_then(Value::as_object)),
         })
     }
 
@@ -90,6 +94,7 @@ mod tests {
             replication_state: None,
             tags: Tags::default(),
             watchdog_failed: false,
+            space: Space::Unknown,
         };
         let primary = PeerStatus { in_recovery: false, ..standby(0) };
         let rows = [
@@ -101,12 +106,14 @@ mod tests {
             (json!({"xlog": {}}), standby(0)),
             (
                 json!({"xlog": {"received_location": null, "replayed_location": 2}, "timeline": 4,
-                       "replication_state": "streaming", "tags": {"nofailover": true}, "watchdog_failed": true}),
+                       "replication_state": "streaming", "tags": {"nofailover": true}, "watchdog_failed": true,
+                       "disk": {"data": {"state": "ok"}, "wal": {"state": "full"}}}),
                 PeerStatus {
                     timeline: Some(Timeline(4)),
                     replication_state: Some("streaming".to_owned()),
                     tags: Tags(json!({"nofailover": true}).as_object().unwrap().clone()),
                     watchdog_failed: true,
+                    space: Space::Full,
                     ..standby(2)
                 },
             ),

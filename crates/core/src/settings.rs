@@ -3,6 +3,7 @@
 //! [`Dynamic`] reads the key `/config`, for everybody. `patroni-config` adds what comes from the configuration file and the
 //! environment.
 
+mod disk;
 mod dynamic;
 mod reader;
 mod timing;
@@ -15,6 +16,7 @@ use crate::cluster::Version;
 use crate::name::MemberName;
 use crate::tags::Tags;
 
+pub use disk::disk_free_warning;
 pub use dynamic::{Dynamic, Reading};
 pub use reader::Unusable;
 pub use timing::{Adjustment, Timing};

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::COMPATIBLE_VERSION;
 use crate::cluster::{Cluster, MemberData};
 use crate::decide::title;
+use crate::disk::{DISK_KEY, Disks};
 use crate::facts::Facts;
 use crate::health;
 use crate::job::{Job, JobView, Stage};
@@ -61,6 +62,8 @@ pub struct View {
     pub turned_down: Vec<String>,
     /// Logical slots that a failover from or to this node would lose.
     pub slots_at_risk: BTreeMap<String, Risk>,
+    /// Room on the disks.
+    pub disks: Disks,
     /// The verdict of the last tick, in Patroni's words.
     pub verdict: String,
     /// When the tick had looked at everything.
@@ -103,6 +106,7 @@ impl View {
             holding: false,
             turned_down: Vec::new(),
             slots_at_risk: BTreeMap::new(),
+            disks: Disks::default(),
             verdict: String::new(),
             ticked_at: now,
             ticks: 0,
@@ -134,6 +138,7 @@ impl View {
             holding: memory.holding.is_some(),
             turned_down: memory.enforcement.as_ref().map_or_else(Vec::new, |known| known.turned_down.clone()),
             slots_at_risk: slots_at_risk(plan, facts).unwrap_or_else(|| before.slots_at_risk.clone()),
+            disks: facts.disks.clone(),
             verdict: paused_prefix(facts.settings.paused) + &plan.verdict.to_string(),
             ticked_at: facts.now.boot,
             ticks: before.ticks + 1,
@@ -200,6 +205,10 @@ impl View {
         // Not in Patroni, which ignores it.
         let copying = self.job.as_ref().filter(|job| matches!(job.stage, Stage::Copying(_)));
         data.extra.extend(copying.map(|job| (JOB_KEY.to_owned(), job.shown().into())));
+        let full = self.disks.trouble(self.settings.disk_free_warning);
+        if !full.is_empty() {
+            data.extra.insert(DISK_KEY.to_owned(), full.into());
+        }
         data
     }
 
@@ -243,6 +252,7 @@ pub const JOB_KEY: &str = "job";
 pub fn without_positions(data: &MemberData) -> MemberData {
     let mut data = MemberData { xlog_location: None, receive_lsn: None, replay_lsn: None, ..data.clone() };
     data.extra.shift_remove(JOB_KEY);
+    data.extra.shift_remove(DISK_KEY);
     data
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use patroni_core::cluster::{Cluster, Member};
+use patroni_core::disk::Space;
 use patroni_core::election::{Election, Obstacle};
 use patroni_core::forecast::forecast;
 use patroni_core::lsn::Lsn;
@@ -93,6 +94,8 @@ fn by_key(member: &Member) -> PeerStatus {
         tags: data.tags.clone(),
         watchdog_failed: false,
     }
+        // A key says only what is wrong.
+        space: Space::Unknown,
 }
 
 fn obstacles(cluster: &Cluster, dynamic: &Dynamic, member: &Member, peer: &Peer) -> Vec<String> {

@@ -2,6 +2,7 @@
 
 use patroni_core::JsonMap;
 use patroni_core::cluster::{Address, Cluster, Initialize, Member, Schedule};
+use patroni_core::disk::{DISK_KEY, troubles};
 use patroni_core::lsn::Lsn;
 use patroni_core::python::PythonText;
 use patroni_core::settings::Dynamic;
@@ -291,7 +292,7 @@ fn title(cluster: &Cluster, show: Show<'_>) -> String {
     }
 }
 
-/// Pause, scheduled switchover, and slots that a failover would lose.
+/// Pause, scheduled switchover, slots that a failover would lose, and full disks.
 fn notes(cluster: &Cluster, dynamic: &Dynamic, show: Show<'_>) -> String {
     let mut lines = Vec::new();
     if dynamic.paused {
@@ -315,6 +316,8 @@ fn notes(cluster: &Cluster, dynamic: &Dynamic, show: Show<'_>) -> String {
             let whither = if leads { "a failover".to_owned() } else { format!("a failover to {}", member.name) };
             lines.push(format!("Slot {slot} would not survive {whither}: {why}"));
         }
+        let full = member.data.extra.get(DISK_KEY).and_then(Value::as_object).map(troubles).unwrap_or_default();
+        lines.extend(full.into_iter().map(|trouble| format!("{}: {trouble}", member.name)));
     }
     if lines.is_empty() {
         return String::new();

@@ -13,6 +13,7 @@ pub mod control;
 pub mod controldata;
 mod copying;
 pub mod data_dir;
+pub mod disks;
 pub mod error;
 mod local;
 mod method_commands;

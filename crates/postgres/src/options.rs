@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use patroni_core::JsonMap;
+use patroni_core::disk::Place;
 use patroni_core::name::MemberName;
 use serde_json::Value;
 
@@ -48,6 +49,8 @@ pub struct ServerOptions {
     pub replication: Credentials,
     /// `postgresql.authentication.rewind`, or the superuser.
     pub rewind: Credentials,
+    /// Directories of logs, to be watched for room: `postgresql.parameters.log_directory` where it is absolute, and `log.dir`.
+    pub log_directories: Vec<(Place, PathBuf)>,
     /// `postgresql.pg_ctl_timeout`: how long a start may take before it is left to go on by itself.
     pub pg_ctl_timeout: Duration,
     /// `postgresql.callbacks`

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use patroni_core::disk::Space;
 use patroni_core::lsn::Lsn;
 use patroni_core::name::MemberName;
 use patroni_core::peer::{DIVERGED, PeerStatus};
@@ -39,6 +40,7 @@ impl Universe {
             },
             tags: node.view.announced_tags(),
             watchdog_failed: false,
+            space: if node.postgres.disk_full { Space::Full } else { Space::Enough },
         };
         let name = node.name.clone();
         self.send(peer, from.node, Event::FromPeer { to: from, name, status });

@@ -1,7 +1,9 @@
 //! The simulated PostgreSQL: what lies on disk, what the process does, whom it streams from.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use patroni_core::disk::{Disks, Place, Room};
 use patroni_core::hang::{self, Activity, Answer, Signs};
 use patroni_core::lsn::{Lsn, Timeline};
 use patroni_core::name::{MemberName, SystemId};
@@ -118,6 +120,12 @@ impl Postgres {
             Disk::Data(data) => Some(data),
             Disk::Empty | Disk::Torn => None,
         }
+    }
+
+    /// The room for WAL, as `statvfs` shows it.
+    pub(crate) fn disks(&self) -> Disks {
+        let room = Room { total: 1000, free: if self.disk_full { 1 } else { 900 }, needed: 16 };
+        Disks(BTreeMap::from([(Place::Wal, Ok(room))]))
     }
 
     /// Clients can write.

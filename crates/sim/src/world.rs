@@ -299,6 +299,7 @@ impl World for SimWorld {
             member_key,
             slots: News::default(),
             standstill,
+            disks: node.postgres.disks(),
         }
     }
 

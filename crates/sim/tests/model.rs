@@ -540,6 +540,7 @@ impl State {
                 replication_state: (node.process == Process::Standby).then(|| "streaming".into()),
                 tags: Tags::default(),
                 watchdog_failed: false,
+                space: Default::default(),
             })
         };
         names.keys().map(|name| (name.clone(), answer(name))).collect()
@@ -677,6 +678,7 @@ impl State {
             member_key: MemberKey::default(),
             slots: News::default(),
             standstill: None,
+            disks: Default::default(),
             answers: Answers::default(),
         }
     }

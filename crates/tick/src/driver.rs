@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use patroni_core::cluster::Cluster;
 use patroni_core::decide::decide;
+use patroni_core::disk::Disks;
 use patroni_core::effects::Effect;
 use patroni_core::facts::{Answer, Answers, Facts, JobFact, Op, Watchdog};
 use patroni_core::fence::{self, Fence};
@@ -83,6 +84,8 @@ pub struct Observation {
     pub slots: News,
     /// The server of this leader stands still.
     pub standstill: Option<Standstill>,
+    /// Room on the disks of this node.
+    pub disks: Disks,
 }
 
 /// The moment that no operation may outlast: before the lease ends there must be time to stop PostgreSQL.
@@ -166,6 +169,7 @@ async fn observe(world: &mut impl World, limit: Limit, shown: &Arc<View>) -> Fac
         member_key: observation.member_key,
         slots: observation.slots,
         standstill: observation.standstill,
+        disks: observation.disks,
         answers: Answers::default(),
     }
 }

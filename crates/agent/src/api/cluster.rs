@@ -2,6 +2,7 @@
 
 use patroni_core::JsonMap;
 use patroni_core::cluster::{Address, Cluster, Member, Schedule};
+use patroni_core::disk::DISK_KEY;
 use patroni_core::lsn::Lsn;
 use patroni_core::settings::Dynamic;
 use patroni_core::view::JOB_KEY;
@@ -57,6 +58,9 @@ fn member_entry(cluster: &Cluster, member: &Member, dynamic: &Dynamic) -> JsonMa
     }
     if let Some(job) = data.extra.get(JOB_KEY).filter(|job| job.is_object()) {
         entry.insert(JOB_KEY.to_owned(), job.clone());
+    }
+    if let Some(disk) = data.extra.get(DISK_KEY).filter(|disk| disk.is_object()) {
+        entry.insert(DISK_KEY.to_owned(), disk.clone());
     }
     if !data.tags.0.is_empty() {
         entry.insert("tags".to_owned(), Value::Object(data.tags.0.clone()));

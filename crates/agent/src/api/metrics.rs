@@ -9,6 +9,7 @@ use patroni_core::lsn::Lsn;
 use patroni_core::python::float_text;
 use patroni_core::server::{Role, Wal};
 use patroni_core::settings::SynchronousMode;
+use patroni_core::view::View;
 
 use crate::metrics::{BUCKETS_MS, Histogram, Metrics, StoreCall};
 
@@ -205,6 +206,7 @@ impl Page {
             "Settings of synchronous_commit (server, databases, roles) with which commits do not wait for standbys.",
             view.turned_down.len(),
         );
+        self.disks(view);
         let Some(running) = status.running() else { return };
         if let Wal::Primary { location } = running.wal {
             self.head("patroni_rs_replication_lag_bytes", "gauge", "WAL a connected standby has not yet flushed.");
@@ -233,6 +235,28 @@ impl Page {
 }
 
 impl Page {
+    fn disks(&mut self, view: &View) {
+        let known = || view.disks.0.iter().filter_map(|(place, room)| Some((place.key(), room.as_ref().ok()?)));
+        self.head(
+            "patroni_rs_disk_free_bytes",
+            "gauge",
+            "Room that is left for PostgreSQL's user on the disk of a place.",
+        );
+        for (place, room) in known() {
+            self.labelled("patroni_rs_disk_free_bytes", ("place", &place), room.free);
+        }
+        self.head("patroni_rs_disk_size_bytes", "gauge", "Size of the disk of a place.");
+        for (place, room) in known() {
+            self.labelled("patroni_rs_disk_size_bytes", ("place", &place), room.total);
+        }
+        let name = "patroni_rs_disk_state";
+        self.head(name, "gauge", "How full a place is: 0=ok, 1=low (disk_free_warning), 2=full, 3=not known.");
+        for (place, room) in &view.disks.0 {
+            let state = room.as_ref().map_or(3, |room| room.fill(view.settings.disk_free_warning) as u8);
+            self.labelled(name, ("place", &place.key()), state);
+        }
+    }
+
     /// What the loop measured.
     fn measured(&mut self, metrics: &Metrics) {
         self.head("patroni_rs_tick_duration_seconds", "histogram", "How long a tick of the HA loop took.");
@@ -292,7 +316,6 @@ mod tests {
     use patroni_core::health::NO_ANSWER;
     use patroni_core::slots::Risk;
     use patroni_core::time::WallTime;
-    use patroni_core::view::View;
 
     use super::super::sample;
     use super::*;

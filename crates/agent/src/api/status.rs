@@ -2,6 +2,7 @@
 
 use patroni_core::COMPATIBLE_VERSION;
 use patroni_core::JsonMap;
+use patroni_core::disk::DISK_KEY;
 use patroni_core::health::Status;
 use patroni_core::job::JobView;
 use patroni_core::request::ScheduledRestart;
@@ -99,6 +100,9 @@ fn add_node_part(status: &Status<'_>, document: &mut JsonMap) {
     }
     if let Some(job) = status.job {
         document.insert("job".to_owned(), job_part(job, status.now));
+    }
+    if !view.disks.0.is_empty() {
+        document.insert(DISK_KEY.to_owned(), Value::Object(view.disks.document(view.settings.disk_free_warning)));
     }
     if view.holding {
         document.insert("holding_clients".to_owned(), true.into());

@@ -191,6 +191,11 @@ pub(super) fn synchronous_mode(_: &Validation<'_>, data: &Value) -> Checked {
     if is_quorum || parse_bool(data).is_some() { Ok(()) } else { err("invalid value for synchronous_mode") }
 }
 
+pub(super) fn disk_free_warning(_: &Validation<'_>, data: &Value) -> Checked {
+    let known = patroni_core::settings::disk_free_warning(data).is_some();
+    if known { Ok(()) } else { err("should be a share of the disk (5%) or a size (10GB)") }
+}
+
 pub(super) fn log_format(_: &Validation<'_>, data: &Value) -> Checked {
     let is_field = |item: &Value| match item {
         Value::String(_) => true,

@@ -3,8 +3,8 @@
 use super::Key::{AnyOf, AtMostOne, Optional, OrEmpty, Required, Stores};
 use super::Rule::{Bool, Check, Dict, Int, List, Map, OneOf, Or, Programs, Text};
 use super::checks::{
-    binary_name, comma_separated_host_port, compatibility, connect_address, data_dir, host_port, host_port_list, ipv4,
-    ipv6, listen, listen_multiple, log_format, synchronous_mode, watchdog_mode,
+    binary_name, comma_separated_host_port, compatibility, connect_address, data_dir, disk_free_warning, host_port,
+    host_port_list, ipv4, ipv6, listen, listen_multiple, log_format, synchronous_mode, watchdog_mode,
 };
 use super::{Key, Range, Rule, Type};
 
@@ -154,6 +154,7 @@ const DYNAMIC: &[Key] = &[
     Optional("synchronous_mode", Check(None, synchronous_mode)),
     Optional("synchronous_mode_strict", Bool),
     Optional("synchronous_mode_hold", Bool),
+    Optional("disk_free_warning", Check(None, disk_free_warning)),
     Optional("synchronous_node_count", at_least(1)),
 ];
 

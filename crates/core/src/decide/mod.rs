@@ -9,6 +9,7 @@ mod candidates;
 mod data_dir;
 #[cfg(feature = "deliberate-bugs")]
 pub mod deliberate;
+mod disk;
 mod failsafe;
 mod follow;
 mod handover;
@@ -129,6 +130,7 @@ impl<'a> Tick<'a> {
     fn verdict(&mut self) -> Needs<Verdict> {
         self.memory.leaving_sync = None;
         self.memory.began.get_or_insert(self.facts.now.boot);
+        self.watch_disks();
         self.end_of_job();
         self.recall_other_wal();
         let cluster = match &self.facts.cluster {

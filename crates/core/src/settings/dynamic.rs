@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::disk;
 use super::reader::{BOOLEAN, Reader, Unusable};
 use super::timing::{Adjustment, Timing, seconds};
 use super::{SlotSettings, StandbyCluster, Synchronous, SynchronousMode};
 use crate::JsonMap;
 use crate::cluster::Cluster;
+use crate::disk::Threshold;
 use crate::python::PythonText;
 use crate::slots;
 use crate::units::parse_bool;
@@ -45,6 +47,8 @@ pub struct Dynamic {
     pub slots: SlotSettings,
     /// `max_timelines_history`; zero for no limit.
     pub max_timelines_history: usize,
+    /// `disk_free_warning` (not in Patroni): less free room on a disk is reported.
+    pub disk_free_warning: Threshold,
 }
 
 /// A configuration that was read, with what there is to say about it.
@@ -106,6 +110,7 @@ impl Dynamic {
             slots: slot_settings(&mut reader),
             max_timelines_history: usize::try_from(number(&mut reader, "max_timelines_history").unwrap_or(0))
                 .unwrap_or(0),
+            disk_free_warning: disk::read(&mut reader),
         };
         Reading { dynamic, timing, unusable: reader.into_unusable(), adjusted }
     }
@@ -299,6 +304,10 @@ mod tests {
             (
                 json!({"member_slots_ttl": "1 fortnight"}),
                 "member_slots_ttl is \"1 fortnight\", but must be a time, such as 30min (in seconds without a unit)",
+            ),
+            (
+                json!({"disk_free_warning": "much"}),
+                "disk_free_warning is \"much\", but must be a share of the disk (5%) or a size (10GB; in megabytes without a unit)",
             ),
             (json!({"standby_cluster": "host"}), "standby_cluster is \"host\", but must be a mapping"),
             (json!({"slots": ["a"]}), "slots is \"['a']\", but must be a mapping"),

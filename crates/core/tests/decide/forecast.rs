@@ -8,6 +8,7 @@ use patroni_core::cluster::{
     Cluster, FailoverRequest, History, HistoryLine, Initialize, Leader, Member, MemberData, Status, SyncState, Version,
 };
 use patroni_core::decide::decide;
+use patroni_core::disk::{Disks, Place, Room, Space};
 use patroni_core::election::Election;
 use patroni_core::facts::{Answer, Answers, Facts, JobFact, Op, Outcome, RewindCheck, UpstreamCheck, Watchdog};
 use patroni_core::forecast::forecast;
@@ -42,6 +43,7 @@ struct Node {
     timeline: Option<u32>,
     tags: Value,
     watchdog_failed: bool,
+    space: Space,
 }
 
 #[derive(Clone, Debug)]
@@ -63,8 +65,9 @@ fn node() -> impl Strategy<Value = Node> {
         3 => (0..3_i64).prop_map(|priority| json!({"failover_priority": priority})),
     ];
     let flags = (prop::bool::weighted(0.05), prop::bool::weighted(0.9), prop::bool::weighted(0.1));
-    (flags, position(), position(), option::weighted(0.9, 1..3_u32), tags).prop_map(
-        |((is_primary, answers, watchdog_failed), received, replayed, timeline, tags)| Node {
+    let space = select(vec![Space::Unknown, Space::Enough, Space::Full]);
+    (flags, position(), position(), option::weighted(0.9, 1..3_u32), tags, space).prop_map(
+        |((is_primary, answers, watchdog_failed), received, replayed, timeline, tags, space)| Node {
             is_primary,
             answers,
             received,
@@ -72,6 +75,7 @@ fn node() -> impl Strategy<Value = Node> {
             timeline,
             tags,
             watchdog_failed,
+            space,
         },
     )
 }
@@ -191,7 +195,19 @@ impl Node {
             replication_state: None,
             tags: self.tags(),
             watchdog_failed: self.watchdog_failed,
+            space: self.disks().space(),
         })
+    }
+
+    /// As the node itself sees them.
+    fn disks(&self) -> Disks {
+        let room = |free| Ok(Room { total: 1000, free, needed: 16 });
+        let wal = match self.space {
+            Space::Unknown => Err("it does not answer".to_owned()),
+            Space::Enough => room(900),
+            Space::Full => room(3),
+        };
+        Disks(BTreeMap::from([(Place::Data, room(900)), (Place::Wal, wal)]))
     }
 
     fn server(&self) -> Server {
@@ -241,6 +257,7 @@ impl Node {
             member_key: MemberKey::default(),
             slots: Default::default(),
             standstill: None,
+            disks: self.disks(),
             answers: Answers::default(),
         }
     }

@@ -12,6 +12,7 @@ use patroni_core::cluster::{
     SyncState, Version,
 };
 use patroni_core::decide::{decide, title};
+use patroni_core::disk::{Disks, Place, Room, Space};
 use patroni_core::facts::{Answer, Answers, Facts, JobFact, Op, Outcome, RewindCheck, UpstreamCheck, Watchdog};
 use patroni_core::hang::{Hung, Standstill};
 use patroni_core::job::{
@@ -66,6 +67,10 @@ pub(crate) enum Peers {
     BehindOnNewTimeline,
     NotRunning,
     KeptOut,
+    /// A disk is full.
+    Full,
+    /// `Streaming`, of a node of Patroni, which says nothing of its disks.
+    OfPatroni,
 }
 
 /// All that a tick depends on, and what its operations will answer.
@@ -165,6 +170,7 @@ impl Scene {
             member_key: MemberKey::default(),
             slots: News::default(),
             standstill: None,
+            disks: Disks::default(),
             answers: Answers::default(),
         };
         let mut memory = Memory::new();
@@ -208,6 +214,7 @@ impl Scene {
             || self.apply_request(name, value)
             || self.apply_synchronous(name, value)
             || self.apply_slots(name, value)
+            || self.apply_disks(name, value)
             || self.apply_answer(name, value);
         assert!(known, "the table language has no words {word:?}");
     }
@@ -404,6 +411,25 @@ impl Scene {
             ("copied-slots", seconds) => {
                 let ago = Duration::from_secs(seconds.parse().expect("seconds"));
                 self.memory.copy_slots_after = Some(Moment(NOW.0 - ago) + self.facts.settings.loop_wait);
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// The WAL directory.
+    fn apply_disks(&mut self, name: &str, value: &str) -> bool {
+        match name {
+            "wal-disk" => {
+                const MIB: u64 = 1 << 20;
+                let free = match value {
+                    "full" => 3 * MIB,
+                    "low" => 20 * MIB,
+                    "enough" => 900 * MIB,
+                    _ => return false,
+                };
+                let room = |free| Ok(Room { total: 1000 * MIB, free, needed: 16 * MIB });
+                self.facts.disks = Disks(BTreeMap::from([(Place::Data, room(900 * MIB)), (Place::Wal, room(free))]));
             }
             _ => return false,
         }
@@ -816,6 +842,8 @@ impl Peers {
             "behind-on-new-timeline" => Peers::BehindOnNewTimeline,
             "not-running" => Peers::NotRunning,
             "kept-out" => Peers::KeptOut,
+            "full" => Peers::Full,
+            "of-patroni" => Peers::OfPatroni,
             _ => return None,
         })
     }
@@ -829,9 +857,12 @@ impl Peers {
             replication_state: Some("streaming".into()),
             tags: Tags::default(),
             watchdog_failed: false,
+            space: Space::Enough,
         };
         match self {
             Peers::Streaming => status.wal_position = HERE,
+            Peers::Full => (status.wal_position, status.space) = (HERE, Space::Full),
+            Peers::OfPatroni => (status.wal_position, status.space) = (HERE, Space::Unknown),
             Peers::Idle => status.replication_state = None,
             Peers::Behind => status.wal_position = Lsn(HERE.0 - 1000),
             Peers::FarBehind => status.wal_position = Lsn(1),

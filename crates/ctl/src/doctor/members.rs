@@ -109,6 +109,13 @@ fn of_status(cluster: &Cluster, member: &Member, status: &Status) -> Vec<Finding
             format!("the watchdog of {name} is required and does not work"),
             "make the device writable for the user of the agent",
         ));
+    let full = status.document.get(DISK_KEY).and_then(Value::as_object).map(troubles).unwrap_or_default();
+    found.extend(full.into_iter().map(|trouble| {
+        let remedy = format!(
+            "make room on {name}, or make the disk larger; WAL is held back by slots and by an archive_command that fails"
+        );
+        finding(format!("{name}: {trouble}"), remedy)
+    }));
     }
     if let Some(ahead) = status.clock_ahead_s.filter(|ahead| *ahead != 0) {
         let direction = if ahead > 0 { "ahead of" } else { "behind" };
@@ -129,7 +136,7 @@ mod tests {
 
     use patroni_core::name::MemberName;
     use patroni_dcs::wire::{self, RawKey};
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 

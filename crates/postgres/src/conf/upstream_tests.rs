@@ -18,6 +18,7 @@ fn server() -> ServerOptions {
         tls: BTreeMap::from([("sslcert".into(), "/c rt".into())]),
     };
     ServerOptions {
+        log_directories: Vec::new(),
         scope: "batman".into(),
         name: "n2".into(),
         data_dir: PathBuf::from("/data"),

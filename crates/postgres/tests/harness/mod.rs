@@ -194,6 +194,7 @@ fn options(name: &str, dir: &Path) -> ServerOptions {
         tls: BTreeMap::new(),
     };
     ServerOptions {
+        log_directories: Vec::new(),
         scope: "test".into(),
         name: name.into(),
         data_dir: dir.join("data"),
