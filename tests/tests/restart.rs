@@ -1,7 +1,7 @@
 //! Restart, reinitialize, reload and the callbacks that go with them.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
 
-use patroni_tests::{Cluster, Limit, json, wait_for};
+use patroni_tests::{Cluster, Limit, Signal, json, signal, wait_for};
 
 #[test]
 fn restart_by_rest_and_its_conditions() {
@@ -118,4 +118,51 @@ fn before_stop_and_pre_promote_run_in_time() {
     assert_eq!(cluster.nodes[1].sql("SELECT pg_is_in_recovery()"), "t", "no promotion while pre_promote fails");
     cluster.sandbox.file("allowed", "");
     cluster.nodes[1].wait_primary(Limit(60));
+}
+
+#[test]
+fn a_shutdown_that_does_not_end_says_whom_it_waits_for() {
+    let cluster = Cluster::of(1).start();
+    let node = &cluster.nodes[0];
+    let walwriter = node.server_process("walwriter").unwrap();
+    signal(walwriter, Signal::STOP);
+    std::thread::scope(|scope| {
+        let answer = scope.spawn(|| node.post("/restart", &json!({})));
+        let words = format!("process {walwriter} (walwriter), stopped by a signal");
+        node.wait_log(&words, Limit(60));
+        node.wait_state("its progress", Limit(20), |status| {
+            status["job"]["progress"].as_str().is_some_and(|progress| progress.contains(&words))
+        });
+        signal(walwriter, Signal::CONT);
+        let answer = answer.join().unwrap();
+        assert_eq!((answer.status, answer.body.as_str()), (200, "restarted successfully"));
+    });
+    node.wait_primary(Limit(20));
+}
+
+#[test]
+fn a_restart_that_fails_says_why_until_postgresql_runs_again() {
+    let cluster = Cluster::of(1).start();
+    let node = &cluster.nodes[0];
+    let ssl = |value: &str| node.patch_config(&json!({"postgresql": {"parameters": {"ssl": value}}}));
+    let reason = "FATAL:  could not load server certificate file \"server.crt\"";
+    ssl("on");
+    wait_for("the setting is written", Limit(20), || {
+        let text = std::fs::read_to_string(node.data.join("postgresql.conf")).unwrap_or_default();
+        if text.contains("ssl = 'on'") { Ok(()) } else { Err(text) }
+    });
+    let answer = node.post("/restart", &json!({}));
+    assert!(answer.status == 503 && answer.body.starts_with("restart failed: "), "{}", answer.body);
+    assert!(answer.body.contains(reason), "{}", answer.body);
+    let says_why = |wanted: bool| {
+        wait_for("list", Limit(60), || {
+            let text = cluster.ctl_ok(&["list"]);
+            if text.contains(reason) == wanted { Ok(()) } else { Err(text) }
+        });
+    };
+    says_why(true);
+    ssl("off");
+    node.wait_primary(Limit(60));
+    says_why(false);
+    assert!(node.status()["failure"].is_null());
 }

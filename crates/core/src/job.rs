@@ -135,6 +135,24 @@ pub enum Job {
     StopImmediate,
 }
 
+impl Job {
+    /// PostgreSQL is to run when it has ended.
+    pub fn brings_up(&self) -> bool {
+        match self {
+            Job::Bootstrap
+            | Job::Clone { .. }
+            | Job::Reinitialize { .. }
+            | Job::Start { .. }
+            | Job::Restart { .. }
+            | Job::Follow { .. }
+            | Job::CrashRecovery
+            | Job::Rewind { .. }
+            | Job::CopySlots { .. } => true,
+            Job::Promote | Job::Demote(_) | Job::Shutdown | Job::StopImmediate => false,
+        }
+    }
+}
+
 /// The primary with which a node is compared, and from which it is rewound.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RewindSource {

@@ -94,6 +94,8 @@ pub struct Memory {
     pub copy_slots_after: Option<Moment>,
     /// How many ticks in a row asked for the next one at once.
     pub hurries: u8,
+    /// Why the last job that was to bring PostgreSQL up failed, until it runs.
+    pub failure: Option<String>,
     /// How full each place was when it was last logged; `None` while that is not known.
     pub disks_logged: BTreeMap<Place, Option<Fill>>,
 }
@@ -145,6 +147,7 @@ impl Memory {
             readiness: Readiness::default(),
             copy_slots_after: None,
             hurries: 0,
+            failure: None,
             disks_logged: BTreeMap::new(),
         }
     }

@@ -62,6 +62,8 @@ pub struct View {
     pub turned_down: Vec<String>,
     /// Logical slots that a failover from or to this node would lose.
     pub slots_at_risk: BTreeMap<String, Risk>,
+    /// Why PostgreSQL does not run, where a job failed to bring it up.
+    pub failure: Option<String>,
     /// Room on the disks.
     pub disks: Disks,
     /// The verdict of the last tick, in Patroni's words.
@@ -106,6 +108,7 @@ impl View {
             holding: false,
             turned_down: Vec::new(),
             slots_at_risk: BTreeMap::new(),
+            failure: None,
             disks: Disks::default(),
             verdict: String::new(),
             ticked_at: now,
@@ -138,6 +141,7 @@ impl View {
             holding: memory.holding.is_some(),
             turned_down: memory.enforcement.as_ref().map_or_else(Vec::new, |known| known.turned_down.clone()),
             slots_at_risk: slots_at_risk(plan, facts).unwrap_or_else(|| before.slots_at_risk.clone()),
+            failure: memory.failure.clone(),
             disks: facts.disks.clone(),
             verdict: paused_prefix(facts.settings.paused) + &plan.verdict.to_string(),
             ticked_at: facts.now.boot,
@@ -205,6 +209,7 @@ impl View {
         // Not in Patroni, which ignores it.
         let copying = self.job.as_ref().filter(|job| matches!(job.stage, Stage::Copying(_)));
         data.extra.extend(copying.map(|job| (JOB_KEY.to_owned(), job.shown().into())));
+        data.extra.extend(self.failure.as_ref().map(|why| (FAILURE_KEY.to_owned(), why.as_str().into())));
         let full = self.disks.trouble(self.settings.disk_free_warning);
         if !full.is_empty() {
             data.extra.insert(DISK_KEY.to_owned(), full.into());
@@ -247,6 +252,9 @@ fn slots_at_risk(plan: &Plan, facts: &Facts) -> Option<BTreeMap<String, Risk>> {
 
 /// Where the member's key, and `/cluster`, tell how far a copy is while it is made.
 pub const JOB_KEY: &str = "job";
+
+/// Where the member's key, `/patroni` and `/cluster` say why PostgreSQL does not run.
+pub const FAILURE_KEY: &str = "failure";
 
 /// The parts of a member's key that others react to; positions and progress change all the time and wake nobody.
 pub fn without_positions(data: &MemberData) -> MemberData {

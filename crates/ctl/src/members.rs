@@ -6,6 +6,7 @@ use patroni_core::disk::{DISK_KEY, troubles};
 use patroni_core::lsn::Lsn;
 use patroni_core::python::PythonText;
 use patroni_core::settings::Dynamic;
+use patroni_core::view::FAILURE_KEY;
 use serde_json::Value;
 
 use crate::output::rows::{Format, Rows};
@@ -292,7 +293,7 @@ fn title(cluster: &Cluster, show: Show<'_>) -> String {
     }
 }
 
-/// Pause, scheduled switchover, slots that a failover would lose, and full disks.
+/// Pause, scheduled switchover, slots that a failover would lose, failures and full disks.
 fn notes(cluster: &Cluster, dynamic: &Dynamic, show: Show<'_>) -> String {
     let mut lines = Vec::new();
     if dynamic.paused {
@@ -316,6 +317,8 @@ fn notes(cluster: &Cluster, dynamic: &Dynamic, show: Show<'_>) -> String {
             let whither = if leads { "a failover".to_owned() } else { format!("a failover to {}", member.name) };
             lines.push(format!("Slot {slot} would not survive {whither}: {why}"));
         }
+        let why = member.data.extra.get(FAILURE_KEY).and_then(Value::as_str);
+        lines.extend(why.map(|why| format!("{}: {}", member.name, why.replace('\n', " "))));
         let full = member.data.extra.get(DISK_KEY).and_then(Value::as_object).map(troubles).unwrap_or_default();
         lines.extend(full.into_iter().map(|trouble| format!("{}: {trouble}", member.name)));
     }

@@ -27,6 +27,7 @@ use crate::data_dir;
 use crate::monitor::Monitor;
 use crate::options::ServerOptions;
 use crate::postmaster::{PidFileStatus, Postmaster};
+use crate::server_log::Mark;
 use crate::sql::UNLIMITED;
 use crate::unfinished::Unfinished;
 use crate::{Error, Result};
@@ -51,6 +52,8 @@ pub struct Control {
     /// The version of the data directory that `conf` was told.
     known_version: Option<u32>,
     raised: JsonMap,
+    /// Where the logs ended before the last start.
+    log_mark: Mark,
     /// A start is not finished: the callback to call when the server runs.
     after_start: Option<Option<CallbackAction>>,
     /// A custom bootstrap method is under way.
@@ -91,6 +94,7 @@ impl Control {
             announced: false,
             known_version: None,
             raised: JsonMap::new(),
+            log_mark: Mark::default(),
             after_start: None,
             custom_bootstrap: false,
         }
@@ -173,6 +177,8 @@ impl Control {
         } else {
             let arguments = self.prepare_start(&start).await?;
             self.wait_for_left_processes(cancel).await;
+            let data_dir = self.options().data_dir.clone();
+            self.log_mark = blocking(move || Ok(Mark::now(&data_dir))).await?;
             progress.commit(cancel, "starting PostgreSQL")?;
             Unfinished::clear(&self.options().data_dir);
             self.spawn_postmaster(&arguments)?

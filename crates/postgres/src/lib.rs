@@ -24,6 +24,7 @@ pub mod postmaster;
 pub mod processes;
 pub mod programs;
 pub mod rewind;
+mod server_log;
 pub mod slots;
 pub mod sql;
 pub mod unfinished;

@@ -5,7 +5,7 @@ use patroni_core::cluster::{Address, Cluster, Member, Schedule};
 use patroni_core::disk::DISK_KEY;
 use patroni_core::lsn::Lsn;
 use patroni_core::settings::Dynamic;
-use patroni_core::view::JOB_KEY;
+use patroni_core::view::{FAILURE_KEY, JOB_KEY};
 use serde_json::{Value, json};
 
 /// The document of `GET /cluster`.
@@ -58,6 +58,9 @@ fn member_entry(cluster: &Cluster, member: &Member, dynamic: &Dynamic) -> JsonMa
     }
     if let Some(job) = data.extra.get(JOB_KEY).filter(|job| job.is_object()) {
         entry.insert(JOB_KEY.to_owned(), job.clone());
+    }
+    if let Some(why) = data.extra.get(FAILURE_KEY).filter(|why| why.is_string()) {
+        entry.insert(FAILURE_KEY.to_owned(), why.clone());
     }
     if let Some(disk) = data.extra.get(DISK_KEY).filter(|disk| disk.is_object()) {
         entry.insert(DISK_KEY.to_owned(), disk.clone());

@@ -132,6 +132,7 @@ pub(crate) fn view(name: &str, running: Running) -> View {
         holding: false,
         turned_down: Vec::new(),
         slots_at_risk: std::collections::BTreeMap::new(),
+        failure: None,
         disks: Default::default(),
         verdict: String::new(),
         ticked_at: NOW.boot,

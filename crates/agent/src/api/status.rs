@@ -9,6 +9,7 @@ use patroni_core::request::ScheduledRestart;
 use patroni_core::server::{DataDir, Replication, Running, Wal};
 use patroni_core::settings::SynchronousMode;
 use patroni_core::time::Now;
+use patroni_core::view::FAILURE_KEY;
 use serde_json::{Value, json};
 
 use crate::log::QueueState;
@@ -100,6 +101,9 @@ fn add_node_part(status: &Status<'_>, document: &mut JsonMap) {
     }
     if let Some(job) = status.job {
         document.insert("job".to_owned(), job_part(job, status.now));
+    }
+    if let Some(why) = &view.failure {
+        document.insert(FAILURE_KEY.to_owned(), why.as_str().into());
     }
     if !view.disks.0.is_empty() {
         document.insert(DISK_KEY.to_owned(), Value::Object(view.disks.document(view.settings.disk_free_warning)));

@@ -165,6 +165,9 @@ impl Tick<'_> {
         };
         if let JobOutcome::Failed(why) = outcome {
             self.note(Level::Error, format!("{}: {why}", title(job)));
+            if job.brings_up() {
+                self.memory.failure = Some(format!("{}: {why}", title(job)));
+            }
         }
         self.answer_for(job, outcome);
         let done = *outcome == JobOutcome::Done;
@@ -229,9 +232,8 @@ impl Tick<'_> {
         let answer = match outcome {
             JobOutcome::Done => Answer::Done("restarted successfully".to_owned()),
             JobOutcome::StillStarting => Answer::Failed("postgres is still starting".to_owned()),
-            JobOutcome::Failed(_) | JobOutcome::PrePromoteFailed | JobOutcome::Cancelled => {
-                Answer::Failed("restart failed".to_owned())
-            }
+            JobOutcome::Failed(why) => Answer::Failed(format!("restart failed: {why}")),
+            JobOutcome::PrePromoteFailed | JobOutcome::Cancelled => Answer::Failed("restart failed".to_owned()),
         };
         self.replies.insert(id, answer);
     }

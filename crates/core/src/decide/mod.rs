@@ -277,6 +277,7 @@ impl<'a> Tick<'a> {
         memory.starting = None;
         memory.crash_recovery_since = None;
         memory.stopped_by_outsider = None;
+        memory.failure = None;
         memory.creation_failed_at = None;
         memory.state = State::Running;
         if memory.rewind == Rewind::Done {

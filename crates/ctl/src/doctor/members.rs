@@ -1,6 +1,9 @@
 //! What members tell of trouble, by their keys and by their REST API.
 
 use patroni_core::cluster::{Cluster, Initialize, Member};
+use patroni_core::disk::{DISK_KEY, size, troubles};
+use patroni_core::view::FAILURE_KEY;
+use serde_json::Value;
 
 use super::{Finding, finding};
 use crate::candidates::{contenders, maximum_lag, position};
@@ -50,7 +53,8 @@ fn of_key(cluster: &Cluster, member: &Member, status: Option<&Status>, scope: &s
     if !data.is_running() && data.state.as_deref() != Some("creating replica") {
         let state = data.state.as_deref().unwrap_or("unknown");
         let remedy = format!("look into the log of PostgreSQL and of the agent on {name}");
-        found.push(finding(format!("PostgreSQL of {name} is in state {state:?}"), remedy));
+        let why = data.extra.get(FAILURE_KEY).and_then(Value::as_str).map(|why| format!(": {why}")).unwrap_or_default();
+        found.push(finding(format!("PostgreSQL of {name} is in state {state:?}{why}"), remedy));
     }
     if data.pending_restart {
         found.push(finding(

@@ -80,10 +80,13 @@ impl Control {
             return Error::StartFailed(reason);
         }
         let for_probe = options.clone();
-        match blocking(move || Ok(taken_port(&for_probe))).await {
-            Ok(Some(address)) => Error::StartFailed(format!(
-                "{address} is in use by another process; stop it or change postgresql.listen"
-            )),
+        let mark = self.log_mark.clone();
+        let found = blocking(move || {
+            let taken = |at| format!("{at} is in use by another process; stop it or change postgresql.listen");
+            Ok(taken_port(&for_probe).map(taken).or_else(|| mark.reason(&for_probe.data_dir)))
+        });
+        match found.await {
+            Ok(Some(reason)) => Error::StartFailed(reason),
             Ok(None) | Err(_) => {
                 Error::StartFailed("postmaster is not running; its log (or the output of this agent) says why".into())
             }
