@@ -447,7 +447,17 @@ impl Tick<'_> {
         // Whoever led last needs no votes. The other one does, and might not get them.
         let led_last = cluster.sync.leader.as_ref() == Some(self.me());
         let (my_priority, priority) = (self.settings.tags.failover_priority(), status.tags.failover_priority());
-        if mine == theirs && my_priority < priority {
+        let may_defer = !self.is_on_old_timeline(cluster, running, status)
+            && (!self.quorum_is_active(cluster) || votes && !led_last);
+        let room = self.compare_room(status);
+        if mine == theirs && room.is_lt() && former != Some(name) && may_defer {
+            self.note(
+                Level::Info,
+                format!("{name} has the same WAL position, and room on its disks, which this node has not"),
+            );
+            return false;
+        }
+        if mine == theirs && my_priority < priority && room.is_le() {
             if former == Some(name) {
                 self.note(
                     Level::Info,
@@ -456,7 +466,7 @@ impl Tick<'_> {
                          {my_priority} priority"
                     ),
                 );
-            } else if !self.quorum_is_active(cluster) || votes && !led_last {
+            } else if may_defer {
                 self.note(
                     Level::Info,
                     format!(

@@ -11,7 +11,7 @@ use patroni_core::verdict::Level;
 
 use crate::scene::{Scene, op_word, order_words};
 
-const FILES: [(&str, &str); 10] = [
+const FILES: [(&str, &str); 11] = [
     ("leading.rows", include_str!("rows/leading.rows")),
     ("racing.rows", include_str!("rows/racing.rows")),
     ("failsafe.rows", include_str!("rows/failsafe.rows")),
@@ -22,6 +22,7 @@ const FILES: [(&str, &str); 10] = [
     ("synchronous.rows", include_str!("rows/synchronous.rows")),
     ("standby.rows", include_str!("rows/standby.rows")),
     ("slots.rows", include_str!("rows/slots.rows")),
+    ("disks.rows", include_str!("rows/disks.rows")),
 ];
 
 /// Verdicts whose rules come with a later issue. The check fails as soon as one of them has a row.
