@@ -5,6 +5,7 @@
 use std::fmt;
 
 use crate::cluster::{Cluster, is_synchronous};
+use crate::disk::size;
 use crate::lsn::{Lsn, Timeline};
 use crate::name::MemberName;
 use crate::peer::{Peer, PeerStatus};
@@ -165,7 +166,8 @@ impl fmt::Display for Obstacle {
             Obstacle::NotRunning => write!(f, "its PostgreSQL does not run"),
             Obstacle::NotSynchronous => write!(f, "it is not among the synchronous standbys that the key sync names"),
             Obstacle::Lagging { lag, maximum } => {
-                write!(f, "it is {lag} bytes behind, more than maximum_lag_on_failover ({maximum})")
+                let (lag, maximum) = (size(*lag), size(*maximum));
+                write!(f, "it is {lag} behind, more than maximum_lag_on_failover ({maximum})")
             }
             Obstacle::OldTimeline { own: Some(own), cluster } => {
                 write!(f, "it is on timeline {own}, and the cluster has reached timeline {cluster}")

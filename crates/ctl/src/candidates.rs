@@ -63,12 +63,13 @@ pub(crate) fn maximum_lag(cluster: &Cluster) -> u64 {
     Dynamic::of_cluster(cluster).maximum_lag_on_failover
 }
 
-/// Where the WAL of a member ends: by its own word now, or else by its key.
+/// Where the WAL of a member ends: by its own word now, or else by its key. `None` where neither says: a server that does not
+/// run has no position, which is not one at the beginning.
 pub(crate) fn position(member: &Member, status: Option<&Status>) -> Option<Lsn> {
     let data = &member.data;
     let stored = data.receive_lsn.max(data.replay_lsn).max(data.xlog_location);
     let told = |key: &str| status.and_then(|status| status.position(key)).map(Lsn);
-    told("received_location").max(told("replayed_location")).or(stored)
+    told("received_location").max(told("replayed_location")).or(stored).filter(|lsn| lsn.0 > 0)
 }
 
 /// What the other members would hear of it.
@@ -93,9 +94,9 @@ fn by_key(member: &Member) -> PeerStatus {
         replication_state: data.replication_state.clone(),
         tags: data.tags.clone(),
         watchdog_failed: false,
-    }
         // A key says only what is wrong.
         space: Space::Unknown,
+    }
 }
 
 fn obstacles(cluster: &Cluster, dynamic: &Dynamic, member: &Member, peer: &Peer) -> Vec<String> {

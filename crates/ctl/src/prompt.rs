@@ -5,11 +5,17 @@ use std::io::{BufRead, IsTerminal, Write};
 use crate::error::CtlError;
 use crate::{interrupts, output};
 
+/// What click says of an answer that it cannot use.
+const NOT_TEXT: &str = "Error: invalid input";
+
 /// Asks for a text. An empty answer means the default; without one the question is asked again.
 pub(crate) async fn ask(question: &str, default: Option<&str>) -> Result<String, CtlError> {
     let shown = default.map_or(String::new(), |value| format!(" [{value}]"));
     loop {
-        let answer = read_line(&format!("{question}{shown}: ")).await?;
+        let Some(answer) = read_line(&format!("{question}{shown}: ")).await? else {
+            output::echo(NOT_TEXT);
+            continue;
+        };
         match (answer.is_empty(), default) {
             (false, _) => return Ok(answer),
             (true, Some(value)) => return Ok(value.to_owned()),
@@ -21,10 +27,11 @@ pub(crate) async fn ask(question: &str, default: Option<&str>) -> Result<String,
 /// Asks for a yes; an empty answer is a no.
 pub(crate) async fn confirm(question: &str) -> Result<bool, CtlError> {
     loop {
-        match read_line(&format!("{question} [y/N]: ")).await?.trim().to_lowercase().as_str() {
-            "y" | "yes" => return Ok(true),
-            "n" | "no" | "" => return Ok(false),
-            _ => output::echo("Error: invalid input"),
+        let answer = read_line(&format!("{question} [y/N]: ")).await?;
+        match answer.map(|answer| answer.trim().to_lowercase()).as_deref() {
+            Some("y" | "yes") => return Ok(true),
+            Some("n" | "no" | "") => return Ok(false),
+            Some(_) | None => output::echo(NOT_TEXT),
         }
     }
 }
@@ -40,26 +47,28 @@ pub(crate) async fn password() -> Result<String, CtlError> {
             eprintln!();
         }
         drop(hidden);
-        let answer = answer?;
-        if !answer.is_empty() {
-            return Ok(answer);
+        match answer? {
+            Some(answer) if !answer.is_empty() => return Ok(answer),
+            Some(_) => {}
+            None => eprintln!("{NOT_TEXT}"),
         }
     }
 }
 
-/// Reads a line, with the time of the operator.
-async fn read_line(question: &str) -> Result<String, CtlError> {
+/// Reads a line, with the time of the operator. `None`: it is not UTF-8.
+async fn read_line(question: &str) -> Result<Option<String>, CtlError> {
     output::write(question);
     let reading = tokio::task::spawn_blocking(|| {
-        let mut line = String::new();
-        let read = std::io::stdin().lock().read_line(&mut line);
-        read.map(|bytes| (bytes, line))
+        let mut line = Vec::new();
+        std::io::stdin().lock().read_until(b'\n', &mut line).map(|_| line)
     });
     tokio::select! {
         biased;
         () = interrupts::pressed() => Err(CtlError::Abort),
         read = reading => match read {
-            Ok(Ok((bytes, line))) if bytes > 0 => Ok(line.trim_end_matches(['\n', '\r']).to_owned()),
+            Ok(Ok(line)) if !line.is_empty() => {
+                Ok(String::from_utf8(line).ok().map(|line| line.trim_end_matches(['\n', '\r']).to_owned()))
+            }
             _ => Err(CtlError::Abort),
         },
     }

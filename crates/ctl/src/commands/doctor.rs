@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use patroni_core::cluster::{Address, Cluster, Member};
+use patroni_core::name::MemberName;
 
 use crate::cli::definition::{CLUSTER_NAME, Command, GROUP, Kind, Opt};
 use crate::cli::parse::Matches;
@@ -48,7 +49,14 @@ async fn run(context: &Context, matches: &Matches) -> Result<(), CtlError> {
     let statuses = statuses::ask_all(context, &cluster).await;
     findings.extend(members::of_members(&cluster, &statuses, scope, &store.prefix));
     findings.extend(of_certificates(context, &cluster, scope, now.as_second()).await);
-    let facts = ask_leader(&cluster, &login).await;
+    let facts = match ask_leader(&cluster, &login).await {
+        Asked::Answered(facts) => Some(facts),
+        Asked::Full(finding) => {
+            findings.push(finding);
+            None
+        }
+        Asked::Not => None,
+    };
     findings.extend(lost::findings(&cluster, facts.as_ref()));
     if let (Some(leader), Some(facts)) = (cluster.leader_member(), facts) {
         findings.extend(of_leader(context, &cluster, scope, leader, facts).await);
@@ -99,23 +107,34 @@ async fn of_certificates(context: &Context, cluster: &Cluster, scope: &str, now_
     found
 }
 
-/// What PostgreSQL of the leader says. That it cannot be asked from here is no trouble of the cluster.
-async fn ask_leader(cluster: &Cluster, login: &Login) -> Option<Facts> {
-    let address = Address::of(&cluster.leader_member()?.data)?;
+/// What became of the question to PostgreSQL of the leader.
+enum Asked {
+    Answered(Facts),
+    /// It takes no more connections, which is found.
+    Full(Finding),
+    /// It could not be asked from here, which is no trouble of the cluster.
+    Not,
+}
+
+/// What PostgreSQL of the leader says.
+async fn ask_leader(cluster: &Cluster, login: &Login) -> Asked {
+    let Some(leader) = cluster.leader_member() else { return Asked::Not };
+    let Some(address) = Address::of(&leader.data) else { return Asked::Not };
     let facts = match sql::connect(&address, login).await {
         Ok(client) => server::ask(&client).await,
+        Err(reason) if is_about_connections(&reason) => return Asked::Full(too_many_clients(&leader.name, &reason)),
         Err(reason) => {
             output::warn(&format!(
                 "slots, archiving, pg_rewind and pg_hba were not looked at{}: {reason}",
                 if is_about_login(&reason) { " (see --username)" } else { "" }
             ));
-            return None;
+            return Asked::Not;
         }
     };
     for (about, reason) in &facts.missed {
         output::warn(&format!("{about}: not looked at: {reason}"));
     }
-    Some(facts)
+    Asked::Answered(facts)
 }
 
 /// What is found in that.
@@ -134,7 +153,20 @@ async fn of_leader(
     for member in cluster.members.values().filter(|member| member.name != leader.name) {
         replicas.extend(ip_of(member).await.map(|ip| (member.name.to_string(), ip)));
     }
-    server::findings(&facts, leader.name.as_str(), scope, user, &replicas)
+    server::findings(&facts, cluster, leader.name.as_str(), scope, user, &replicas)
+}
+
+/// `too many clients already`, `remaining connection slots are reserved ...`, `too many connections for role ...`
+fn is_about_connections(reason: &str) -> bool {
+    ["too many clients", "remaining connection slots", "too many connections"].iter().any(|part| reason.contains(part))
+}
+
+fn too_many_clients(leader: &MemberName, reason: &str) -> Finding {
+    finding(
+        format!("PostgreSQL of {leader} takes no more connections: {reason}"),
+        "end idle sessions (pg_stat_activity), put a connection pool in front, or raise max_connections and restart; agents connect as superuser, \
+         for whom superuser_reserved_connections are kept",
+    )
 }
 
 /// A connection failed because of the user or the password, and not because there is no server to be reached.
@@ -161,9 +193,11 @@ mod tests {
             ("connection failed: FATAL:  password authentication failed for user \"x\"", true),
             ("connection failed: FATAL:  role \"x\" does not exist", true),
             ("connection failed: Connection refused", false),
+            ("connection failed: FATAL:  sorry, too many clients already", false),
             ("connection failed: FATAL:  the database system is starting up", false),
         ] {
             assert_eq!(is_about_login(reason), expected, "{reason}");
+            assert_eq!(is_about_connections(reason), reason.contains("sorry"), "{reason}");
         }
     }
 }

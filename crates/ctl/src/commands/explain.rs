@@ -1,6 +1,7 @@
 //! `patronictl explain`: why the present leader leads, and who could take over now.
 
 use patroni_core::cluster::Cluster;
+use patroni_core::disk::size;
 use patroni_core::election::Election;
 use patroni_core::settings::Dynamic;
 use serde_json::Value;
@@ -48,7 +49,7 @@ fn explain(cluster: &Cluster, scope: &str, statuses: &Statuses, now_s: i64) -> S
     if !contenders.is_empty() || !lost.is_empty() {
         lines.push(String::new());
     }
-    lines.extend(contenders.iter().map(|one| contender_line(one, cluster)));
+    lines.extend(contenders.iter().map(|one| contender_line(one, cluster, &dynamic)));
     lines.extend(lost.into_iter().map(|finding| finding.what + "."));
     lines.push(String::new());
     lines.extend(forecast(cluster, &dynamic, &contenders));
@@ -96,16 +97,20 @@ fn leader_lines(cluster: &Cluster, dynamic: &Dynamic, statuses: &Statuses, now_s
     lines
 }
 
-fn contender_line(one: &Contender, cluster: &Cluster) -> String {
+fn contender_line(one: &Contender, cluster: &Cluster, dynamic: &Dynamic) -> String {
     if !one.obstacles.is_empty() {
         return format!("{} is no candidate: {}.", one.name, one.obstacles.join("; "));
     }
-    let position = one.position.unwrap_or_default();
-    let lag = cluster.status.last_lsn.0.saturating_sub(position.0);
-    let behind = if lag == 0 { "all that the store knows of".to_owned() } else { format!("{lag} bytes behind") };
-    let priority = if one.priority == 1 { String::new() } else { format!(", failover_priority {}", one.priority) };
     let unasked = one.unasked.as_ref().map(|reason| format!(" It was not asked ({reason}).")).unwrap_or_default();
-    format!("{} is a candidate: it has WAL up to {} ({behind}){priority}.{unasked}", one.name, position)
+    let Some(position) = one.position else {
+        return format!("{} is a candidate, but it is not known how much WAL it has.{unasked}", one.name);
+    };
+    let behind = match Election::new(cluster, dynamic).lag(position) {
+        0 => "all that the store knows of".to_owned(),
+        lag => format!("{} behind", size(lag)),
+    };
+    let priority = if one.priority == 1 { String::new() } else { format!(", failover_priority {}", one.priority) };
+    format!("{} is a candidate: it has WAL up to {position} ({behind}){priority}.{unasked}", one.name)
 }
 
 /// What would happen if the leader died this second; what will, if there is none.
@@ -286,7 +291,7 @@ mod tests {
         statuses.insert(MemberName::from("c"), Err("no connection".to_owned().into()));
         let text = explain(&cluster(&config, Some(sync)), "batman", &statuses, 0);
         for line in [
-            "b is no candidate: it is 1000 bytes behind, more than maximum_lag_on_failover (100).",
+            "b is no candidate: it is 1000 bytes behind, more than maximum_lag_on_failover (100 bytes).",
             "c is no candidate: its REST API does not answer (no connection).",
             "If the leader died now, nobody could take over.",
         ] {

@@ -2,6 +2,7 @@
 
 use patroni_core::JsonMap;
 use patroni_core::cluster::{Cluster, FailoverRequest, Initialize, Schedule};
+use patroni_core::disk::size;
 use patroni_core::settings::{Adjustment, Dynamic};
 use patroni_core::units::parse_bool;
 use serde_json::Value;
@@ -120,6 +121,20 @@ fn of_sync(cluster: &Cluster) -> Vec<Finding> {
     gone.map(away).collect()
 }
 
+/// What helps where the slot is that of a member: to drop it would cost the member its copy.
+pub(crate) fn remedy_of_member(cluster: &Cluster, slot: &str) -> Option<String> {
+    let member = cluster.members.values().find(|member| member.name.slot_name() == slot)?;
+    let name = &member.name;
+    let streams = member.data.replication_state.as_deref() == Some("streaming");
+    Some(if streams {
+        format!("{name} streams and is behind: look at its load and its network; do not drop its slot")
+    } else {
+        format!(
+            "{name} does not stream: see what is said of {name} here, and bring it back; do not drop its slot, or it has to be copied anew"
+        )
+    })
+}
+
 /// By the positions that the leader publishes: needs no connection to PostgreSQL.
 fn of_slots(cluster: &Cluster, scope: &str) -> Vec<Finding> {
     let last = cluster.status.last_lsn.0;
@@ -127,12 +142,13 @@ fn of_slots(cluster: &Cluster, scope: &str) -> Vec<Finding> {
     let slots = cluster.status.slots.iter().filter(|(_, lsn)| lsn.0 > 0 && held(lsn.0) > HELD_WAL);
     slots
         .map(|(slot, lsn)| {
+            let drop = format!(
+                "bring its consumer back (patronictl list {scope}), or drop it on the leader: SELECT \
+                 pg_drop_replication_slot('{slot}')"
+            );
             finding(
-                format!("the slot {slot} holds back {} MB of WAL", held(lsn.0) >> 20),
-                format!(
-                    "bring its consumer back (patronictl list {scope}), or drop it on the leader: SELECT \
-                     pg_drop_replication_slot('{slot}')"
-                ),
+                format!("the slot {slot} holds back {} of WAL", size(held(lsn.0))),
+                remedy_of_member(cluster, slot).unwrap_or(drop),
             )
         })
         .collect()
@@ -223,7 +239,7 @@ mod tests {
             ),
             (
                 ("status", json!({"optime": 3_000_000_000_u64, "slots": {"lazy": 1_000_000, "b": 2_999_999_999_u64}})),
-                "the slot lazy holds back 2860 MB of WAL",
+                "the slot lazy holds back 2.8 GB of WAL",
                 "bring its consumer back (patronictl list batman), or drop it on the leader: SELECT \
                  pg_drop_replication_slot('lazy')",
             ),

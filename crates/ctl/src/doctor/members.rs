@@ -87,10 +87,11 @@ fn of_key(cluster: &Cluster, member: &Member, status: Option<&Status>, scope: &s
             format!("look into the log of PostgreSQL on {name} for the error of its WAL receiver"),
         ));
     }
-    let lag = position(member, status).map(|position| cluster.status.last_lsn.0.saturating_sub(position.0));
-    if let Some(lag) = lag.filter(|lag| !is_leader && *lag > maximum_lag(cluster)) {
+    // Where it is not known, that has other reasons, which are found.
+    let behind = position(member, status).map_or(0, |position| cluster.status.last_lsn.0.saturating_sub(position.0));
+    if !is_leader && behind > maximum_lag(cluster) {
         found.push(finding(
-            format!("{name} is {lag} bytes behind: it would not take over"),
+            format!("{name} is {} behind: it would not take over", size(behind)),
             format!("look at pg_stat_replication of the leader and the log of {name}"),
         ));
     }
@@ -108,11 +109,6 @@ fn of_status(cluster: &Cluster, member: &Member, status: &Status) -> Vec<Finding
             format!("{name} is a member of another cluster: give it another scope or an empty data directory"),
         ));
     }
-    if status.flag("watchdog_failed") {
-        found.push(finding(
-            format!("the watchdog of {name} is required and does not work"),
-            "make the device writable for the user of the agent",
-        ));
     let full = status.document.get(DISK_KEY).and_then(Value::as_object).map(troubles).unwrap_or_default();
     found.extend(full.into_iter().map(|trouble| {
         let remedy = format!(
@@ -120,12 +116,23 @@ fn of_status(cluster: &Cluster, member: &Member, status: &Status) -> Vec<Finding
         );
         finding(format!("{name}: {trouble}"), remedy)
     }));
+    if status.flag("watchdog_failed") {
+        found.push(finding(
+            format!("the watchdog of {name} is required and does not work"),
+            "make the device writable for the user of the agent",
+        ));
     }
     if let Some(ahead) = status.clock_ahead_s.filter(|ahead| *ahead != 0) {
         let direction = if ahead > 0 { "ahead of" } else { "behind" };
         found.push(finding(
             format!("the clock of {name} is {} s {direction} the clock here", ahead.abs()),
             format!("on {name} (or here): timedatectl set-ntp true, or chronyc makestep"),
+        ));
+    }
+    if status.document.get("xlog").and_then(|xlog| xlog.get("paused")) == Some(&Value::Bool(true)) {
+        found.push(finding(
+            format!("the replay of WAL is paused on {name}: it shows old data, and would have to catch up to take over"),
+            format!("SELECT pg_wal_replay_resume() on {name}; where recovery_min_apply_delay or a recovery target is set, it is meant so"),
         ));
     }
     if status.flag("failsafe_mode_is_active") {
@@ -200,12 +207,7 @@ mod tests {
         let cannot = finding("no member could take over from the leader", "patronictl explain batman");
         let rows = [
             (json!({"pending_restart": true}), json!({}), "b has to be restarted for settings to take effect", false),
-            (
-                json!({"xlog_location": 80_000_000}),
-                json!({}),
-                "b is 10000000 bytes behind: it would not take over",
-                true,
-            ),
+            (json!({"xlog_location": 80_000_000}), json!({}), "b is 9.5 MB behind: it would not take over", true),
             (json!({"tags": {"nofailover": true}}), json!({}), "no member could take over from the leader", false),
             (json!({}), json!({"silent": true}), "b does not answer: no connection", true),
             (json!({}), json!({"silent": "not trusted"}), "b could not be asked: not trusted", false),
@@ -223,6 +225,24 @@ mod tests {
                 json!({}),
                 "b has other WAL than the primary on the same timeline: it neither follows nor leads",
                 true,
+            ),
+            (
+                json!({}),
+                json!({"xlog": {"received_location": 90_000_000, "paused": true}}),
+                "the replay of WAL is paused on b: it shows old data, and would have to catch up to take over",
+                false,
+            ),
+            (
+                json!({"xlog_location": null, "replication_state": null, "state": "starting"}),
+                json!({"xlog": {}}),
+                "PostgreSQL of b is in state \"starting\"",
+                true,
+            ),
+            (
+                json!({}),
+                json!({"disk": {"data": {"state": "ok"}, "wal": {"state": "full", "free": 3 << 20, "total": 64 << 20}}}),
+                "b: the WAL directory is full (3.0 MB of 64.0 MB free)",
+                false,
             ),
         ];
         for (key, answer, what, unable) in rows {

@@ -2,10 +2,13 @@
 
 use std::net::IpAddr;
 
+use patroni_core::cluster::Cluster;
+use patroni_core::disk::size;
 use serde_json::Value;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 use super::hba::{self, Rule, Verdict};
+use super::keys::remedy_of_member;
 use super::{Finding, finding};
 
 /// A slot may hold back so much WAL, in bytes, before that is told; one that nobody uses less.
@@ -186,12 +189,13 @@ fn text(row: &SimpleQueryRow, index: usize) -> String {
 /// What is found. `replicas`: names and addresses of the others; `user`: as whom they connect.
 pub(crate) fn findings(
     facts: &Facts,
+    cluster: &Cluster,
     leader: &str,
     scope: &str,
     user: &str,
     replicas: &[(String, IpAddr)],
 ) -> Vec<Finding> {
-    let mut found: Vec<Finding> = facts.slots.iter().filter_map(of_slot).collect();
+    let mut found: Vec<Finding> = facts.slots.iter().filter_map(|slot| of_slot(cluster, slot)).collect();
     found.extend(of_archiver(facts, leader));
     if facts.cannot_rewind {
         found.push(finding(
@@ -256,20 +260,21 @@ fn of_archiver(facts: &Facts, leader: &str) -> Option<Finding> {
     })
 }
 
-fn of_slot(slot: &Slot) -> Option<Finding> {
+fn of_slot(cluster: &Cluster, slot: &Slot) -> Option<Finding> {
     let name = &slot.name;
-    let drop = format!("SELECT pg_drop_replication_slot('{name}') on the leader, if nobody needs it any more");
-    let megabytes = slot.held >> 20;
+    let drop = || format!("SELECT pg_drop_replication_slot('{name}') on the leader, if nobody needs it any more");
+    let remedy = remedy_of_member(cluster, name).unwrap_or_else(drop);
+    let held = size(slot.held);
     if matches!(slot.wal_status.as_str(), "lost" | "unreserved") {
         return Some(finding(
             format!("the slot {name} has lost WAL that its consumer needs ({})", slot.wal_status),
-            drop,
+            remedy,
         ));
     }
     if !slot.active && slot.held > HELD_WAL_INACTIVE {
-        return Some(finding(format!("nobody uses the slot {name}, and it holds back {megabytes} MB of WAL"), drop));
+        return Some(finding(format!("nobody uses the slot {name}, and it holds back {held} of WAL"), remedy));
     }
-    (slot.held > HELD_WAL).then(|| finding(format!("the slot {name} holds back {megabytes} MB of WAL"), drop))
+    (slot.held > HELD_WAL).then(|| finding(format!("the slot {name} holds back {held} of WAL"), remedy))
 }
 
 /// As whom replicas connect, by the configuration.
@@ -285,10 +290,26 @@ mod tests {
     fn the_statement_that_resets_a_setting_is_the_remedy() {
         let remedy = |reset: &str| {
             let facts = Facts { turned_down: vec![("off for x".to_owned(), reset.to_owned())], ..Facts::default() };
-            findings(&facts, "a", "batman", "rep", &[]).remove(0).remedy
+            findings(&facts, &Cluster::default(), "a", "batman", "rep", &[]).remove(0).remedy
         };
         assert_eq!(remedy("ALTER ROLE x RESET y"), "ALTER ROLE x RESET y (on the leader), or accept the loss");
         assert_eq!(remedy(""), "patronictl edit-config batman -p synchronous_commit=on, or accept the loss");
+    }
+
+    /// Found in the field: a member whose disk was full, and the advice to drop its slot.
+    #[test]
+    fn the_slot_of_a_member_is_not_to_be_dropped() {
+        let raw = |text: &str| patroni_dcs::wire::RawKey { value: text.as_bytes().to_vec(), ..Default::default() };
+        let keys = [("members/db-2".to_owned(), raw(r#"{"state": "running"}"#))];
+        let cluster = patroni_dcs::wire::cluster(&keys.into_iter().collect());
+        let remedy = |name: &str, status: &str| {
+            let slot = Slot { name: name.to_owned(), active: false, held: 1 << 30, wal_status: status.to_owned() };
+            of_slot(&cluster, &slot).expect("a finding").remedy
+        };
+        for status in ["reserved", "lost"] {
+            assert!(remedy("db_2", status).starts_with("db-2 does not stream: see what is said of db-2 here"));
+            assert!(remedy("gone", status).starts_with("SELECT pg_drop_replication_slot('gone')"));
+        }
     }
 
     #[test]
@@ -303,7 +324,7 @@ mod tests {
         };
         let healthy = Facts { rules: vec![rule], ..Facts::default() };
         let replicas = [("b".to_owned(), IpAddr::from([10, 0, 0, 2]))];
-        let found = |facts: &Facts| findings(facts, "a", "batman", "rep", &replicas);
+        let found = |facts: &Facts| findings(facts, &Cluster::default(), "a", "batman", "rep", &replicas);
         assert_eq!(found(&healthy), []);
         let slot = |active, held, wal_status: &str| Facts {
             slots: vec![Slot { name: "s".to_owned(), active, held, wal_status: wal_status.to_owned() }],
@@ -314,8 +335,8 @@ mod tests {
         let failure = Failure { segment: "0001".to_owned(), at: "12:00".to_owned(), succeeded: "never".to_owned() };
         let rows = [
             (slot(true, 100 << 20, "reserved"), ""),
-            (slot(false, 100 << 20, "reserved"), "nobody uses the slot s, and it holds back 100 MB of WAL"),
-            (slot(true, 2 << 30, "extended"), "the slot s holds back 2048 MB of WAL"),
+            (slot(false, 100 << 20, "reserved"), "nobody uses the slot s, and it holds back 100.0 MB of WAL"),
+            (slot(true, 2 << 30, "extended"), "the slot s holds back 2.0 GB of WAL"),
             (slot(false, 0, "lost"), "the slot s has lost WAL that its consumer needs (lost)"),
             (
                 Facts { archives: true, archive_failed: Some(failure.clone()), ..healthy.clone() },
