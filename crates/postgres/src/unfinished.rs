@@ -90,16 +90,19 @@ impl Unfinished {
     /// It ended, or the data directory is another one now. That the mark cannot be removed is logged.
     pub fn clear(data_dir: &Path) {
         for path in Places::of(data_dir).all() {
-            match fs::remove_file(&path) {
-                Err(error) if ![io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind()) => {
-                    tracing::error!(
-                        "cannot remove {}, which says that its data directory is not whole: {error}",
-                        path.display()
-                    );
-                }
-                Ok(()) | Err(_) => {}
+            if let Err(error) = remove(&path) {
+                let path = path.display();
+                tracing::error!("cannot remove {path}, which says that its data directory is not whole: {error}");
             }
         }
+    }
+}
+
+/// Removes the mark if it is there. Where we may not even look, in the home directory of another user for one, there is none of ours.
+fn remove(path: &Path) -> io::Result<()> {
+    match path.symlink_metadata() {
+        Ok(_) => fs::remove_file(path),
+        Err(_) => Ok(()),
     }
 }
 
@@ -268,6 +271,17 @@ mod tests {
         assert_eq!(Unfinished::read(&parent.path().join("15/100/main")), None);
         Unfinished::clear(&data_dir);
         assert_eq!(Unfinished::read(&data_dir), None);
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_looked_into_holds_no_mark_and_one_that_stays_is_an_error() {
+        let parent = tempfile::tempdir().unwrap();
+        let circle = parent.path().join("circle");
+        std::os::unix::fs::symlink(&circle, &circle).unwrap();
+        assert!(remove(&circle.join("data.unfinished")).is_ok());
+        let directory = parent.path().join("data.unfinished");
+        fs::create_dir(&directory).unwrap();
+        assert!(remove(&directory).is_err());
     }
 
     #[test]
