@@ -30,8 +30,8 @@ pub struct Dynamic {
     pub check_timeline: bool,
     /// `primary_start_timeout`: how long a crashed primary may take to come back before others may take over.
     pub primary_start_timeout: Duration,
-    /// `primary_hang_timeout`: how long the server of the leader may hang before others may take over; zero for ever, which is
-    /// the default (not in Patroni).
+    /// `primary_hang_timeout`: how long the server of the leader may hang before others may take over; half of `ttl` by default,
+    /// zero for ever (not in Patroni).
     pub primary_hang_timeout: Duration,
     /// `primary_stop_timeout`: limit of a stop in synchronous mode; zero for none.
     pub primary_stop_timeout: Duration,
@@ -100,7 +100,7 @@ impl Dynamic {
             check_timeline: is_on(&mut reader, "check_timeline"),
             primary_start_timeout: timeout(&mut reader, ["primary_start_timeout", "master_start_timeout"], 300),
             primary_hang_timeout: seconds(
-                reader.int("primary_hang_timeout", None, "a whole number of seconds").unwrap_or(0),
+                reader.int("primary_hang_timeout", None, "a whole number of seconds").unwrap_or(timing.ttl / 2),
             ),
             primary_stop_timeout: timeout(&mut reader, ["primary_stop_timeout", "master_stop_timeout"], 0),
             paused: is_on(&mut reader, "pause"),
@@ -262,6 +262,15 @@ mod tests {
         assert_eq!((d.synchronous.mode, d.synchronous.node_count), (SynchronousMode::Quorum, 1));
         assert_eq!((d.synchronous.maximum_lag, d.slots.member_slots_ttl.as_secs()), (None, 3600));
         assert_eq!((d.slots.use_slots, d.slots.permanent.len(), d.slots.ignore.len()), (false, 2, 1));
+    }
+
+    #[test]
+    fn a_server_may_hang_for_half_of_ttl() {
+        let limit = |config| read(config).dynamic.hang_limit().map(|limit| limit.as_secs());
+        assert_eq!(limit(json!({})), Some(15));
+        assert_eq!(limit(json!({"ttl": 60})), Some(30));
+        assert_eq!(limit(json!({"ttl": 60, "primary_hang_timeout": 7})), Some(7));
+        assert_eq!(limit(json!({"primary_hang_timeout": 0})), None);
     }
 
     #[test]

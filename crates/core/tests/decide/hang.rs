@@ -17,8 +17,8 @@ fn watches(words: &[&str]) -> bool {
 }
 
 #[test]
-fn nobody_watches_where_it_was_not_asked_for() {
-    assert!(!watches(&["leader"]), "off by default");
+fn the_leader_is_watched_unless_that_is_turned_off() {
+    assert!(watches(&["leader"]));
     assert!(!watches(&["leader", "primary-hang-timeout 0"]));
     assert!(watches(&["leader", "primary-hang-timeout 15"]));
     assert!(!watches(&["leader", "primary-hang-timeout 15", "paused"]));
