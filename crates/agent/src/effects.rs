@@ -37,7 +37,10 @@ impl Node {
             Effect::Checkpoint => self.maintenance.start_checkpoint(&self.woken),
             Effect::ForgetSlotHolders => self.slots.forget_holders(),
             Effect::SyncSlots => {
-                let told = self.agreement.slots(facts.settings.ttl, clock::boot());
+                let told = match plan.memory.failsafe_until() {
+                    Some(_) => Some(self.slots.of_standbys()),
+                    None => self.agreement.slots(facts.settings.ttl, clock::boot()),
+                };
                 self.slots.sync(plan, facts, told);
             }
             Effect::WatchStandbys(wanted) => self.synchronous.watch(wanted, &self.woken),

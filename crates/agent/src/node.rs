@@ -221,7 +221,8 @@ impl Node {
             message.insert("slots".to_owned(), Value::Object(slots.collect()));
         }
         let asked_at = clock::boot();
-        self.store.ask_failsafe(members, &message, budget).await?;
+        let positions = self.store.ask_failsafe(members, &message, budget).await?;
+        self.slots.heard_of_standbys(positions);
         self.watchdog.keepalive();
         Ok(asked_at)
     }

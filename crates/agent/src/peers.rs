@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hyper::Method;
 use patroni_core::JsonMap;
+use patroni_core::lsn::Lsn;
 use patroni_core::name::MemberName;
 use patroni_core::peer::{Peer, PeerStatus};
 pub use patroni_http::HttpClient;
@@ -65,7 +66,7 @@ fn parse_status(body: &str) -> Result<PeerStatus, String> {
 }
 
 /// Asks these members whether this primary may go on without the store (`POST /failsafe`), all at once, each twice
-/// within `limit`.
+/// within `limit`. Returns how far those have received its WAL that say so.
 ///
 /// # Errors
 /// Who did not agree. Whoever does not answer has not agreed.
@@ -74,36 +75,48 @@ pub async fn ask_failsafe(
     members: &BTreeMap<MemberName, String>,
     message: &JsonMap,
     limit: Duration,
-) -> Result<(), String> {
+) -> Result<BTreeMap<MemberName, Lsn>, String> {
     let body = Value::Object(message.clone()).to_string();
     let mut asked = JoinSet::new();
     for (name, api_url) in members.clone() {
         let (http, body) = (http.clone(), body.clone());
         asked.spawn(async move {
             let url = endpoint_url(&api_url, "failsafe");
-            let agreed = agrees(&http, &name, &url, body.clone(), limit / 2).await;
-            (agreed || agrees(&http, &name, &url, body, limit / 2).await).then_some(name)
+            let mut agreed = agrees(&http, &name, &url, body.clone(), limit / 2).await;
+            if agreed.is_none() {
+                agreed = agrees(&http, &name, &url, body, limit / 2).await;
+            }
+            agreed.map(|agreed| (name, agreed.position))
         });
     }
     let mut missing: BTreeSet<&MemberName> = members.keys().collect();
+    let mut positions = BTreeMap::new();
     while let Some(joined) = asked.join_next().await {
-        if let Ok(Some(name)) = joined {
+        if let Ok(Some((name, position))) = joined {
             missing.remove(&name);
+            positions.extend(position.map(|position| (name, position)));
         }
     }
     let names: Vec<&str> = missing.into_iter().map(MemberName::as_str).collect();
-    if names.is_empty() { Ok(()) } else { Err(format!("{} did not agree", names.join(", "))) }
+    if names.is_empty() { Ok(positions) } else { Err(format!("{} did not agree", names.join(", "))) }
 }
 
-async fn agrees(http: &HttpClient, name: &MemberName, url: &str, body: String, limit: Duration) -> bool {
+/// A member that agreed.
+struct Agreed {
+    /// How far a standby has received or replayed WAL, by the header `lsn` of its answer.
+    position: Option<Lsn>,
+}
+
+async fn agrees(http: &HttpClient, name: &MemberName, url: &str, body: String, limit: Duration) -> Option<Agreed> {
     match http.request(Method::POST, url, Some(body), limit).await {
         Ok(response) => {
             tracing::info!(target: "patroni::ha", "Got response from {name} {url}: {}", response.body);
-            response.status == 200 && response.body == "Accepted"
+            let position = response.headers.get("lsn").and_then(|lsn| lsn.to_str().ok()?.parse().ok()).map(Lsn);
+            (response.status == 200 && response.body == "Accepted").then_some(Agreed { position })
         }
         Err(reason) => {
             tracing::warn!(target: "patroni::ha", "Request failed to {name}: POST {url} ({reason})");
-            false
+            None
         }
     }
 }

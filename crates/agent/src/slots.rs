@@ -9,6 +9,7 @@ use patroni_core::cluster::Cluster;
 use patroni_core::facts::Facts;
 use patroni_core::job::UpstreamMember;
 use patroni_core::lsn::Lsn;
+use patroni_core::name::MemberName;
 use patroni_core::plan::Plan;
 use patroni_core::server::{Role, Running, Wal};
 use patroni_core::settings::Settings;
@@ -44,6 +45,8 @@ pub struct Slots {
     last_seen: Option<Arc<Cluster>>,
     /// When members were last seen, while this node leads.
     retained: Option<Retained>,
+    /// How far standbys have received WAL, by their own word, when they last agreed that this primary goes on without the store.
+    standbys: BTreeMap<MemberName, Lsn>,
     ownership: Ownership,
     changes: Option<JoinHandle<()>>,
     logical: Option<JoinHandle<BTreeSet<String>>>,
@@ -54,7 +57,16 @@ impl Slots {
     /// Nothing is under way.
     pub fn new(monitor: Monitor) -> Self {
         let ownership = Ownership::default();
-        Slots { monitor, last_seen: None, retained: None, ownership, changes: None, logical: None, question: None }
+        Slots {
+            monitor,
+            last_seen: None,
+            retained: None,
+            standbys: BTreeMap::new(),
+            ownership,
+            changes: None,
+            logical: None,
+            question: None,
+        }
     }
 
     /// What was found out since the last time.
@@ -92,10 +104,20 @@ impl Slots {
         self.retained = None;
     }
 
+    /// How far standbys have received WAL, as they say in failsafe mode.
+    pub fn heard_of_standbys(&mut self, positions: BTreeMap<MemberName, Lsn>) {
+        self.standbys = positions;
+    }
+
+    /// Where the slots of standbys that read from another one should be on a primary that goes on in failsafe mode: nothing else moves them.
+    pub fn of_standbys(&self) -> BTreeMap<String, Lsn> {
+        self.last_seen.as_deref().map(|cluster| of_cascading(cluster, &self.standbys)).unwrap_or_default()
+    }
+
     /// Begins to bring the slots in order.
     ///
-    /// `told` is where the slots of a primary are that goes on in failsafe mode, by its own word: it cannot tell the store. Without the store
-    /// slots are moved, and neither made nor dropped: which there should be is not known for sure.
+    /// `told` is where slots are in failsafe mode by the word of other nodes, which cannot tell the store: those of the primary that goes on, or,
+    /// on it, those of standbys. Without the store slots are moved, and neither made nor dropped: which there should be is not known for sure.
     pub fn sync(&mut self, plan: &Plan, facts: &Facts, told: Option<BTreeMap<String, Lsn>>) {
         if let Ok(cluster) = &facts.cluster {
             self.last_seen = Some(Arc::clone(cluster));
@@ -124,7 +146,7 @@ impl Slots {
         }
     }
 
-    /// The cluster as it was last seen, with what the primary told of its slots.
+    /// The cluster as it was last seen, with what others reported of the positions of slots since.
     fn cluster(&self, told: Option<BTreeMap<String, Lsn>>) -> Option<Arc<Cluster>> {
         let mut cluster = self.last_seen.clone()?;
         for (name, lsn) in told.into_iter().flatten() {
@@ -176,6 +198,12 @@ impl Slots {
     }
 }
 
+/// The slots of those standbys that read from another one.
+fn of_cascading(cluster: &Cluster, positions: &BTreeMap<MemberName, Lsn>) -> BTreeMap<String, Lsn> {
+    let cascading = cluster.members.values().filter(|member| member.data.tags.replicatefrom().is_some());
+    cascading.filter_map(|member| Some((member.name.slot_name(), *positions.get(&member.name)?))).collect()
+}
+
 fn situation(settings: &Settings, cluster: &Cluster, running: &Running) -> Situation {
     let leads = cluster.leader_name() == Some(&settings.name);
     Situation {
@@ -222,4 +250,28 @@ pub async fn enforce_feedback(control: &mut Control, needed: bool, facts: &Facts
 async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> Option<T> {
     let ended = task.take_if(|task| task.is_finished())?;
     ended.await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use patroni_core::cluster::{Member, MemberData, Version};
+    use patroni_core::tags::Tags;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn standbys_that_read_from_another_one_move_their_slots_on_a_primary_without_the_store() {
+        let name = |name: &str| MemberName::from(name);
+        let member = |own: &str, tags: Value| {
+            let tags = Tags(tags.as_object().cloned().unwrap_or_default());
+            let data = MemberData { tags, ..MemberData::default() };
+            (name(own), Member { name: name(own), version: Version(1), session: None, data })
+        };
+        let members = [member("post-1", json!({})), member("post-2", json!({"replicatefrom": "post-1"}))];
+        let cluster = Cluster { members: members.into(), ..Cluster::default() };
+        let positions = BTreeMap::from([(name("post-1"), Lsn(7)), (name("post-2"), Lsn(5)), (name("gone"), Lsn(3))]);
+        assert_eq!(of_cascading(&cluster, &positions), BTreeMap::from([("post_2".to_owned(), Lsn(5))]));
+        assert_eq!(of_cascading(&cluster, &BTreeMap::new()), BTreeMap::new());
+    }
 }

@@ -99,7 +99,7 @@ impl Store {
         peers::poll(&http, members, limit.min(peers::STATUS_LIMIT)).await
     }
 
-    /// Asks these members whether this primary may go on without the store.
+    /// Asks these members whether this primary may go on without the store. Returns how far they have received its WAL.
     ///
     /// # Errors
     /// Who did not agree.
@@ -108,7 +108,7 @@ impl Store {
         members: &BTreeMap<MemberName, String>,
         message: &JsonMap,
         limit: Duration,
-    ) -> Result<(), String> {
+    ) -> Result<BTreeMap<MemberName, Lsn>, String> {
         let http = self.http.borrow().clone();
         peers::ask_failsafe(&http, members, message, limit.min(peers::STATUS_LIMIT * 2)).await
     }

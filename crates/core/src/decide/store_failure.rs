@@ -41,6 +41,7 @@ impl Tick<'_> {
             return Ok(Verdict::StoreFailed);
         }
         if self.agreed_failsafe()? {
+            self.sync_slots = matches!(self.facts.job, JobFact::Idle | JobFact::Ended(..));
             return Ok(Verdict::Failsafe);
         }
         self.memory.lease_until = None;

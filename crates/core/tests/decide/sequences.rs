@@ -138,6 +138,15 @@ fn slots_of_a_standby_are_moved_while_a_primary_goes_on_without_the_store() {
     assert!(!moves(&["failsafe-leader b", "job restart", "no-store"]));
 }
 
+/// Standbys that read from another one say how far they are when they agree: on the primary nothing else moves their slots.
+#[test]
+fn a_primary_that_goes_on_without_the_store_moves_slots() {
+    let moves = |words| plan_of("leader", words).effects.contains(&Effect::SyncSlots);
+    assert!(moves(&["failsafe a b c", "no-store"]));
+    assert!(!moves(&["failsafe a b c", "failsafe-answer refused", "no-store"]));
+    assert!(!moves(&["failsafe a b c", "job restart", "no-store"]));
+}
+
 /// Whoever is not in `/failsafe` would not be asked by others either: it does not go on.
 #[test]
 fn only_a_leader_that_failsafe_names_goes_on_without_the_store() {
