@@ -21,6 +21,10 @@ pub fn run(files: &[PathBuf]) -> anyhow::Result<()> {
     let mut log: Option<(Log, Arc<Config>)> = None;
     let mut nodes = Vec::new();
     for file in sources {
+        // To `patronictl` a file that it cannot read is none; here it is the whole configuration.
+        if let Some(file) = file {
+            std::fs::File::open(file).with_context(|| file.display().to_string())?;
+        }
         let source = Source::new(file.map(PathBuf::as_path), Environment::of_process());
         let loaded = Config::load(source, Purpose::Ctl)?;
         if log.is_none() {
@@ -88,4 +92,15 @@ fn start(config: &Config) -> anyhow::Result<Arc<RaftNode>> {
     let node = RaftNode::start(options)?;
     tracing::info!("embedded store: {} takes part without PostgreSQL", node.address());
     Ok(node)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_that_cannot_be_read_is_named() {
+        let error = run(&[PathBuf::from("/nowhere/raft.yml")]).expect_err("there is no such file");
+        assert!(format!("{error:#}").starts_with("/nowhere/raft.yml: No such file"), "{error:#}");
+    }
 }
