@@ -14,6 +14,7 @@ use patroni_core::job::{RewindSource, Upstream};
 use patroni_core::lsn::Timeline;
 use patroni_core::server::{DataDir, Postmaster, Running, Server};
 use patroni_core::settings::Settings;
+use patroni_core::units::in_words;
 use patroni_postgres::conf::RunningRecovery;
 use patroni_postgres::monitor::Monitor;
 use patroni_postgres::other_wal;
@@ -111,7 +112,7 @@ impl Maintenance {
         };
         match timeout(limit, rewind::check(control, source, &facts.settings, system_id)).await {
             Ok(check) => check,
-            Err(_) => RewindCheck::Unclear(format!("no answer within {limit:?}")),
+            Err(_) => RewindCheck::Unclear(format!("no answer within {}", in_words(limit))),
         }
     }
 
@@ -121,7 +122,9 @@ impl Maintenance {
         match timeout(MARK_LIMIT, other_wal::mark(&options.data_dir, present)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!("the mark of a diverged data directory: {error}"),
-            Err(_) => tracing::error!("the mark of a diverged data directory: no answer within {MARK_LIMIT:?}"),
+            Err(_) => {
+                tracing::error!("the mark of a diverged data directory: no answer within {}", in_words(MARK_LIMIT))
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::SocketAddr;
 use std::time::Duration;
 
+use patroni_core::units::in_words;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::net::UnixDatagram;
 use tokio::time::timeout;
@@ -83,7 +84,7 @@ impl Notifier {
         let problem = match timeout(LIMIT, socket.send(message.as_bytes())).await {
             Ok(Ok(_)) => return true,
             Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("it took nothing within {LIMIT:?}"),
+            Err(_) => format!("it took nothing within {}", in_words(LIMIT)),
         };
         if !std::mem::replace(&mut self.complained, true) {
             tracing::warn!("systemd could not be told {:?}: {problem}", message.lines().next().unwrap_or_default());

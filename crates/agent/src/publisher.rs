@@ -8,6 +8,7 @@ use patroni_core::cluster::MemberData;
 use patroni_core::facts::Outcome;
 use patroni_core::member_key::MemberKey;
 use patroni_core::time::Moment;
+use patroni_core::units::in_words;
 use patroni_dcs::Dcs;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -82,7 +83,7 @@ async fn write_latest(
         let sent_at = clock::boot();
         let outcome = match tokio::time::timeout(limit, dcs.touch_member(&data)).await {
             Ok(outcome) => outcome,
-            Err(_) => Outcome::Unknown(format!("no answer within {limit:?}")),
+            Err(_) => Outcome::Unknown(format!("no answer within {}", in_words(limit))),
         };
         match &outcome {
             Outcome::Done(()) => {}

@@ -17,6 +17,7 @@ use patroni_core::slots::{
     self, Change, News, Node, Ownership, PrimarySlots, Retained, Situation, published_slots, slot_on_primary,
     wanted_slots,
 };
+use patroni_core::units::in_words;
 use patroni_dcs::LeaderUpdate;
 use patroni_postgres::control::Control;
 use patroni_postgres::monitor::Monitor;
@@ -189,7 +190,8 @@ impl Slots {
                 }
                 Err(_) => {
                     tracing::error!(
-                        "Failed to check {physical} physical slot on the primary within {QUESTION_LIMIT:?}"
+                        "Failed to check {physical} physical slot on the primary within {}",
+                        in_words(QUESTION_LIMIT)
                     );
                     None
                 }
@@ -226,7 +228,7 @@ async fn change(monitor: Monitor, changes: Vec<Change>) {
     match timeout(CHANGES_LIMIT, work).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::error!("replication slots could not be changed: {error}"),
-        Err(_) => tracing::error!("replication slots could not be changed within {CHANGES_LIMIT:?}"),
+        Err(_) => tracing::error!("replication slots could not be changed within {}", in_words(CHANGES_LIMIT)),
     }
 }
 
@@ -239,7 +241,7 @@ pub async fn enforce_feedback(control: &mut Control, needed: bool, facts: &Facts
     let why = match timeout(RELOAD_LIMIT, control.reload(true)).await {
         Ok(Ok(())) => return,
         Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("not within {RELOAD_LIMIT:?}"),
+        Err(_) => format!("not within {}", in_words(RELOAD_LIMIT)),
     };
     tracing::error!("hot_standby_feedback could not be changed: {why}");
     // To be tried again.

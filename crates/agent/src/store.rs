@@ -13,6 +13,7 @@ use patroni_core::peer::Peer;
 use patroni_core::settings::Settings;
 use patroni_core::sync::Electorate;
 use patroni_core::time::Moment;
+use patroni_core::units::in_words;
 use patroni_dcs::{Dcs, Expected, Key, LeaderUpdate, Timing, wire};
 use patroni_http::HttpClient;
 use tokio::sync::watch;
@@ -70,7 +71,7 @@ impl Store {
             Ok(Outcome::Done(cluster)) => Ok(Arc::new(cluster)),
             Ok(Outcome::Refused) => Err("the store refused to be read".to_owned()),
             Ok(Outcome::Failed(why) | Outcome::Unknown(why)) => Err(why),
-            Err(_) => Err(format!("no answer within {limit:?}")),
+            Err(_) => Err(format!("no answer within {}", in_words(limit))),
         }
     }
 
@@ -218,6 +219,6 @@ impl Drop for Timer<'_> {
 async fn within<T>(limit: Duration, write: impl Future<Output = Outcome<T>>) -> Outcome<T> {
     match timeout(limit, write).await {
         Ok(outcome) => outcome,
-        Err(_) => Outcome::Unknown(format!("no answer within {limit:?}")),
+        Err(_) => Outcome::Unknown(format!("no answer within {}", in_words(limit))),
     }
 }

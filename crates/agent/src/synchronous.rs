@@ -10,6 +10,7 @@ use patroni_core::facts::Outcome;
 use patroni_core::lsn::Lsn;
 use patroni_core::parameters::SynchronousStandbyNames;
 use patroni_core::sync::{Inspection, Sender};
+use patroni_core::units::in_words;
 use patroni_postgres::control::Control;
 use patroni_postgres::monitor::Monitor;
 use patroni_postgres::sql::{Connection, Row};
@@ -79,7 +80,7 @@ impl Synchronous {
         let limit = limit.min(QUERY_LIMIT);
         match timeout(limit, self.ask_all(limit)).await {
             Ok(result) => result.map_err(|error| error.to_string()),
-            Err(_) => Err(format!("no answer within {limit:?}")),
+            Err(_) => Err(format!("no answer within {}", in_words(limit))),
         }
     }
 
@@ -132,7 +133,8 @@ impl Synchronous {
             Ok(Ok(())) => Outcome::Done(()),
             Ok(Err(error)) => Outcome::Unknown(error.to_string()),
             Err(_) => Outcome::Unknown(format!(
-                "PostgreSQL does not show '{wanted}' within {limit:?}; is it set by ALTER SYSTEM or on the command line?"
+                "PostgreSQL does not show '{wanted}' within {}; is it set by ALTER SYSTEM or on the command line?",
+                in_words(limit)
             )),
         }
     }

@@ -4,7 +4,19 @@
 //! base unit of the setting. Units are case sensitive: `B kB MB GB TB`, `us ms s min h d`. Base units are
 //! `B kB MB` and `ms s min`, also with a factor, as `pg_settings.unit` gives them (`8kB`, `16MB`).
 
+use std::time::Duration;
+
 use crate::python::{PythonText, general_text};
+
+/// A duration as people read it: `40 ms`, `4.9 s`, `15 s`.
+pub fn in_words(duration: Duration) -> String {
+    let ms = duration.as_millis();
+    match (ms + 50) / 100 {
+        0..10 => format!("{ms} ms"),
+        tenths @ 10..100 if tenths % 10 != 0 => format!("{}.{} s", tenths / 10, tenths % 10),
+        tenths => format!("{} s", (tenths + 5) / 10),
+    }
+}
 
 /// The value as an integer in `base_unit`, rounded half to even; `None` if it is not a number, its unit does not fit,
 /// or it does not fit in 64 bits.
@@ -190,6 +202,23 @@ fn exponent(text: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn durations() {
+        let rows = [
+            (0, "0 ms"),
+            (40, "40 ms"),
+            (949, "949 ms"),
+            (950, "1 s"),
+            (4933, "4.9 s"),
+            (4960, "5 s"),
+            (9950, "10 s"),
+            (12_345, "12 s"),
+            (12_500, "13 s"),
+        ];
+        for (ms, expected) in rows {
+            assert_eq!(super::in_words(std::time::Duration::from_millis(ms)), expected, "{ms}");
+        }
+    }
     use super::*;
     use serde_json::json;
 

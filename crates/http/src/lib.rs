@@ -13,6 +13,7 @@ use hyper::client::conn::http1;
 use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, USER_AGENT};
 use hyper::{Method, Request, Uri};
 use hyper_util::rt::TokioIo;
+use patroni_core::units::in_words;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -78,7 +79,7 @@ pub enum HttpError {
     #[error("{0:?} is not an address of the form http://host:port/path or https://host:port/path")]
     Address(String),
     /// The time was over.
-    #[error("no answer within {0:?}")]
+    #[error("no answer within {}", in_words(*.0))]
     Timeout(Duration),
     /// No connection.
     #[error("no connection to {0}: {1}")]

@@ -4,6 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use patroni_core::units::in_words;
+
 /// An operation on the server failed. The text says what, where, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -29,7 +31,7 @@ pub enum Error {
         stderr: String,
     },
     /// Something took too long.
-    #[error("{what} did not finish within {limit:?}")]
+    #[error("{what} did not finish within {}", in_words(*.limit))]
     Timeout {
         /// What.
         what: String,

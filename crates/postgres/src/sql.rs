@@ -5,6 +5,7 @@ mod tls;
 
 use std::time::Duration;
 
+use patroni_core::units::in_words;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_postgres::{Client, SimpleQueryMessage};
@@ -173,7 +174,7 @@ impl SqlError {
     }
 
     pub(crate) fn timeout(what: String, limit: Duration) -> Self {
-        SqlError { what, message: format!("no answer within {limit:?}"), code: None, timed_out: true }
+        SqlError { what, message: format!("no answer within {}", in_words(limit)), code: None, timed_out: true }
     }
 
     pub(crate) fn other(what: impl Into<String>, message: impl Into<String>) -> Self {

@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper::header::WWW_AUTHENTICATE;
 use patroni_core::cluster::Cluster;
+use patroni_core::units::in_words;
 use patroni_http::tls::VerifyClient;
 use subtle::ConstantTimeEq;
 use tokio::net::lookup_host;
@@ -138,7 +139,7 @@ async fn resolve(host: &str) -> Vec<IpAddr> {
             Vec::new()
         }
         Err(_) => {
-            tracing::error!(target: "patroni::api", "Failed to resolve {host}: no answer within {RESOLVE_LIMIT:?}");
+            tracing::error!(target: "patroni::api", "Failed to resolve {host}: no answer within {}", in_words(RESOLVE_LIMIT));
             Vec::new()
         }
     }

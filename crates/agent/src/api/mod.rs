@@ -10,6 +10,7 @@ use patroni_core::cluster::Cluster;
 use patroni_core::facts::Outcome;
 use patroni_core::request::{Answer, Request};
 use patroni_core::time::{Moment, Now};
+use patroni_core::units::in_words;
 use patroni_core::view::View;
 use patroni_dcs::Dcs;
 use patroni_http::HttpClient;
@@ -153,7 +154,7 @@ impl ApiState {
             Ok(Outcome::Done(cluster)) => return Ok(cluster),
             Ok(Outcome::Refused) => "the store refused".to_owned(),
             Ok(Outcome::Failed(reason) | Outcome::Unknown(reason)) => reason,
-            Err(_) => format!("no answer within {LOAD_LIMIT:?}"),
+            Err(_) => format!("no answer within {}", in_words(LOAD_LIMIT)),
         };
         tracing::warn!(target: "patroni::api", "The store could not be read for a request: {reason}");
         Err(reply::Reply::error_saying(503, &format!("DCS is not accessible: {reason}")))
@@ -169,7 +170,7 @@ impl ApiState {
         match tokio::time::timeout(limit, answer).await {
             Ok(Ok(answer)) => Ok((scheduling, answer)),
             Ok(Err(_)) => Err(reply::Reply::text(503, "Patroni is shutting down")),
-            Err(_) => Err(reply::Reply::text(503, format!("no result within {limit:?}; it may still come"))),
+            Err(_) => Err(reply::Reply::text(503, format!("no result within {}; it may still come", in_words(limit)))),
         }
     }
 }

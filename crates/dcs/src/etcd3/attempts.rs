@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use etcd_client::{Client, Error};
 use patroni_core::facts::Outcome;
+use patroni_core::units::in_words;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::endpoints::Endpoints;
@@ -108,7 +109,7 @@ impl Endpoints {
             }
             Err(_) => {
                 self.failed(generation);
-                return Err((Fate::NotSent, format!("no connection within {patience:?}")));
+                return Err((Fate::NotSent, format!("no connection within {}", in_words(patience))));
             }
         };
         let (url, generation) = (connection.url, connection.generation);
@@ -116,7 +117,7 @@ impl Endpoints {
         let (fate, text) = match timeout(left, send(Attempt { client: connection.client, repeated })).await {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => (failure::fate(&error), failure::text(&error)),
-            Err(_) => (Fate::Unknown, format!("no answer within {patience:?}")),
+            Err(_) => (Fate::Unknown, format!("no answer within {}", in_words(patience))),
         };
         if matches!(fate, Fate::NotSent | Fate::Unknown) {
             self.failed(generation);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Client, Event, EventType, WatchOptions, WatchStream};
+use patroni_core::units::in_words;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -63,7 +64,7 @@ async fn open(shared: &Shared, generation: u64) -> Option<(WatchStream, Client)>
     let problem = match timeout(PATIENCE, opening).await {
         Ok(Ok(stream)) => return Some(stream),
         Ok(Err(problem)) => problem,
-        Err(_) => format!("no answer within {PATIENCE:?}"),
+        Err(_) => format!("no answer within {}", in_words(PATIENCE)),
     };
     tracing::debug!("cannot watch {}: {problem}", shared.prefix);
     shared.endpoints.failed(generation);
@@ -81,7 +82,7 @@ async fn learn_members(shared: &Shared, mut client: Client) {
                 shared.endpoints.learn(voters.flat_map(|member| member.client_urls().to_vec()));
             }
             Ok(Err(error)) => tracing::debug!("the members of etcd are not known: {error}"),
-            Err(_) => tracing::debug!("the members of etcd are not known: no answer within {PATIENCE:?}"),
+            Err(_) => tracing::debug!("the members of etcd are not known: no answer within {}", in_words(PATIENCE)),
         }
         tokio::time::sleep(shared.timing().loop_wait.max(SHORTEST_MEMBERS_INTERVAL)).await;
     }

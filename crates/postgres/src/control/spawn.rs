@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use patroni_core::units::in_words;
 use tokio::process::Command;
 use tokio::time::Instant;
 
@@ -65,7 +66,7 @@ impl Control {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         if begun.elapsed() > Duration::from_millis(500) {
-            tracing::info!("waited {:?} for the processes of a postmaster that is gone", begun.elapsed());
+            tracing::info!("waited {} for the processes of a postmaster that is gone", in_words(begun.elapsed()));
         }
     }
 

@@ -6,6 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use patroni_core::units::in_words;
 use tokio::time::{Instant, timeout_at};
 
 use super::channel::{Channel, LARGE_FRAME, SMALL_FRAME, Secret};
@@ -63,7 +64,7 @@ impl Pool {
         patience: Duration,
     ) -> Result<Return, CallError> {
         let until = Instant::now() + patience;
-        let late = |what: &str| format!("{address}: no {what} within {patience:.1?}");
+        let late = |what: &str| format!("{address}: no {what} within {}", in_words(patience));
         let key = (address.to_owned(), kind(&peer));
         let waiting = self.idle().get_mut(&key).and_then(Vec::pop);
         let mut channel = match waiting {

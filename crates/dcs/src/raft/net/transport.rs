@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use patroni_core::units::in_words;
 use patroni_http::tls::{self, ServerTls, TlsError, VerifyClient};
 use patroni_http::{ClientOptions, TlsFiles};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -87,7 +88,8 @@ impl Transport for Tcp {
             let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
             Ok(Box::new(connector.connect(name, tcp).await?) as Box<dyn Stream>)
         };
-        let late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {CONNECTING:?}"));
+        let late =
+            |_| io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {}", in_words(CONNECTING)));
         timeout(CONNECTING, connecting).await.map_err(late)?
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::{Config, SnapshotPolicy};
+use patroni_core::units::in_words;
 use tokio::time::Instant;
 
 use super::links::Links;
@@ -284,7 +285,7 @@ async fn tell_leader(running: &Running) {
                     tracing::info!("embedded store: {address} leads (term {term})");
                     let without = nobody_since.take().map(|since: Instant| since.elapsed());
                     if let Some(without) = without.filter(|without| *without > LATE) {
-                        tracing::warn!("embedded store: nobody led it for {without:.1?}");
+                        tracing::warn!("embedded store: nobody led it for {}", in_words(without));
                     }
                 }
                 (_, _, term) if *term > 0 => {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use openraft::ChangeMembers;
+use patroni_core::units::in_words;
 use tokio::time::timeout;
 
 use super::{Node, Running, SILENCE, lock};
@@ -74,7 +75,7 @@ async fn take_in(
     node: &Node,
 ) -> Result<(), String> {
     let catching_up = running.raft.add_learner(id, types::Node { addr: address.to_owned() }, true);
-    let late = |_| format!("it did not receive all entries within {CATCHING_UP:?}");
+    let late = |_| format!("it did not receive all entries within {}", in_words(CATCHING_UP));
     timeout(CATCHING_UP, catching_up).await.map_err(late)?.map_err(|error| error.to_string())?;
     lock(&node.answered).insert(id, tokio::time::Instant::now());
     let wanted: BTreeSet<u64> = voters.difference(earlier).copied().chain([id]).collect();
@@ -121,7 +122,7 @@ pub(super) async fn remove(node: &Node, running: &Running, address: &str) -> Ans
 }
 
 async fn agree(running: &Running, change: ChangeMembers<u64, types::Node>) -> Result<(), String> {
-    let late = |_| format!("the members did not agree on the change within {AGREEING:?}");
+    let late = |_| format!("the members did not agree on the change within {}", in_words(AGREEING));
     timeout(AGREEING, running.raft.change_membership(change, false))
         .await
         .map_err(late)?

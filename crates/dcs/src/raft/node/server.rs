@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use patroni_core::units::in_words;
 use tokio::sync::{Semaphore, broadcast};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout};
@@ -180,7 +181,8 @@ impl Node {
     fn hear(&self, reign: Reign, time: Time) {
         if let Some(silence) = self.clock.hear(reign, time).filter(|silence| *silence >= SILENT) {
             tracing::warn!(
-                "embedded store: its leader was not heard of for {silence:.1?}: the network, or a machine, is busy"
+                "embedded store: its leader was not heard of for {}: the network, or a machine, is busy",
+                in_words(silence)
             );
         }
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use patroni_core::units::in_words;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 
@@ -144,7 +145,8 @@ async fn watch_thread() {
         let late = began.elapsed().saturating_sub(WATCHING);
         if late >= LATE {
             tracing::warn!(
-                "embedded store: its thread was held up for {late:.1?}: the machine is busy, elections may follow"
+                "embedded store: its thread was held up for {}: the machine is busy, elections may follow",
+                in_words(late)
             );
         }
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{LogId, LogState, OptionalSend, RaftLogReader, StorageError, StorageIOError, Vote};
+use patroni_core::units::in_words;
 
 use super::files::{Files, Identity, Logged, Record};
 use super::records::Records;
@@ -80,7 +81,7 @@ impl LogStore {
             bytes.store(disk.records.length(), Ordering::Relaxed);
             let took = began.elapsed();
             if took >= SLOW {
-                tracing::warn!("writing the log of the embedded store took {took:.1?}: its disk is busy");
+                tracing::warn!("writing the log of the embedded store took {}: its disk is busy", in_words(took));
             }
             added
         };
