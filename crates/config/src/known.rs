@@ -4,6 +4,8 @@ use patroni_core::JsonMap;
 use serde_json::Value;
 
 use crate::local::Local;
+use crate::origin::Origin;
+use crate::precedence::{Layers, layers_of};
 use crate::warning::Warning;
 
 /// A section and the names that may stand in it. Sections that are not listed may hold anything: tags, parameters,
@@ -77,7 +79,6 @@ const SECTIONS: &[(&str, &[&str])] = &[
         ],
     ),
     ("bootstrap.dcs", DYNAMIC),
-    ("bootstrap.dcs.postgresql", DYNAMIC_POSTGRESQL),
     ("bootstrap.dcs.standby_cluster", STANDBY_CLUSTER),
     ("etcd", ETCD),
     ("etcd3", ETCD),
@@ -122,19 +123,6 @@ const DYNAMIC: &[&str] = &[
     "ignore_slots",
 ];
 
-const DYNAMIC_POSTGRESQL: &[&str] = &[
-    "use_pg_rewind",
-    "use_slots",
-    "recovery_conf",
-    "parameters",
-    "pg_hba",
-    "pg_ident",
-    "pg_ctl_timeout",
-    "remove_data_directory_on_missing_wal",
-    "remove_data_directory_on_rewind_failure",
-    "remove_data_directory_on_diverged_timelines",
-];
-
 const STANDBY_CLUSTER: &[&str] = &[
     "host",
     "port",
@@ -165,6 +153,9 @@ const REPLACED: &[(&str, &str)] = &[
 const IN_THE_STORE: &str =
     "it counts in the store only: use bootstrap.dcs.postgresql.use_slots, or patronictl edit-config";
 
+/// The other way round.
+const IN_A_FILE: &str = "it counts in the configuration file of a node only";
+
 const ETCD: &[&str] = &[
     "host",
     "hosts",
@@ -183,7 +174,7 @@ const ETCD: &[&str] = &[
     "version_prefix",
 ];
 
-/// Names of `postgresql`; others are warned about only if they do not look like the section of a replica method.
+/// Names of `postgresql`, in files and in the store; others are warned about only if they do not look like the section of a replica method.
 const POSTGRESQL: &[&str] = &[
     "listen",
     "connect_address",
@@ -227,24 +218,48 @@ const BOOTSTRAP: &[&str] = &["dcs", "method", "initdb", "post_bootstrap", "post_
 
 /// Finds settings that nobody reads.
 pub(crate) fn unknown(local: &Local) -> Vec<Warning> {
-    let mut found: Vec<Warning> = replaced(local).collect();
+    let mut found: Vec<Warning> = replaced(local).chain(out_of_place(local)).collect();
     for (path, known) in SECTIONS {
         look(local, path, known, |_, _| false, &mut found);
     }
     let is_method = |_: &str, value: &Value| value.is_object();
     look(local, "postgresql", POSTGRESQL, is_method, &mut found);
+    look(local, STORED_POSTGRESQL, POSTGRESQL, is_method, &mut found);
     look(local, "bootstrap", BOOTSTRAP, is_method, &mut found);
     found
 }
 
+/// What nobody reads of the configuration in the store, one line each.
+pub fn unread(config: &JsonMap) -> Vec<String> {
+    let dcs = JsonMap::from_iter([("dcs".to_owned(), Value::Object(config.clone()))]);
+    let tree = JsonMap::from_iter([("bootstrap".to_owned(), Value::Object(dcs))]);
+    let line = |warning: Warning| {
+        let text = warning.to_string().replace("bootstrap.dcs.", "");
+        text.strip_prefix(&format!("{}: ", Origin::Default)).map_or_else(|| text.clone(), str::to_owned)
+    };
+    unknown(&Local { tree, ..Local::default() }).into_iter().map(line).collect()
+}
+
+/// What becomes the section `postgresql` in the store.
+const STORED_POSTGRESQL: &str = "bootstrap.dcs.postgresql";
+
 fn replaced(local: &Local) -> impl Iterator<Item = Warning> {
     let old = REPLACED.iter().copied().chain([("postgresql.use_slots", IN_THE_STORE)]);
-    old.filter_map(|(path, instead)| {
-        let (parent, name) = path.rsplit_once('.')?;
-        let value = section(&local.tree, parent)?.get(name)?;
-        let origin = local.origins.of(path).clone();
-        (!value.is_null()).then_some(Warning::Replaced { path, origin, instead })
-    })
+    old.filter_map(|(path, instead)| no_effect(local, path.to_owned(), instead))
+}
+
+/// Settings of a node, in the configuration of the whole cluster.
+fn out_of_place(local: &Local) -> impl Iterator<Item = Warning> {
+    let of_a_node = |name: &&&str| layers_of(&format!("postgresql.{name}")) == Layers::LocalOnly;
+    let paths = POSTGRESQL.iter().filter(of_a_node).map(|name| format!("{STORED_POSTGRESQL}.{name}"));
+    paths.filter_map(|path| no_effect(local, path, IN_A_FILE))
+}
+
+fn no_effect(local: &Local, path: String, instead: &'static str) -> Option<Warning> {
+    let (parent, name) = path.rsplit_once('.')?;
+    let value = section(&local.tree, parent)?.get(name)?;
+    let origin = local.origins.of(&path).clone();
+    (!value.is_null()).then_some(Warning::Replaced { path, origin, instead })
 }
 
 fn look(
@@ -316,5 +331,31 @@ mod tests {
         for (name, expected) in rows {
             assert_eq!(nearest(name, POSTGRESQL), expected, "{name}");
         }
+    }
+
+    /// All that may stand in `postgresql` of a file may stand in the store, but for what belongs to a node.
+    #[test]
+    fn what_nobody_reads_in_the_store() {
+        let config = serde_json::json!({
+            "ttl": 30, "tttl": 30, "pause": null, "failsafe_mode": true, "check_timeline": true, "ignore_slots": [],
+            "standby_cluster": {"host": "a", "hosts": "b"},
+            "postgresql": {
+                "callbacks": {"on_start": "x"}, "basebackup": [], "create_replica_methods": ["x"], "x": {"command": "y"},
+                "pre_promote": "x", "before_stop": "x", "custom_conf": "x", "bin_dir": "x", "use_unix_socket": true,
+                "pg_hba": [], "pg_ident": [], "recovery_conf": {}, "database": "x", "krbsrvname": "x", "use_slots": true,
+                "pg_ctl_timeout": 1, "remove_data_directory_on_rewind_failure": true, "parameters": {"a": 1},
+                "listen": "x", "data_dir": null, "pg_hab": [],
+            },
+        });
+        let found = unread(config.as_object().expect("an object"));
+        assert_eq!(
+            found,
+            [
+                "the setting postgresql.listen has no effect; it counts in the configuration file of a node only",
+                "unknown setting tttl (did you mean ttl?)",
+                "unknown setting standby_cluster.hosts (did you mean standby_cluster.host?)",
+                "unknown setting postgresql.pg_hab (did you mean postgresql.pg_hba?)",
+            ]
+        );
     }
 }

@@ -25,6 +25,7 @@ pub use config::{Config, Loaded, Purpose, STORES};
 pub use dynamic::{faults_of_change, unusable};
 pub use environment::{CONFIGURATION, Environment, PREFIX};
 pub use error::{ConfigError, WrongValue};
+pub use known::unread;
 pub use local::{Local, Source};
 pub use origin::{Origin, Origins};
 pub use secret::Secret;

@@ -57,7 +57,7 @@ pub enum Warning {
     #[error("{origin}: the setting {path} has no effect; {instead}")]
     Replaced {
         /// The path of the setting.
-        path: &'static str,
+        path: String,
         /// Where it stands.
         origin: Origin,
         /// What to use instead.

@@ -34,6 +34,7 @@ pub(crate) fn of_cluster(cluster: &Cluster, scope: &str, prefix: &str, now_ms: i
         found.push(finding(what, "write the identifier that pg_controldata shows on the leader"));
     }
     found.extend(cluster.settings().into_iter().flat_map(|config| of_values(config, scope)));
+    found.extend(cluster.settings().into_iter().flat_map(|config| of_names(config, scope)));
     found.extend(cluster.settings().and_then(|config| of_timing(config, scope)));
     found.extend(cluster.settings().and_then(|config| of_rewind(config, scope)));
     found.extend(cluster.failover.as_ref().and_then(|request| {
@@ -50,6 +51,12 @@ fn of_values(config: &JsonMap, scope: &str) -> Vec<Finding> {
     let not_in_force =
         |fault| finding(format!("{fault}; it is not in force"), format!("patronictl edit-config {scope}"));
     patroni_config::unusable(config).into_iter().map(not_in_force).collect()
+}
+
+/// What is stored and nobody reads.
+fn of_names(config: &JsonMap, scope: &str) -> Vec<Finding> {
+    let ignored = |text| finding(format!("in the store: {text}"), format!("patronictl edit-config {scope}"));
+    patroni_config::unread(config).into_iter().map(ignored).collect()
 }
 
 /// The lease must not end while an operation is still being retried.
@@ -199,6 +206,11 @@ mod tests {
             (
                 ("config", json!({"ttl": "abc", "postgresql": {"use_pg_rewind": true}})),
                 "ttl is \"abc\", but must be a whole number of seconds; it is not in force",
+                "patronictl edit-config batman",
+            ),
+            (
+                ("config", json!({"tttl": 20, "postgresql": {"use_pg_rewind": true, "callbacks": {"on_start": "x"}}})),
+                "in the store: unknown setting tttl (did you mean ttl?)",
                 "patronictl edit-config batman",
             ),
             (

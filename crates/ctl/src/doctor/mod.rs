@@ -7,6 +7,7 @@ pub(crate) mod keys;
 pub(crate) mod lost;
 pub(crate) mod members;
 pub(crate) mod server;
+pub(crate) mod settings;
 
 use std::fmt;
 

@@ -9,6 +9,7 @@ use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 use super::hba::{self, Rule, Verdict};
 use super::keys::remedy_of_member;
+use super::settings::{SETTINGS, Setting};
 use super::{Finding, finding};
 
 /// A slot may hold back so much WAL, in bytes, before that is told; one that nobody uses less.
@@ -43,6 +44,8 @@ pub(crate) struct Facts {
     pub(crate) turned_down: Vec<(String, String)>,
     /// Lines of `pg_hba.conf` with errors: line and error.
     pub(crate) hba_errors: Vec<(String, String)>,
+    /// Its parameters.
+    pub(crate) settings: Vec<Setting>,
     /// What could not be looked at, and why.
     pub(crate) missed: Vec<(&'static str, String)>,
 }
@@ -132,6 +135,7 @@ pub(crate) async fn ask(client: &Client) -> Facts {
             facts.hba_errors.push((text(row, 6), error));
         }
     }
+    facts.settings = questions.rows("settings", SETTINGS).await.iter().flatten().map(setting).collect();
     facts.missed = questions.missed;
     facts
 }
@@ -170,12 +174,28 @@ fn slot(row: &SimpleQueryRow) -> Slot {
     }
 }
 
+fn list(row: &SimpleQueryRow, index: usize) -> Vec<String> {
+    serde_json::from_str(&text(row, index)).unwrap_or_default()
+}
+
+fn setting(row: &SimpleQueryRow) -> Setting {
+    Setting {
+        name: text(row, 0),
+        value: text(row, 1),
+        vartype: text(row, 2),
+        unit: text(row, 3),
+        values: list(row, 4),
+        source: text(row, 5),
+        file: text(row, 6),
+        waits: text(row, 7) == "t",
+    }
+}
+
 fn rule(row: &SimpleQueryRow) -> Rule {
-    let list = |index| serde_json::from_str::<Vec<String>>(&text(row, index)).unwrap_or_default();
     Rule {
         kind: text(row, 0),
-        databases: list(1),
-        users: list(2),
+        databases: list(row, 1),
+        users: list(row, 2),
         address: text(row, 3),
         mask: text(row, 4),
         method: text(row, 5),
