@@ -135,3 +135,56 @@ fn a_changed_initialize_key_stops_the_node_and_touches_no_data() {
     cluster.nodes[0].wait_primary(Limit(60));
     assert_eq!(cluster.nodes[0].sql("SELECT row FROM t"), "1");
 }
+
+/// What these commands of patronictl say of a cluster whose store is away: exit code 1, and the members' own words.
+#[track_caller]
+fn assert_members_are_asked(cluster: &Cluster, store: &str, rows: &[&str], explained: &[&str]) {
+    let run = |arguments: &[&str]| {
+        let output = cluster.ctl(arguments);
+        let text = [&output.stdout[..], &output.stderr[..]].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {text}");
+        text
+    };
+    let mark = format!("The store ({store} of the configuration) does not answer");
+    for command in ["list", "topology"] {
+        let text = run(&[command]);
+        for row in rows.iter().chain(&[&*mark, "this is what the members say of themselves."]) {
+            let words: Vec<&str> = row.split(' ').collect();
+            let shown = text.lines().any(|line| words.iter().all(|word| line.contains(word)));
+            assert!(shown, "{command}: {row} is missing: {text}");
+        }
+    }
+    let (explain, doctor) = (run(&["explain"]), run(&["doctor"]));
+    for line in explained {
+        assert!(explain.contains(line), "{line} is missing: {explain}");
+    }
+    assert!(explain.contains("Nobody takes over while the store does not answer."), "{explain}");
+    assert!(doctor.contains(&format!("* {mark}")), "{doctor}");
+    let json = cluster.ctl(&["list", "-f", "json"]);
+    assert!(serde_json::from_slice::<patroni_tests::Value>(&json.stdout).is_ok_and(|rows| rows[0]["Member"] == "n0"));
+}
+
+#[test]
+fn with_the_store_away_the_members_are_asked() {
+    let mut cluster = Cluster::of(2).in_etcd().dcs(json!({"failsafe_mode": true})).start();
+    cluster.wait_streaming(0, Limit(20));
+    wait_for("failsafe mode", Limit(20), || cluster.etcd.get("failsafe").ok_or("no key"));
+    let rows = ["n0 Leader running", "n1 Replica streaming"];
+    let explained = ["n0 is primary (running)", "n1 is replica (streaming)"];
+    cluster.etcd.signal(Signal::STOP);
+    assert_members_are_asked(&cluster, "etcd3", &rows, &explained);
+    cluster.etcd.signal(Signal::CONT);
+    cluster.ctl_ok(&["list"]);
+    cluster.etcd.stop();
+    assert_members_are_asked(&cluster, "etcd3", &rows, &explained);
+    cluster.etcd.start(&cluster.sandbox);
+    cluster.ctl_ok(&["list"]);
+}
+
+#[test]
+fn with_the_agents_own_store_away_the_members_are_asked() {
+    let mut cluster = Cluster::of(2).embedded().start();
+    cluster.nodes[1].kill_agent();
+    assert_members_are_asked(&cluster, "raft", &["n0", "n1 no answer"], &["n1 does not answer"]);
+}

@@ -1,5 +1,6 @@
 //! `patronictl`: the command line for clusters of Patroni 4.1 and of patroni-rs alike.
 
+mod by_members;
 mod candidates;
 mod cli;
 mod commands;

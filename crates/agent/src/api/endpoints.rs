@@ -32,6 +32,7 @@ pub(crate) enum Purpose {
     Config,
     Metrics,
     FailsafeMembers,
+    KnownMembers,
     Description,
     /// It changes something.
     Change(Operation),
@@ -96,6 +97,8 @@ pub(crate) enum Shape {
     Metrics,
     /// Names and addresses.
     Members,
+    /// Names, each with the addresses of its REST API and its PostgreSQL.
+    KnownMembers,
     /// An OpenAPI description.
     Description,
 }
@@ -220,6 +223,12 @@ pub(crate) const ENDPOINTS: &[Endpoint] = &[
         Purpose::FailsafeMembers,
         "The members that failsafe mode counts on.",
         &[(200, "Names and addresses.", Shape::Members), (502, "Failsafe mode is off.", Shape::Page)],
+    ),
+    read(
+        "/members",
+        Purpose::KnownMembers,
+        "The members that this node knows of, also while the store does not answer, and where they are.",
+        &[(200, "As of when this node last read the store.", Shape::KnownMembers)],
     ),
     read("/openapi.json", Purpose::Description, "This description.", &[(200, "It.", Shape::Description)]),
     change(

@@ -134,6 +134,7 @@ fn content(shape: Shape) -> Option<(String, Value)> {
         Shape::History => ("application/json", schema("History")),
         Shape::Config => ("application/json", schema("Configuration")),
         Shape::Members => ("application/json", schema("FailsafeMembers")),
+        Shape::KnownMembers => ("application/json", schema("KnownMembers")),
         Shape::Description => ("application/json", json!({"schema": {"type": "object"}})),
     };
     Some((kind.to_owned(), content))
@@ -291,6 +292,10 @@ fn schemas() -> Value {
         },
         "Configuration": object,
         "FailsafeMembers": {"type": "object", "additionalProperties": text},
+        "KnownMembers": {
+            "type": "object",
+            "additionalProperties": {"type": "object", "properties": {"api_url": text, "conn_url": text}},
+        },
     })
 }
 

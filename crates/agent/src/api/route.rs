@@ -9,11 +9,12 @@ use hyper::body::{Body as _, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING};
 use hyper::{Method, Request};
 use patroni_core::JsonMap;
+use patroni_core::cluster::Member;
 use patroni_core::health::{Query, Status, checks};
 use patroni_core::lsn::Lsn;
 use patroni_core::server::{Postmaster, Role, State};
 use patroni_core::view::View;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::access::Client;
 use super::connections::Place;
@@ -107,6 +108,7 @@ impl Reading<'_> {
             Purpose::Config => config::get(self.state, self.known().cluster()).await,
             Purpose::Metrics => self.metrics().await,
             Purpose::FailsafeMembers => failsafe_members(&self.view),
+            Purpose::KnownMembers => known_members(&self.view),
             Purpose::Description => {
                 Reply { content_type: Some("application/json"), ..Reply::text(200, openapi::text()) }
             }
@@ -202,6 +204,16 @@ impl Reading<'_> {
         let page = metrics::page(&self.status(&server), &self.state.metrics);
         Reply { content_type: Some("text/plain"), ..Reply::text(200, page) }
     }
+}
+
+/// Not in Patroni: where patronictl finds the members while the store does not answer.
+fn known_members(view: &View) -> Reply {
+    let members = view.cluster.iter().flat_map(|cluster| cluster.members.values());
+    let entry = |member: &Member| {
+        let addresses = json!({"api_url": member.data.api_url, "conn_url": member.data.conn_url});
+        (member.name.to_string(), addresses)
+    };
+    Reply::json(200, &Value::Object(members.map(entry).collect()))
 }
 
 fn failsafe_members(view: &View) -> Reply {

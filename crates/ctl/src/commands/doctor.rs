@@ -1,18 +1,23 @@
 //! `patronictl doctor`: what is wrong with a cluster or will bite, and the command that mends it.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use patroni_core::cluster::{Address, Cluster, Member};
 use patroni_core::name::MemberName;
 
+use crate::by_members::{self, Sight, Told};
 use crate::cli::definition::{CLUSTER_NAME, Command, GROUP, Kind, Opt};
 use crate::cli::parse::Matches;
-use crate::context::Context;
+use crate::context::{Context, Store};
 use crate::doctor::server::Facts;
-use crate::doctor::{Finding, certificates, finding, keys, lost, members, server};
+use crate::doctor::{Finding, certificates, finding, keys, lost, members, server, settings};
 use crate::error::CtlError;
 use crate::sql::{self, Login};
 use crate::{embedded, output, prompt, statuses};
+
+/// How long the members of the agents' own store are asked, where it does not answer.
+const EMBEDDED_PATIENCE: Duration = Duration::from_millis(300);
 
 pub(crate) const COMMAND: Command = Command {
     name: "doctor",
@@ -36,8 +41,11 @@ pub(crate) const COMMAND: Command = Command {
 async fn run(context: &Context, matches: &Matches) -> Result<(), CtlError> {
     let store = context.open_default(matches)?;
     let login = login(context, matches).await?;
-    let cluster = store.load().await?;
     let scope = store.scope.as_str();
+    let cluster = match by_members::look(context, &store).await? {
+        Sight::Stored(cluster) => cluster,
+        Sight::Told(told) => return report(scope, &of_told(context, &store, &told).await),
+    };
     let now = jiff::Timestamp::now();
     let mut findings = match store.absence(&cluster) {
         Some(absence) => vec![finding(absence, "look at the name, at namespace and at the address of the store")],
@@ -61,14 +69,32 @@ async fn run(context: &Context, matches: &Matches) -> Result<(), CtlError> {
     if let (Some(leader), Some(facts)) = (cluster.leader_member(), facts) {
         findings.extend(of_leader(context, &cluster, scope, leader, facts).await);
     }
+    report(scope, &findings)
+}
+
+fn report(scope: &str, findings: &[Finding]) -> Result<(), CtlError> {
     if findings.is_empty() {
         output::echo(&format!("{scope}: nothing found"));
         return Ok(());
     }
-    for finding in &findings {
+    for finding in findings {
         output::echo(&finding.to_string());
     }
     Err(CtlError::Reported)
+}
+
+/// The store does not answer: that is found, and what the members say.
+async fn of_told(context: &Context, store: &Store, told: &Told) -> Vec<Finding> {
+    let mut findings = vec![finding(
+        told.silence.clone(),
+        "look after the store and the way to it: nobody takes over until it answers. What follows is what the members say of themselves",
+    )];
+    let embedded = tokio::time::timeout(EMBEDDED_PATIENCE, context.look_at_embedded()).await;
+    if let Ok(Ok(Some(picture))) = embedded {
+        findings.extend(embedded::findings::of_store(&picture));
+    }
+    findings.extend(members::of_members(&told.cluster, &told.statuses, &store.scope, &store.prefix));
+    findings
 }
 
 /// As whom PostgreSQL is asked: as the options say, or else as the superuser of the configuration.
@@ -153,7 +179,10 @@ async fn of_leader(
     for member in cluster.members.values().filter(|member| member.name != leader.name) {
         replicas.extend(ip_of(member).await.map(|ip| (member.name.to_string(), ip)));
     }
-    server::findings(&facts, cluster, leader.name.as_str(), scope, user, &replicas)
+    let mut found = server::findings(&facts, cluster, leader.name.as_str(), scope, user, &replicas);
+    let stored = cluster.settings().into_iter();
+    found.extend(stored.flat_map(|config| settings::findings(config, &facts.settings, leader.name.as_str(), scope)));
+    found
 }
 
 /// `too many clients already`, `remaining connection slots are reserved ...`, `too many connections for role ...`

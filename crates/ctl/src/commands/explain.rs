@@ -6,6 +6,7 @@ use patroni_core::election::Election;
 use patroni_core::settings::Dynamic;
 use serde_json::Value;
 
+use crate::by_members::{self, Sight, Told};
 use crate::candidates::{Contender, contenders};
 use crate::cli::definition::{CLUSTER_NAME, Command, GROUP};
 use crate::cli::parse::Matches;
@@ -26,7 +27,13 @@ pub(crate) const COMMAND: Command = Command {
 
 async fn run(context: &Context, matches: &Matches) -> Result<(), CtlError> {
     let store = context.open_default(matches)?;
-    let cluster = store.load().await?;
+    let cluster = match by_members::look(context, &store).await? {
+        Sight::Stored(cluster) => cluster,
+        Sight::Told(told) => {
+            output::write(&explain_told(&told, &store.scope));
+            return Err(CtlError::Reported);
+        }
+    };
     if let Some(absence) = store.absence(&cluster) {
         return failed(absence);
     }
@@ -37,6 +44,26 @@ async fn run(context: &Context, matches: &Matches) -> Result<(), CtlError> {
     }
     output::write(&text);
     Ok(())
+}
+
+/// What is known without the store. Nobody takes a lease that nobody can see.
+fn explain_told(told: &Told, scope: &str) -> String {
+    let mut lines = vec![format!("Cluster {scope}"), String::new(), told.mark(), String::new()];
+    for (name, answer) in &told.statuses {
+        let said = match answer {
+            Ok(status) => {
+                let role = status.text("role").unwrap_or("of unknown role");
+                let state = status.text("replication_state").or(status.text("state")).unwrap_or("state unknown");
+                let agreed = if status.flag("failsafe_mode_is_active") { "; failsafe mode is on" } else { "" };
+                format!("{name} is {role} ({state}){agreed}.")
+            }
+            Err(reason) => format!("{name} does not answer ({reason})."),
+        };
+        lines.push(said);
+    }
+    lines.push(String::new());
+    lines.push("Nobody takes over while the store does not answer.".to_owned());
+    lines.join("\n") + "\n"
 }
 
 /// The whole text. `now_s`: seconds since 1970.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::by_members::{self, Sight};
 use crate::cli::definition::{CLUSTER_NAMES, Command, FORMAT, GROUP, Kind, Opt, WATCH, WATCH_TWO};
 use crate::cli::parse::Matches;
 use crate::context::Context;
@@ -48,23 +49,32 @@ pub(crate) async fn show(context: &Context, matches: &Matches, format: Format) -
     loop {
         // The screen is cleared once the new picture is there, so that it does not flicker.
         let mut text = String::new();
+        let mut silence = None;
         if matches.flag("timestamp") {
             text.push_str(&format!("{}\n", output::timestamp_seconds()));
         }
         for store in &stores {
-            let cluster = store.load().await?;
-            let extended = matches.flag("extended");
-            text.push_str(&members::render(
-                &cluster,
-                Show { scope: &store.scope, extended, format, citus: store.citus },
-            ));
+            let show = Show { scope: &store.scope, extended: matches.flag("extended"), format, citus: store.citus };
+            match by_members::look(context, store).await? {
+                Sight::Stored(cluster) => text.push_str(&members::render(&cluster, show)),
+                Sight::Told(told) => {
+                    text.push_str(&members::render(&told.cluster, show));
+                    silence = Some(match format.is_table() {
+                        true => {
+                            text.push_str(&format!(" {}\n", told.mark()));
+                            CtlError::Reported
+                        }
+                        false => CtlError::Failed(told.mark()),
+                    });
+                }
+            }
         }
         if watch.period() > Duration::ZERO {
             watching::clear_screen();
         }
         output::write(&text);
         if !watch.next().await {
-            return Ok(());
+            return silence.map_or(Ok(()), Err);
         }
     }
 }
