@@ -101,6 +101,14 @@ fn open_with(
     }
 }
 
+/// The section of the embedded store, for one that is open already.
+pub(crate) fn raft_options(configuration: &JsonMap) -> Result<RaftOptions, OpenError> {
+    match choose(configuration)? {
+        Chosen::Raft(options) => Ok(*options),
+        Chosen::Etcd3(_) => Err(OpenError::Replaced),
+    }
+}
+
 /// The section of etcd, for a store that is open already.
 pub(crate) fn etcd3_options(configuration: &JsonMap) -> Result<Etcd3Options, OpenError> {
     match choose(configuration)? {

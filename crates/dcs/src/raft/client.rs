@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use patroni_core::units::in_words;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
@@ -14,6 +15,7 @@ use super::net::{Call, CallError, Channel, LARGE_FRAME, Peer, Pool, Return, Secr
 use super::node::{LocalCall, RaftNode};
 use super::options::RaftOptions;
 use super::protocol::{Answer, Request};
+use super::started::Started;
 use super::state::{Content, Event, Reply, RequestId, Transaction};
 use super::{Tcp, TransportError};
 
@@ -26,6 +28,8 @@ const ASKING: Duration = Duration::from_secs(5);
 
 /// A user of the store.
 pub struct RaftClient {
+    /// `None` where no configuration made it.
+    started: Option<Started>,
     node: Option<Arc<dyn Inside>>,
     pool: Pool,
     /// Where the configuration says that members are.
@@ -96,18 +100,36 @@ impl RaftClient {
         let node = node.map(|node| node as Arc<dyn Inside>);
         // The node in this process is asked directly.
         let addresses = if node.is_some() { options.partner_addrs.clone() } else { options.addresses() };
-        Ok(Self::over(transport, Secret::new(options.password.as_deref()), addresses, node))
+        let client = Self::of(transport, Secret::new(options.password.as_deref()), addresses, node);
+        Ok(Arc::new(RaftClient { started: Some(Started::with(options)), ..client }))
     }
 
+    /// What it was started with.
+    pub(crate) fn started(&self) -> Option<&Started> {
+        self.started.as_ref()
+    }
+
+    /// A client over any transport.
+    #[cfg(test)]
     pub(crate) fn over(
         transport: Arc<dyn Transport>,
         secret: Secret,
         addresses: Vec<String>,
         node: Option<Arc<dyn Inside>>,
     ) -> Arc<Self> {
+        Arc::new(Self::of(transport, secret, addresses, node))
+    }
+
+    fn of(
+        transport: Arc<dyn Transport>,
+        secret: Secret,
+        addresses: Vec<String>,
+        node: Option<Arc<dyn Inside>>,
+    ) -> Self {
         // Not a secret: it only has to differ from that of others.
         let name = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
-        Arc::new(RaftClient {
+        RaftClient {
+            started: None,
             node,
             pool: Pool::new(transport, secret),
             addresses: Mutex::new(addresses.clone()),
@@ -115,7 +137,7 @@ impl RaftClient {
             preferred: AtomicUsize::new(0),
             name,
             count: AtomicU64::new(0),
-        })
+        }
     }
 
     /// Asks until there is an answer or the time is over. A request that changes something must be one that may be
@@ -298,7 +320,7 @@ async fn ask_inside(node: &dyn Inside, request: &Request, patience: Duration) ->
             }
         }
     };
-    let late = || Answer::Unknown(format!("no answer within {patience:.1?}"));
+    let late = || Answer::Unknown(format!("no answer within {}", in_words(patience)));
     timeout(patience + Duration::from_millis(200), asking).await.unwrap_or_else(|_| late())
 }
 
@@ -317,7 +339,7 @@ impl Watch {
                     Ok(Ok(Return::Client(Answer::Events(events)))) => Ok(events),
                     Ok(Ok(_)) => Err("an answer to another question".to_owned()),
                     Ok(Err(error)) => Err(error.to_string()),
-                    Err(_) => Err(format!("silent for {silence:?}")),
+                    Err(_) => Err(format!("silent for {}", in_words(silence))),
                 }
             }
         }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use patroni_core::JsonMap;
 use patroni_core::cluster::{Cluster, MemberData, Version};
 use patroni_core::facts::Outcome;
 use patroni_core::lsn::Lsn;
@@ -19,7 +20,7 @@ use super::state::{Change, Condition, Content, Event, Keep, LeaseId, Reply, Revi
 use crate::boot_time::boot_time;
 use crate::noticed::{Changes, Filter};
 use crate::wire::{self, ClusterPath, RawKey};
-use crate::{Dcs, Expected, Key, LeaderUpdate, Timing};
+use crate::{Dcs, Expected, Key, LeaderUpdate, OpenError, Timing};
 
 /// The handle of one member of the cluster.
 pub struct Raft {
@@ -89,6 +90,19 @@ fn outcome<T>(result: Done<T>) -> Outcome<T> {
 impl Dcs for Raft {
     fn configure(&self, timing: Timing) {
         self.shared.state().timing = timing;
+    }
+
+    fn reload(&self, configuration: &JsonMap) -> Result<(), OpenError> {
+        let options = crate::open::raft_options(configuration)?;
+        let changed = self.shared.client.started().map(|started| started.changed(&options)).unwrap_or_default();
+        if !changed.is_empty() {
+            tracing::warn!(
+                "raft: changed and not in force before the agent is started again: {}. Until then the embedded store goes on with what it was \
+                 started with; in pause a restart of the agent leaves PostgreSQL alone",
+                changed.join(", ")
+            );
+        }
+        Ok(())
     }
 
     async fn load(&self) -> Outcome<Cluster> {

@@ -10,6 +10,7 @@ mod net;
 mod node;
 mod options;
 pub mod protocol;
+mod started;
 pub mod state;
 mod storage;
 mod types;

@@ -137,6 +137,8 @@ struct Lease {
 pub const REMEMBERED: u64 = 60_000;
 /// How many may be remembered; more than that in [`REMEMBERED`] are refused.
 const MOST_REQUESTS: usize = 16_384;
+/// So many more if they keep a lease alive: however much else is written, no leader loses its lease by that.
+const MOST_KEPT: usize = 4096;
 /// Limits of the contents: a store of agents holds kilobytes.
 const MOST_KEYS: usize = 10_000;
 const MOST_LEASES: usize = 10_000;
@@ -289,8 +291,9 @@ impl State {
                 value.len()
             ));
         }
-        if self.recent.len() >= MOST_REQUESTS {
-            return Some(format!("more than {MOST_REQUESTS} changes in {} seconds", REMEMBERED / 1000));
+        let most = MOST_REQUESTS + if transaction.keep.is_some() { MOST_KEPT } else { 0 };
+        if self.recent.len() >= most {
+            return Some(format!("more than {most} changes in {} seconds", REMEMBERED / 1000));
         }
         let new_keys = puts(transaction).filter(|(key, ..)| !self.keys.contains_key(*key)).count();
         let new_lease = transaction.keep.is_some_and(|keep| !self.leases.contains_key(&keep.lease));

@@ -178,6 +178,9 @@ fn what_is_too_much_is_refused() {
     story.at(10);
     let refused = (0..=MOST_REQUESTS).find(|_| matches!(story.run(None, vec![], vec![]), Reply::Full(_)));
     assert_eq!(refused, Some(MOST_REQUESTS));
+    let kept = (0..=MOST_KEPT)
+        .find(|_| matches!(story.run(keep(1, 30), vec![], vec![put("leader", "a", Some(1))]), Reply::Full(_)));
+    assert_eq!(kept, Some(MOST_KEPT), "leases have room of their own");
     story.at(11 + REMEMBERED);
     assert!(matches!(story.run(None, vec![], vec![]), Reply::Done(_)), "later there is room again");
 }
