@@ -7,7 +7,7 @@ use std::sync::Arc;
 use patroni_core::JsonMap;
 use patroni_core::cluster::Version;
 use patroni_core::name::MemberName;
-use patroni_core::settings::Dynamic;
+use patroni_core::settings::{Dynamic, Unusable};
 use patroni_core::tags::truthy;
 use serde_json::Value;
 
@@ -250,6 +250,7 @@ impl Draft {
         of_store.extend(theirs.into_iter().map(|found| wrong(found.what)));
         if self.purpose == Purpose::Agent {
             required(&config)?;
+            self.check_name(&config.name)?;
         }
         let unusable = of_store.iter().map(ToString::to_string).collect();
         config.settings = settings::settings(&config, reading.dynamic, version, unusable);
@@ -259,6 +260,16 @@ impl Draft {
         warnings.extend(of_store);
         warnings.extend(ours.into_iter().map(Warning::Value));
         Ok(config)
+    }
+
+    /// Whoever reads the store takes a key that has a slash in the place of the name for something else.
+    fn check_name(&self, name: &MemberName) -> Result<(), ConfigError> {
+        if !name.as_str().contains('/') {
+            return Ok(());
+        }
+        let allowed = "a text without a slash, because a key of the store has this name".to_owned();
+        let what = Unusable { path: "name".to_owned(), found: format!("{:?}", name.as_str()), allowed };
+        Err(ConfigError::Wrong(vec![WrongValue { origin: self.local.origins.of("name").clone(), what }]))
     }
 
     fn typed(&self, root: &Section<'_>) -> Config {

@@ -98,6 +98,7 @@ fn a_broken_reload_keeps_the_old_configuration() {
         ("a: [", "line 2"),
         ("- a\n", "does not contain a dict"),
         ("name: n\n", "scope is not defined"),
+        (&BASE.replacen("name: n", "name: db/1", 1), "name is \"db/1\", but must be a text without a slash"),
         (
             &format!("{BASE}  use_pg_rewind: maybe\n"),
             ":9: postgresql.use_pg_rewind is \"maybe\", but must be a boolean",
