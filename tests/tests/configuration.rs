@@ -1,7 +1,7 @@
 //! Settings that change while the cluster runs.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
 
-use patroni_tests::{Cluster, Kind, Limit, Programs, Signal, Value, free_port, json, wait_for};
+use patroni_tests::{Cluster, Kind, Limit, Node, Programs, Signal, Value, free_port, json, wait_for};
 
 fn patch(parameters: &Value) -> Value {
     json!({"postgresql": {"parameters": parameters}})
@@ -238,4 +238,59 @@ fn a_standby_with_more_than_configured_waits_for_a_restart() {
     if Programs::find().reference.is_some() {
         assert_eq!(a_standby_shows_what_waits_for_its_restart(Kind::Reference), reason);
     }
+}
+
+/// What PostgreSQL was told: the lines of postgresql.conf and the command line, without what is a node's own.
+fn told(node: &Node) -> Vec<String> {
+    let own = ["listen_addresses", "port", "hba_file", "ident_file", "unix_socket_directories", "primary_"];
+    let file = std::fs::read_to_string(node.data.join("postgresql.conf")).unwrap();
+    let command = std::fs::read_to_string(node.data.join("postmaster.opts")).unwrap();
+    let options = command.split("\"").filter(|word| word.starts_with("--")).map(str::to_owned);
+    let lines = file.lines().filter(|line| line.contains(" = ")).map(str::to_owned);
+    let mut all: Vec<String> =
+        lines.chain(options).filter(|line| !own.iter().any(|name| line.contains(name))).collect();
+    all.retain(|line| !line.starts_with("--config-file"));
+    all.sort();
+    all
+}
+
+/// Null in each kind of parameter means for us what it means for 4.1.5: not given. Where 4.1.5 writes what no server takes, it is not copied.
+#[test]
+fn null_is_not_given_as_with_the_reference() {
+    let mut told_by = Vec::new();
+    for kind in [Kind::Ours, Kind::Reference] {
+        if kind == Kind::Reference && Programs::find().reference.is_none() {
+            eprintln!("SKIPPED: Patroni 4.1.5 is not installed (target/reference); ./test installs it from PyPI");
+            return;
+        }
+        let mut cluster = Cluster::mixed(&[kind]).prepare();
+        let config = &mut cluster.nodes[0].config;
+        config["bootstrap"]["dcs"]["postgresql"] = json!({
+            "parameters": {
+                "archive_mode": "on", "archive_command": null, "synchronous_standby_names": null, "log_line_prefix": null,
+                "work_mem": "5MB", "wal_keep_size": null, "max_wal_senders": null, "restore_command": null, "my.stored": null,
+            },
+            "recovery_conf": {"recovery_end_command": null, "archive_cleanup_command": null}, "pg_ident": null,
+        });
+        config["postgresql"]["parameters"]["work_mem"] = json!(null);
+        config["postgresql"]["parameters"]["temp_buffers"] = json!(null);
+        config["postgresql"]["parameters"]["jit"] = json!(null);
+        config["postgresql"]["parameters"]["my.own"] = json!(null);
+        config["postgresql"]["recovery_conf"] = json!({"restore_command": null});
+        cluster.start_node(0);
+        let node = &cluster.nodes[0];
+        node.wait_primary(Limit(60));
+        let first = told(node);
+        let stored = json!({"ttl": 20, "loop_wait": 1, "retry_timeout": 3, "postgresql": {"parameters": {
+            "autovacuum_naptime": null, "cpu_tuple_cost": null, "DateStyle": null, "my.later": null, "enable_sort": null,
+            "log_statement": null, "wal_log_hints": null, "statement_timeout": "7s",
+        }}});
+        assert_eq!(node.request("PUT", "/config", Some(&stored)).unwrap().status, 200);
+        node.wait_sql("SHOW statement_timeout", "7s", Limit(30));
+        told_by.push((first, told(node), node.sql("SELECT string_agg(name || '=' || setting, ' ' ORDER BY name) FROM pg_settings \
+            WHERE name IN ('archive_command', 'autovacuum_naptime', 'DateStyle', 'log_line_prefix', 'work_mem', 'jit', 'wal_log_hints')")));
+    }
+    assert_eq!(told_by[0], told_by[1], "ours, and 4.1.5's");
+    let words = format!("{told_by:?}");
+    assert!(!words.contains("None") && !words.contains("null"), "{words}");
 }
