@@ -283,10 +283,10 @@ fn null_is_not_given_as_with_the_reference() {
         let first = told(node);
         let stored = json!({"ttl": 20, "loop_wait": 1, "retry_timeout": 3, "postgresql": {"parameters": {
             "autovacuum_naptime": null, "cpu_tuple_cost": null, "DateStyle": null, "my.later": null, "enable_sort": null,
-            "log_statement": null, "wal_log_hints": null, "statement_timeout": "7s",
+            "log_statement": null, "wal_log_hints": null, "deadlock_timeout": "7s",
         }}});
         assert_eq!(node.request("PUT", "/config", Some(&stored)).unwrap().status, 200);
-        node.wait_sql("SHOW statement_timeout", "7s", Limit(30));
+        node.wait_sql("SHOW deadlock_timeout", "7s", Limit(30));
         told_by.push((first, told(node), node.sql("SELECT string_agg(name || '=' || setting, ' ' ORDER BY name) FROM pg_settings \
             WHERE name IN ('archive_command', 'autovacuum_naptime', 'DateStyle', 'log_line_prefix', 'work_mem', 'jit', 'wal_log_hints')")));
     }

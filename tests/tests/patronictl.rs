@@ -309,6 +309,12 @@ fn reinit_waits_until_the_copy_runs_and_the_doctor_sees_what_is_wrong() {
         let told = ["n0 could not archive 0000", "(last success: never); segments that wait: "];
         if told.iter().all(|one| found.contains(one)) { Ok(()) } else { Err(found) }
     });
+    wait_for("why the replica does not stream", Limit(30), || {
+        let found = text(&cluster.ctl(&["doctor"]));
+        let line = found.lines().find(|line| line.starts_with("* n1 does not stream"));
+        let told = line.is_some_and(|line| line.contains("FATAL:  no pg_hba.conf entry for replication connection"));
+        if told { Ok(()) } else { Err(found) }
+    });
 
     cluster.nodes[1].kill_agent();
     let explained = cluster.ctl_ok(&["explain"]);

@@ -236,4 +236,8 @@ impl StatusProbe for Probe {
     async fn probe(&self) -> Postmaster {
         self.0.postmaster_state(Instant::now() + api::QUERY_LIMIT).await
     }
+
+    async fn refusal(&self) -> Option<String> {
+        patroni_postgres::upstream::refusal(&self.0).await
+    }
 }

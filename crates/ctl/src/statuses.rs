@@ -1,6 +1,7 @@
 //! What the members themselves say (`GET /patroni`), all asked at the same time.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use http::Method;
@@ -51,6 +52,11 @@ impl Status {
         self.document.get(key)?.as_str()
     }
 
+    /// Why its primary refuses it, where that is known: see [`ask_upstream`].
+    pub(crate) fn refusal(&self) -> Option<&str> {
+        self.text(REFUSAL)
+    }
+
     /// The key is there and true.
     pub(crate) fn flag(&self, key: &str) -> bool {
         self.document.get(key) == Some(&Value::Bool(true))
@@ -77,6 +83,30 @@ pub(crate) async fn ask_all(context: &Context, cluster: &Cluster) -> Statuses {
     let asked = cluster.members.values().map(|member| async { (member.name.clone(), ask(context, member).await) });
     join_all(asked).await.into_iter().collect()
 }
+
+/// Asks members that do not stream why. Those of Patroni do not know.
+pub(crate) async fn ask_upstream(context: &Context, cluster: &Cluster, statuses: &mut Statuses) {
+    let silent = statuses.iter_mut().filter_map(|(name, answer)| {
+        let status = answer.as_mut().ok()?;
+        let streams = status.text("replication_state") == Some("streaming");
+        let follows = status.text("role") == Some("replica") && status.text("state") == Some("running") && !streams;
+        Some((cluster.members.get(name).filter(|_| follows)?, status))
+    });
+    let asked = silent.map(|(member, status)| async move {
+        let answer = context.request(member, Method::GET, Some("upstream"), None, UPSTREAM_PATIENCE).await.ok()?;
+        let document: JsonMap = serde_json::from_str(&answer.body).ok()?;
+        let error = document.get("error").filter(|error| error.is_string())?;
+        status.document.insert(REFUSAL.to_owned(), error.clone());
+        Some(())
+    });
+    join_all(asked).await;
+}
+
+/// Where the answer of [`ask_upstream`] is kept, a name that no document has.
+const REFUSAL: &str = "error of the upstream";
+
+/// A member may have to try a connection.
+const UPSTREAM_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Asks one.
 pub(crate) async fn ask(context: &Context, member: &Member) -> Result<Status, Silence> {

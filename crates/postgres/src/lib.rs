@@ -28,6 +28,7 @@ mod server_log;
 pub mod slots;
 pub mod sql;
 pub mod unfinished;
+pub mod upstream;
 
 pub use error::Error;
 

@@ -33,6 +33,7 @@ pub(crate) enum Purpose {
     Metrics,
     FailsafeMembers,
     KnownMembers,
+    Upstream,
     Description,
     /// It changes something.
     Change(Operation),
@@ -99,6 +100,8 @@ pub(crate) enum Shape {
     Members,
     /// Names, each with the addresses of its REST API and its PostgreSQL.
     KnownMembers,
+    /// Why the primary refuses this standby.
+    Upstream,
     /// An OpenAPI description.
     Description,
 }
@@ -229,6 +232,12 @@ pub(crate) const ENDPOINTS: &[Endpoint] = &[
         Purpose::KnownMembers,
         "The members that this node knows of, also while the store does not answer, and where they are.",
         &[(200, "As of when this node last read the store.", Shape::KnownMembers)],
+    ),
+    read(
+        "/upstream",
+        Purpose::Upstream,
+        "Why a standby does not stream: what its primary answers to a replication connection, tried at most every 5 seconds.",
+        &[(200, "The error, if there is one.", Shape::Upstream)],
     ),
     read("/openapi.json", Purpose::Description, "This description.", &[(200, "It.", Shape::Description)]),
     change(

@@ -135,6 +135,7 @@ fn content(shape: Shape) -> Option<(String, Value)> {
         Shape::Config => ("application/json", schema("Configuration")),
         Shape::Members => ("application/json", schema("FailsafeMembers")),
         Shape::KnownMembers => ("application/json", schema("KnownMembers")),
+        Shape::Upstream => ("application/json", schema("Upstream")),
         Shape::Description => ("application/json", json!({"schema": {"type": "object"}})),
     };
     Some((kind.to_owned(), content))
@@ -292,6 +293,7 @@ fn schemas() -> Value {
         },
         "Configuration": object,
         "FailsafeMembers": {"type": "object", "additionalProperties": text},
+        "Upstream": {"type": "object", "properties": {"error": text}},
         "KnownMembers": {
             "type": "object",
             "additionalProperties": {"type": "object", "properties": {"api_url": text, "conn_url": text}},

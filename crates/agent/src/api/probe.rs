@@ -16,6 +16,11 @@ pub trait StatusProbe: Send + Sync + 'static {
     ///
     /// May take as long as it likes: whoever waits has a deadline. It is dropped after [`QUERY_LIMIT`].
     async fn probe(&self) -> Postmaster;
+
+    /// Why the primary refuses a replication connection of this standby, if it does.
+    async fn refusal(&self) -> Option<String> {
+        None
+    }
 }
 
 /// How long a question may go unanswered until those who wait, and all who come later, are told that nothing is known.
@@ -33,6 +38,9 @@ pub const QUERY_LIMIT: Duration = Duration::from_secs(10);
 /// How old an answer may be to be given again: a burst of checks costs one query.
 const FRESH: Duration = Duration::from_millis(20);
 
+/// How old the answer about the primary may be to be given again: it costs a connection there.
+const REFUSAL_FRESH: Duration = Duration::from_secs(5);
+
 type Answer = Option<Arc<Postmaster>>;
 
 /// One probe for all.
@@ -40,6 +48,7 @@ pub(crate) struct SharedProbe {
     probe: Arc<dyn StatusProbe>,
     // Held for a few instructions only, never while waiting.
     current: Mutex<Option<Question>>,
+    refusal: Mutex<Option<(Instant, Option<String>)>>,
 }
 
 #[derive(Clone)]
@@ -51,7 +60,23 @@ struct Question {
 
 impl SharedProbe {
     pub(crate) fn new(probe: Arc<dyn StatusProbe>) -> Self {
-        SharedProbe { probe, current: Mutex::new(None) }
+        SharedProbe { probe, current: Mutex::new(None), refusal: Mutex::new(None) }
+    }
+
+    /// Why the primary refuses this standby, if it does. While that is found out, others get the answer before.
+    pub(crate) async fn refusal(&self) -> Option<String> {
+        let last = || self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        {
+            let mut last = last();
+            let before = last.as_ref().and_then(|(_, text)| text.clone());
+            if last.as_ref().is_some_and(|(at, _)| at.elapsed() < REFUSAL_FRESH) {
+                return before;
+            }
+            *last = Some((Instant::now(), before));
+        }
+        let found = tokio::time::timeout(QUERY_LIMIT, self.probe.refusal()).await.ok().flatten();
+        *last() = Some((Instant::now(), found.clone()));
+        found
     }
 
     /// What the server does, at most so long after it was asked: without an answer until then it is [`NO_ANSWER`].
@@ -120,6 +145,30 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(50)).await;
             Postmaster::Stopping
         }
+    }
+
+    struct Refused(AtomicUsize);
+
+    #[async_trait]
+    impl StatusProbe for Refused {
+        async fn probe(&self) -> Postmaster {
+            Postmaster::Stopping
+        }
+
+        async fn refusal(&self) -> Option<String> {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Some(format!("no {}", self.0.fetch_add(1, Ordering::SeqCst)))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_primary_is_asked_once_in_a_while() {
+        let shared = Arc::new(SharedProbe::new(Arc::new(Refused(AtomicUsize::new(0)))));
+        let (first, meanwhile) = tokio::join!(shared.refusal(), shared.refusal());
+        assert_eq!((first.as_deref(), meanwhile.as_deref()), (Some("no 0"), None));
+        assert_eq!(shared.refusal().await.as_deref(), Some("no 0"));
+        tokio::time::sleep(REFUSAL_FRESH).await;
+        assert_eq!(shared.refusal().await.as_deref(), Some("no 1"));
     }
 
     #[tokio::test(start_paused = true)]

@@ -109,6 +109,7 @@ impl Reading<'_> {
             Purpose::Metrics => self.metrics().await,
             Purpose::FailsafeMembers => failsafe_members(&self.view),
             Purpose::KnownMembers => known_members(&self.view),
+            Purpose::Upstream => self.upstream().await,
             Purpose::Description => {
                 Reply { content_type: Some("application/json"), ..Reply::text(200, openapi::text()) }
             }
@@ -197,6 +198,12 @@ impl Reading<'_> {
             patroni2::history(&mut document);
         }
         Reply::json(200, &document)
+    }
+
+    /// Not in Patroni.
+    async fn upstream(&self) -> Reply {
+        let error = self.state.probe.refusal().await;
+        Reply::json(200, &error.map_or_else(|| json!({}), |error| json!({"error": error})))
     }
 
     async fn metrics(&self) -> Reply {

@@ -11,7 +11,7 @@ use crate::cli::definition::{CLUSTER_NAME, Command, GROUP, Kind, Opt};
 use crate::cli::parse::Matches;
 use crate::context::{Context, Store};
 use crate::doctor::server::Facts;
-use crate::doctor::{Finding, certificates, finding, keys, lost, members, server, settings};
+use crate::doctor::{Finding, certificates, finding, keys, lost, members, server, settings, wal};
 use crate::error::CtlError;
 use crate::sql::{self, Login};
 use crate::{embedded, output, prompt, statuses};
@@ -54,7 +54,8 @@ async fn run(context: &Context, matches: &Matches) -> Result<(), CtlError> {
     if let Some(picture) = context.look_at_embedded().await? {
         findings.extend(embedded::findings::of_store(&picture));
     }
-    let statuses = statuses::ask_all(context, &cluster).await;
+    let mut statuses = statuses::ask_all(context, &cluster).await;
+    statuses::ask_upstream(context, &cluster, &mut statuses).await;
     findings.extend(members::of_members(&cluster, &statuses, scope, &store.prefix));
     findings.extend(of_certificates(context, &cluster, scope, now.as_second()).await);
     let facts = match ask_leader(&cluster, &login).await {
@@ -67,6 +68,7 @@ async fn run(context: &Context, matches: &Matches) -> Result<(), CtlError> {
     };
     findings.extend(lost::findings(&cluster, facts.as_ref()));
     if let (Some(leader), Some(facts)) = (cluster.leader_member(), facts) {
+        findings.extend(wal::findings(&cluster, &statuses, &facts, scope));
         findings.extend(of_leader(context, &cluster, scope, leader, facts).await);
     }
     report(scope, &findings)

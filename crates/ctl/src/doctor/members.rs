@@ -2,6 +2,7 @@
 
 use patroni_core::cluster::{Cluster, Initialize, Member};
 use patroni_core::disk::{DISK_KEY, size, troubles};
+use patroni_core::name::MemberName;
 use patroni_core::view::FAILURE_KEY;
 use serde_json::Value;
 
@@ -82,10 +83,15 @@ fn of_key(cluster: &Cluster, member: &Member, status: Option<&Status>, scope: &s
     // Without a leader there is nobody to stream from.
     if !cluster.is_unlocked() && !is_leader && data.is_running() && !streams && !data.tags.nostream() {
         let state = data.replication_state.as_deref().unwrap_or("not connected");
-        found.push(finding(
-            format!("{name} does not stream ({state})"),
-            format!("look into the log of PostgreSQL on {name} for the error of its WAL receiver"),
-        ));
+        found.push(match status.and_then(Status::refusal) {
+            Some(error) => {
+                finding(format!("{name} does not stream ({state}): {error}"), remedy_of_refusal(error, name, scope))
+            }
+            None => finding(
+                format!("{name} does not stream ({state})"),
+                format!("look into the log of PostgreSQL on {name} for the error of its WAL receiver"),
+            ),
+        });
     }
     // Where it is not known, that has other reasons, which are found.
     let behind = position(member, status).map_or(0, |position| cluster.status.last_lsn.0.saturating_sub(position.0));
@@ -96,6 +102,19 @@ fn of_key(cluster: &Cluster, member: &Member, status: Option<&Status>, scope: &s
         ));
     }
     found
+}
+
+/// What helps against an error of PostgreSQL at a replication connection.
+fn remedy_of_refusal(error: &str, name: &MemberName, scope: &str) -> String {
+    if error.contains("pg_hba.conf") {
+        format!("let it in by postgresql.pg_hba of the primary, then patronictl reload {scope}")
+    } else if error.contains("password") || error.contains("role \"") {
+        format!(
+            "correct postgresql.authentication.replication on {name}, then patronictl reload {scope} {name}; or the role on the primary"
+        )
+    } else {
+        format!("look after the way from {name} to the primary")
+    }
 }
 
 fn of_status(cluster: &Cluster, member: &Member, status: &Status) -> Vec<Finding> {
@@ -145,7 +164,6 @@ fn of_status(cluster: &Cluster, member: &Member, status: &Status) -> Vec<Finding
 mod tests {
     use std::collections::BTreeMap;
 
-    use patroni_core::name::MemberName;
     use patroni_dcs::wire::{self, RawKey};
     use serde_json::json;
 
@@ -220,6 +238,12 @@ mod tests {
                 false,
             ),
             (json!({"replication_state": null}), json!({}), "b does not stream (not connected)", false),
+            (
+                json!({"replication_state": null}),
+                json!({"error of the upstream": "FATAL:  password authentication failed"}),
+                "b does not stream (not connected): FATAL:  password authentication failed",
+                false,
+            ),
             (
                 json!({"replication_state": "diverged", "tags": {"nofailover": true, "nostream": true}}),
                 json!({}),

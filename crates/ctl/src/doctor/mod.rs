@@ -8,6 +8,7 @@ pub(crate) mod lost;
 pub(crate) mod members;
 pub(crate) mod server;
 pub(crate) mod settings;
+pub(crate) mod wal;
 
 use std::fmt;
 

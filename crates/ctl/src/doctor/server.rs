@@ -10,6 +10,7 @@ use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 use super::hba::{self, Rule, Verdict};
 use super::keys::remedy_of_member;
 use super::settings::{SETTINGS, Setting};
+use super::wal::{KEPT_WAL, KeptWal};
 use super::{Finding, finding};
 
 /// A slot may hold back so much WAL, in bytes, before that is told; one that nobody uses less.
@@ -44,6 +45,8 @@ pub(crate) struct Facts {
     pub(crate) turned_down: Vec<(String, String)>,
     /// Lines of `pg_hba.conf` with errors: line and error.
     pub(crate) hba_errors: Vec<(String, String)>,
+    /// Its WAL.
+    pub(crate) kept_wal: KeptWal,
     /// Its parameters.
     pub(crate) settings: Vec<Setting>,
     /// What could not be looked at, and why.
@@ -134,6 +137,9 @@ pub(crate) async fn ask(client: &Client) -> Facts {
         } else {
             facts.hba_errors.push((text(row, 6), error));
         }
+    }
+    for row in questions.rows("the WAL that is left", KEPT_WAL).await.iter().flatten() {
+        facts.kept_wal = KeptWal { first: text(row, 0), segment_size: text(row, 1).parse().unwrap_or(0) };
     }
     facts.settings = questions.rows("settings", SETTINGS).await.iter().flatten().map(setting).collect();
     facts.missed = questions.missed;
