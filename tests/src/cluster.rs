@@ -100,7 +100,7 @@ pub struct Cluster {
     /// The nodes, named `n0`, `n1`, ...
     pub nodes: Vec<Node>,
     /// The third vote beside two agents that keep the store themselves.
-    pub(crate) witness: Option<Controller>,
+    pub witness: Option<Controller>,
     /// The store.
     pub etcd: Etcd,
     /// Where the agents keep the store, if they do.

@@ -185,7 +185,9 @@ fn with_the_store_away_the_members_are_asked() {
 #[test]
 fn with_the_agents_own_store_away_the_members_are_asked() {
     let mut cluster = Cluster::of(2).embedded().start();
+    cluster.wait_voters(3, Limit(40));
     cluster.nodes[1].kill_agent();
+    drop(cluster.witness.take());
     wait_for("the store misses its majority", Limit(20), || match cluster.ctl(&["list"]).status.success() {
         true => Err("it answers"),
         false => Ok(()),

@@ -207,8 +207,6 @@ fn as_stored(known: &BTreeMap<MemberName, Member>, statuses: &Statuses) -> Clust
     }
     if let Some((name, status)) = leader {
         keys.insert("leader".to_owned(), raw(&name.as_str().into()));
-        let position = status.position("location").or_else(|| status.position("received_location"));
-        keys.extend(position.map(|lsn| ("status".to_owned(), raw(&json!({"optime": lsn})))));
         if status.text("role") == Some("standby_leader") {
             config.insert("standby_cluster".to_owned(), json!({"host": "not known"}));
         }
@@ -217,6 +215,10 @@ fn as_stored(known: &BTreeMap<MemberName, Member>, statuses: &Statuses) -> Clust
             keys.insert("sync".to_owned(), raw(&sync));
         }
     }
+    // Where the leader does not say how far it is, lag is what others have more.
+    let furthest = || statuses.values().filter_map(|answer| wal_end(answer.as_ref().ok()?)).max();
+    let end = leader.and_then(|(_, status)| wal_end(status)).or_else(furthest);
+    keys.extend(end.map(|lsn| ("status".to_owned(), raw(&json!({"optime": lsn})))));
     keys.insert("config".to_owned(), raw(&Value::Object(config)));
     let mut cluster = wire::cluster(&keys);
     for (name, member) in &mut cluster.members {
@@ -232,6 +234,10 @@ fn as_stored(known: &BTreeMap<MemberName, Member>, statuses: &Statuses) -> Clust
 
 fn leads(status: &Status) -> bool {
     matches!(status.text("role"), Some("primary" | "master" | "standby_leader"))
+}
+
+fn wal_end(status: &Status) -> Option<u64> {
+    ["location", "received_location", "replayed_location"].iter().filter_map(|key| status.position(key)).max()
 }
 
 fn timeline(status: &Status) -> u64 {
@@ -362,6 +368,22 @@ mod tests {
                 "batman\tc\tc\tReplica\tno answer\t\tunknown\t\tunknown\t",
             ]
         );
+    }
+
+    #[test]
+    fn without_a_leader_lag_is_what_others_have_more() {
+        let known = ["b", "c"].map(|name| {
+            let addresses = json!({"api_url": "http://x/patroni", "conn_url": format!("postgres://{name}/postgres")});
+            (MemberName::from(name), member(name, &addresses))
+        });
+        let status = |lsn: u64| {
+            let document = json!({"state": "running", "role": "replica", "xlog": {"received_location": lsn}});
+            Ok(Status { document: document.as_object().cloned().expect("an object"), clock_ahead_s: None })
+        };
+        let statuses = [("b", status(0x0300_0000)), ("c", status(0x0200_0000))];
+        let statuses = statuses.map(|(name, status)| (MemberName::from(name), status)).into();
+        let cluster = as_stored(&known.into(), &statuses);
+        assert_eq!((cluster.leader_name(), cluster.status.last_lsn.0), (None, 0x0300_0000));
     }
 
     #[test]

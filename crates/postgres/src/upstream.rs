@@ -28,7 +28,7 @@ pub async fn refusal(monitor: &Monitor) -> Option<String> {
     // psql, because it reads conninfo and password file as the server does.
     let mut command = monitor.programs().command("psql");
     command.args(["-X", "-A", "-t", "-w", "-c", "IDENTIFY_SYSTEM", "-d"]);
-    command.arg(format!("{conninfo} replication=true {CONNECT_TIMEOUT}"));
+    command.arg(format!("{conninfo} replication=true {CONNECT_TIMEOUT}")).env("LC_ALL", "C");
     let tried = programs::run(command, None, Stderr::Keep, &Cancel::new(), Some(LIMIT)).await;
     match tried {
         Ok(output) if output.status.success() => None,
