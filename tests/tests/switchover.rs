@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use patroni_tests::{Cluster, Limit, Writer, json, wait_for};
+use patroni_tests::{Cluster, Limit, Value, Writer, json, wait_for};
 
 #[test]
 fn rest_and_patronictl_switch_over() {
@@ -152,4 +152,25 @@ fn a_failover_request_with_the_leader_gone_is_honoured() {
     let other = 3 - leader;
     cluster.ctl_ok(&["failover", "batman", "--candidate", &format!("n{other}"), "--force"]);
     cluster.wait_streaming(other, Limit(30));
+}
+
+/// Debian's default: a superuser by socket and without a password, no user for pg_rewind. Whether the former primary has WAL of its own
+/// cannot be found out, so nothing is waited for: twice `loop_wait` would be 40 s here.
+#[test]
+fn without_a_user_for_rewind_the_former_primary_follows_without_waiting() {
+    let mut cluster = Cluster::of(2)
+        .in_etcd()
+        .dcs(json!({"ttl": 60, "loop_wait": 20, "retry_timeout": 10}))
+        .config(json!({"postgresql": {
+            "authentication": {"superuser": {"password": null}, "rewind": null}, "use_unix_socket": true,
+        }}))
+        .prepare();
+    cluster.start_node(0);
+    cluster.nodes[0].wait_state("leads", Limit(60), |state| state["role"] == "primary" && state["state"] == "running");
+    cluster.start_node(1);
+    let streams = |state: &Value| state["replication_state"] == "streaming";
+    cluster.nodes[1].wait_state("streams", Limit(60), streams);
+    let answer = cluster.nodes[0].post("/switchover", &json!({"leader": "n0", "candidate": "n1"}));
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    cluster.nodes[0].wait_state("follows", Limit(30), streams);
 }

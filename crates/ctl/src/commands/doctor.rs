@@ -59,7 +59,7 @@ async fn run(context: &Context, matches: &Matches) -> Result<(), CtlError> {
     findings.extend(members::of_members(&cluster, &statuses, scope, &store.prefix));
     findings.extend(of_certificates(context, &cluster, scope, now.as_second()).await);
     let facts = match ask_leader(&cluster, &login).await {
-        Asked::Answered(facts) => Some(facts),
+        Asked::Answered(facts) => Some(*facts),
         Asked::Full(finding) => {
             findings.push(finding);
             None
@@ -137,7 +137,7 @@ async fn of_certificates(context: &Context, cluster: &Cluster, scope: &str, now_
 
 /// What became of the question to PostgreSQL of the leader.
 enum Asked {
-    Answered(Facts),
+    Answered(Box<Facts>),
     /// It takes no more connections, which is found.
     Full(Finding),
     /// It could not be asked from here, which is no trouble of the cluster.
@@ -162,7 +162,7 @@ async fn ask_leader(cluster: &Cluster, login: &Login) -> Asked {
     for (about, reason) in &facts.missed {
         output::warn(&format!("{about}: not looked at: {reason}"));
     }
-    Asked::Answered(facts)
+    Asked::Answered(Box::new(facts))
 }
 
 /// What is found in that.
