@@ -123,6 +123,32 @@ fn pg_rewind_outlives_an_agent_that_dies_and_the_next_one_waits_for_it() {
     assert_not_copied(&cluster);
 }
 
+/// A file that root owns: pg_rewind stopped half-way there, and what it left could neither be started nor rewound again.
+#[test]
+fn pg_rewind_is_not_begun_where_it_would_stop_half_way() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can make a file that the user of PostgreSQL cannot replace");
+        return;
+    }
+    let mut cluster = Cluster::of(2).start();
+    if cluster.programs.test_the_reference() {
+        eprintln!("skipped: the reference begins");
+        return;
+    }
+    diverge(&mut cluster, |_| {});
+    cluster.sandbox.file(cluster.nodes[1].data.join("notes"), "of the primary, so that pg_rewind copies them");
+    let notes = cluster.nodes[0].data.join("notes");
+    std::fs::write(&notes, "of root").unwrap();
+    cluster.start_node(0);
+    cluster.nodes[0].wait_log("pg_rewind would stop half-way, and is not begun", Limit(60));
+    cluster.nodes[0].wait_log("notes (Permission denied", Limit(1));
+    assert_eq!(cluster.nodes[0].log().matches("running pg_rewind from dbname=").count(), 0);
+    assert_eq!(cluster.nodes[0].postmaster(), None, "started with rows that nobody else has");
+    cluster.sandbox.give(&notes);
+    assert_follows(&cluster);
+    assert_not_copied(&cluster);
+}
+
 #[test]
 fn a_node_that_cannot_be_rewound_is_kept_until_it_may_be_copied_anew() {
     let mut cluster = with_own_pg_rewind(|_| "echo 'pg_rewind: fatal: it is Monday' >&2\nexit 1".to_owned());

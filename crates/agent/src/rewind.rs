@@ -61,13 +61,14 @@ pub async fn run(
     control.learn_version().await?;
     let context = RewindContext::new(control.conf(), settings.rewind.use_pg_rewind, None, QUERY_LIMIT);
     match rewind::run(&context, source, None, cancel, progress).await {
-        Ok(()) => {
+        Ok(timeline) => {
             rewind::cleanup_archive_status(&context).await?;
-            Ok(JobOutcome::Done)
+            Ok(JobOutcome::Rewound(timeline))
         }
         Err(RewindError::Failed { source_name, error }) => {
             Ok(JobOutcome::Failed(format!("Failed to rewind from healthy primary: {source_name}: {error}")))
         }
+        Err(RewindError::Refused(why)) => Ok(JobOutcome::Refused(why)),
         Err(RewindError::Local(error)) => Err(error),
         Err(postponed @ (RewindError::NotYet(_) | RewindError::SourceLost { .. })) => {
             tracing::info!("{postponed}; will try again");

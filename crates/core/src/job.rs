@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::JsonMap;
-use crate::lsn::Lsn;
+use crate::lsn::{Lsn, Timeline};
 use crate::name::MemberName;
 use crate::server::{Role, SlotKind};
 use crate::time::Moment;
@@ -295,8 +295,12 @@ pub enum JobOutcome {
     Done,
     /// Stopped on request before the point of no return.
     Cancelled,
+    /// pg_rewind is done: the node has the WAL of the primary in that timeline, where it is known.
+    Rewound(Option<Timeline>),
     /// It failed; the text says why and what to do.
     Failed(String),
+    /// It was not begun, because it would have failed half-way; nothing was changed. The text says why and what to do.
+    Refused(String),
     /// It started PostgreSQL, which has not yet become ready.
     StillStarting,
     /// The pre_promote script refused the promotion.

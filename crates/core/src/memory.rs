@@ -44,6 +44,8 @@ pub struct Memory {
     pub compared_with: Option<(MemberName, Timeline)>,
     /// How often pg_rewind failed in a row.
     pub rewind_attempts: u32,
+    /// pg_rewind was not begun when it was last tried.
+    pub rewind_refusal: Option<RewindRefusal>,
     /// When the remote primary of a standby cluster was last asked for a comparison, and nothing followed from it.
     pub remote_asked_at: Option<Moment>,
     /// Since when a stopped node waits for the leader to be ready for a comparison.
@@ -122,6 +124,7 @@ impl Memory {
             stalled: None,
             compared_with: None,
             rewind_attempts: 0,
+            rewind_refusal: None,
             remote_asked_at: None,
             comparison_awaited_since: None,
             crash_recovery_since: None,
@@ -180,6 +183,17 @@ pub enum Rewind {
     Failed(Moment, u32),
     /// It failed too often: people have been told.
     GivenUp,
+    /// pg_rewind was not begun at that time, because it would stop half-way. Nothing was changed.
+    Refused(Moment),
+}
+
+/// pg_rewind would stop half-way.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RewindRefusal {
+    /// What is in the way, and what to do.
+    pub why: Arc<str>,
+    /// How often in a row.
+    pub times: u32,
 }
 
 /// A standby that does not stream.

@@ -3,6 +3,7 @@
 //! The sentences are those that Patroni's operators and their tools know; tests compare the variants.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::name::{MemberName, SystemId};
@@ -148,6 +149,8 @@ pub enum Verdict {
     ReinitializingMissingWal,
     /// Somebody else has shut PostgreSQL down, a moment ago.
     StoppedByOutsider,
+    /// pg_rewind was not begun, because it would stop half-way.
+    RewindRefused(Arc<str>),
     /// pg_rewind did not succeed: what is in the data directory is not started.
     RewindUnfinished,
     /// Paused, holding the lease, not primary: given up.
@@ -348,6 +351,9 @@ impl fmt::Display for Verdict {
             Verdict::ReinitializingMissingWal => f.write_str("reinitializing because the WAL that follows is gone"),
             Verdict::StoppedByOutsider => {
                 f.write_str("postgres was shut down, and not by this agent: it is started again in a moment")
+            }
+            Verdict::RewindRefused(why) => {
+                write!(f, "pg_rewind would stop half-way and was not begun: {why}")
             }
             Verdict::RewindUnfinished => f.write_str("not starting postgres, because pg_rewind did not succeed"),
             Verdict::NotPrimaryReleased => {

@@ -48,6 +48,14 @@ impl Unfinished {
         Unfinished::Rewind { source: source.to_owned(), timeline: timeline.0, inode: inode(data_dir), boot: boot() }
     }
 
+    /// That of the primary which pages are taken from.
+    pub(crate) fn timeline(&self) -> Option<Timeline> {
+        match self {
+            Unfinished::Clone => None,
+            Unfinished::Rewind { timeline, .. } => Some(Timeline(*timeline)),
+        }
+    }
+
     /// Leaves the mark on disk before anything is done.
     ///
     /// # Errors

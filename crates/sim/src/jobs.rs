@@ -276,8 +276,9 @@ impl Hand {
         });
         self.takes(300..2000).await;
         let Some(theirs) = self.copyable(&source.name, true) else { return failed("pg_rewind lost its source") };
+        let timeline = theirs.wal.timeline();
         self.lay_down(theirs, &source.name);
-        JobOutcome::Done
+        JobOutcome::Rewound(Some(timeline))
     }
 
     fn lay_down(&self, theirs: Data, follows: &MemberName) {

@@ -19,6 +19,9 @@ const REWIND_ATTEMPTS: u32 = 5;
 /// How long a standby may stand still before that is looked into.
 const STALL: Duration = Duration::from_secs(10);
 
+/// After how many refusals in a row the pause before the next attempt, which looks at all files, grows no more.
+const GROWING_PAUSES: u32 = 6;
+
 /// The pause before a rewind that was put off is tried again.
 const REWIND_PAUSE: Duration = Duration::from_secs(1);
 
@@ -215,7 +218,7 @@ impl Tick<'_> {
             }
             self.memory.rewind = Rewind::Needed;
         }
-        if let Rewind::Failed(..) | Rewind::GivenUp = self.memory.rewind {
+        if let Rewind::Failed(..) | Rewind::GivenUp | Rewind::Refused(_) = self.memory.rewind {
             return Ok(self.after_failed_rewind(cluster));
         }
         self.suspect_other_wal(cluster);
@@ -352,6 +355,9 @@ impl Tick<'_> {
             self.start(Job::Reinitialize { source, follow });
             return Some(Verdict::ReinitializingFailedRewind);
         }
+        if let Rewind::Refused(at) = self.memory.rewind {
+            return self.after_refused_rewind(cluster, at);
+        }
         let Rewind::Failed(at, attempts) = self.memory.rewind else { return Some(Verdict::RewindUnfinished) };
         if attempts >= REWIND_ATTEMPTS {
             self.memory.rewind = Rewind::GivenUp;
@@ -368,6 +374,18 @@ impl Tick<'_> {
         }
         let source = self.rewind_source(cluster)?;
         Some(Verdict::RewindWaiting(source.to_string()))
+    }
+
+    /// What is in the way may have been taken out of it.
+    fn after_refused_rewind(&mut self, cluster: &Cluster, at: Moment) -> Option<Verdict> {
+        self.rewind_source(cluster)?;
+        let refusal = self.memory.rewind_refusal.clone()?;
+        let pause = self.settings.loop_wait * refusal.times.min(GROWING_PAUSES);
+        if self.facts.now.boot.since(at) >= pause {
+            self.memory.rewind = Rewind::Needed;
+            self.wake_after = Duration::ZERO;
+        }
+        Some(Verdict::RewindRefused(refusal.why))
     }
 }
 

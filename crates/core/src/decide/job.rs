@@ -7,12 +7,11 @@ use super::{Needs, Tick, title};
 use crate::cluster::Cluster;
 use crate::facts::{JobFact, Outcome};
 use crate::health;
-use crate::job::{DemoteMode, Job, JobOutcome, JobView, Stage, Upstream};
-use crate::memory::{Rewind, Starting};
+use crate::job::{DemoteMode, Job, JobOutcome, JobView, RewindSource, Stage, Upstream};
+use crate::memory::{Rewind, RewindRefusal, Starting};
 use crate::plan::JobOrder;
 use crate::request::Answer;
 use crate::server::{Postmaster, Role, State};
-use crate::time::Moment;
 use crate::verdict::{Level, Verdict};
 
 impl Tick<'_> {
@@ -53,6 +52,7 @@ impl Tick<'_> {
                     memory.role = Role::Uninitialized;
                     memory.rewind = Rewind::Unknown;
                     memory.rewind_attempts = 0;
+                    memory.rewind_refusal = None;
                 }
             }
             Job::Bootstrap => memory.state = health::bootstrap_state(&view.stage),
@@ -201,10 +201,7 @@ impl Tick<'_> {
                 memory.role = if done { Role::Replica } else { Role::Uninitialized };
                 memory.creation_failed_at = (!done).then_some(now);
             }
-            Job::Rewind { .. } => {
-                memory.rewind = after_rewind(outcome, now, &mut memory.rewind_attempts);
-                memory.timeline = None;
-            }
+            Job::Rewind { source } => self.after_rewind(source, outcome),
             Job::CopySlots { .. } => self.after_copy(outcome),
             Job::Follow { .. } => {}
         }
@@ -233,7 +230,9 @@ impl Tick<'_> {
             JobOutcome::Done => Answer::Done("restarted successfully".to_owned()),
             JobOutcome::StillStarting => Answer::Failed("postgres is still starting".to_owned()),
             JobOutcome::Failed(why) => Answer::Failed(format!("restart failed: {why}")),
-            JobOutcome::PrePromoteFailed | JobOutcome::Cancelled => Answer::Failed("restart failed".to_owned()),
+            JobOutcome::Rewound(_) | JobOutcome::Refused(_) | JobOutcome::PrePromoteFailed | JobOutcome::Cancelled => {
+                Answer::Failed("restart failed".to_owned())
+            }
         };
         self.replies.insert(id, answer);
     }
@@ -291,18 +290,40 @@ impl Tick<'_> {
             }
         }
     }
-}
 
-fn after_rewind(outcome: &JobOutcome, now: Moment, attempts: &mut u32) -> Rewind {
-    match outcome {
-        JobOutcome::Done => {
-            *attempts = 0;
-            Rewind::Done
-        }
-        JobOutcome::Cancelled => Rewind::Postponed(now),
-        JobOutcome::Failed(_) | JobOutcome::StillStarting | JobOutcome::PrePromoteFailed => {
-            *attempts += 1;
-            Rewind::Failed(now, *attempts)
+    fn after_rewind(&mut self, source: &RewindSource, outcome: &JobOutcome) {
+        let now = self.facts.now.boot;
+        let memory = &mut self.memory;
+        memory.timeline = None;
+        let refused = memory.rewind_refusal.take();
+        match outcome {
+            JobOutcome::Done | JobOutcome::Rewound(_) => {
+                memory.rewind_attempts = 0;
+                memory.rewind = Rewind::Done;
+                memory.compared_with = match (source, outcome) {
+                    (RewindSource::Leader(leader), JobOutcome::Rewound(Some(timeline))) => {
+                        Some((leader.name.clone(), *timeline))
+                    }
+                    _ => None,
+                };
+            }
+            JobOutcome::Cancelled => {
+                memory.rewind_refusal = refused;
+                memory.rewind = Rewind::Postponed(now);
+            }
+            JobOutcome::Refused(why) => {
+                memory.rewind = Rewind::Refused(now);
+                let times = refused.map_or(1, |refused| refused.times.saturating_add(1));
+                memory.rewind_refusal = Some(RewindRefusal { why: why.as_str().into(), times });
+                if times == 1 {
+                    let text = format!("pg_rewind would stop half-way, and is not begun. Nothing was changed: {why}");
+                    self.note(Level::Error, text);
+                }
+            }
+            JobOutcome::Failed(_) | JobOutcome::StillStarting | JobOutcome::PrePromoteFailed => {
+                memory.rewind_attempts += 1;
+                memory.rewind = Rewind::Failed(now, memory.rewind_attempts);
+            }
         }
     }
 }

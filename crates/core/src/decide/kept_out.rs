@@ -69,10 +69,6 @@ impl Tick<'_> {
     /// Timelines would not show it if this node had other WAL than the leader: it is on the same one, or on one that the leader, which
     /// is not promoted yet, may call its own in a moment; and it was not compared with that leader.
     pub(super) fn may_hold_other_wal(&self, cluster: &Cluster) -> bool {
-        if self.memory.rewind == Rewind::Done {
-            // It has the WAL of the primary that it was rewound from, and needs more of it to become consistent.
-            return false;
-        }
         let Some((leader, theirs)) = self.other_leader(cluster) else { return false };
         let Some(mine) = self.latest_timeline() else { return false };
         let promoted = cluster.leader_member().is_some_and(|member| member.data.is_primary());

@@ -64,12 +64,14 @@ impl Tick<'_> {
     pub(super) fn after_copy(&mut self, outcome: &JobOutcome) {
         let now = self.facts.now.boot;
         let pause = match outcome {
-            JobOutcome::Done | JobOutcome::Cancelled | JobOutcome::PrePromoteFailed => self.settings.loop_wait,
+            JobOutcome::Done | JobOutcome::Rewound(_) | JobOutcome::Cancelled | JobOutcome::PrePromoteFailed => {
+                self.settings.loop_wait
+            }
             JobOutcome::StillStarting => {
                 self.memory.starting = Some(Starting { since: now, timeout: None });
                 self.settings.loop_wait
             }
-            JobOutcome::Failed(_) => PAUSE_AFTER_FAILURE,
+            JobOutcome::Failed(_) | JobOutcome::Refused(_) => PAUSE_AFTER_FAILURE,
         };
         self.memory.copy_slots_after = self.memory.copy_slots_after.max(Some(now + pause));
     }

@@ -82,6 +82,22 @@ fn that_pg_rewind_was_given_up_is_told_once() {
     assert_eq!((first, told(&scene).0), (1, 0));
 }
 
+/// What is in the way of pg_rewind is an error once, however often that is tried again.
+#[test]
+fn that_pg_rewind_was_refused_is_told_once() {
+    let mut scene = read_scene("stopped; ended rewind refused; use-pg-rewind").expect("a scene");
+    let told = |scene: &Scene| {
+        let plan = scene.play().1;
+        (plan.notes.iter().filter(|note| note.level == Level::Error).count(), plan.memory)
+    };
+    let (first, memory) = told(&scene);
+    assert_eq!(memory.rewind_refusal.as_ref().map(|refusal| refusal.times), Some(1));
+    scene.memory = memory;
+    let (second, memory) = told(&scene);
+    assert_eq!((first, second), (1, 0));
+    assert_eq!(memory.rewind_refusal.map(|refusal| refusal.times), Some(2), "the pause grows");
+}
+
 /// The role of a node that is demoted is told after the stop: `on_stop` is called in the role that the server had.
 #[test]
 fn a_stop_is_told_in_the_role_of_the_server() {

@@ -20,7 +20,7 @@ use patroni_core::job::{
 };
 use patroni_core::lsn::{Lsn, Timeline};
 use patroni_core::member_key::MemberKey;
-use patroni_core::memory::{Handover, Holding, Memory, Rewind, Stalled, Starting, StepDown};
+use patroni_core::memory::{Handover, Holding, Memory, Rewind, RewindRefusal, Stalled, Starting, StepDown};
 use patroni_core::name::{MemberName, SystemId};
 use patroni_core::parameters::SynchronousStandbyNames;
 use patroni_core::peer::{DIVERGED, Peer, PeerStatus};
@@ -492,6 +492,11 @@ impl Scene {
                     "failed" => Rewind::Failed(NOW, 1),
                     "failed-often" => Rewind::Failed(NOW, 5),
                     "given-up" => Rewind::GivenUp,
+                    "refused" | "refused-before" => {
+                        memory.rewind_refusal = Some(RewindRefusal { why: "root owns PG_VERSION".into(), times: 1 });
+                        let since = Duration::from_secs(if value == "refused" { 0 } else { 60 });
+                        Rewind::Refused(Moment(NOW.0.saturating_sub(since)))
+                    }
                     _ => return false,
                 }
             }
@@ -521,6 +526,7 @@ impl Scene {
             "lease-left" => {
                 memory.lease_until = Some(NOW + Duration::from_secs(value.parse().expect("seconds")));
             }
+            "lease-of-before" => memory.lease_until = None,
             "restart-scheduled" => {
                 let at = WallTime(WALL.0 + value.parse::<i64>().expect("seconds") * 1000);
                 memory.scheduled_restart = Some(scheduled_restart(at));
@@ -590,6 +596,8 @@ impl Scene {
                     "done" => JobOutcome::Done,
                     "cancelled" => JobOutcome::Cancelled,
                     "failed" => JobOutcome::Failed("no space left on device".into()),
+                    "rewound" => JobOutcome::Rewound(Some(Timeline(1))),
+                    "refused" => JobOutcome::Refused("root owns PG_VERSION".into()),
                     "still-starting" => JobOutcome::StillStarting,
                     "pre-promote-failed" => JobOutcome::PrePromoteFailed,
                     _ => return false,

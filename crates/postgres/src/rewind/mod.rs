@@ -5,6 +5,7 @@
 //! history belong together. Only the timeline of a local *running* standby needs `IDENTIFY_SYSTEM`; `psql` sends it.
 
 mod archive;
+mod beforehand;
 mod local;
 mod program;
 mod same_timeline;
@@ -135,6 +136,9 @@ pub enum RewindError {
     /// It was not begun, because the primary is not ready. Nothing was changed; try again soon.
     #[error("{0}")]
     NotYet(String),
+    /// It was not begun, because it would stop half-way: files that it cannot replace, or no room. Nothing was changed.
+    #[error("{0}")]
+    Refused(String),
     /// pg_rewind failed, and the primary cannot be reached any more. Whether pg_rewind can be run again, [`check`] finds out.
     #[error("Failed to rewind because primary {source_name} become unreachable: {error}")]
     SourceLost {
@@ -159,7 +163,7 @@ pub enum RewindError {
     Local(Error),
 }
 
-/// Rewinds the stopped server of this node to the primary `source`. `checkpoint_done` is what the primary's member key says: `Some(false)`
+/// Rewinds the stopped server of this node to the primary `source`, and returns the timeline of that, where it is known. `checkpoint_done` is what the primary's member key says: `Some(false)`
 /// while it has not yet written its first checkpoint as primary; `None` where that is unknown, then it is asked.
 ///
 /// pg_rewind itself has no time limit: it copies what has to be copied. `cancel` ends the waiting for it: it works on, and whoever calls this next
@@ -173,17 +177,21 @@ pub async fn run(
     checkpoint_done: Option<bool>,
     cancel: &Cancel,
     progress: &Progress,
-) -> std::result::Result<(), RewindError> {
+) -> std::result::Result<Option<Timeline>, RewindError> {
     local::refuse_if_running(context).map_err(RewindError::Local)?;
     let data_dir = &context.options.data_dir;
     let waited = wait_for_rewind(&context.programs, data_dir, cancel, progress).await.map_err(cancelled_or_local)?;
     if waited && Unfinished::in_force(data_dir, peek_state(data_dir)).is_none() {
+        let timeline = Unfinished::read(data_dir).and_then(|finished| finished.timeline());
         Unfinished::clear(data_dir);
         ask_to_write(context, source).await;
-        return Ok(());
+        return Ok(timeline);
     }
     archive_ready_wals(context, cancel).await.map_err(cancelled_or_local)?;
     let timeline = is_ready(context, source, checkpoint_done).await?;
+    if let Some(why) = beforehand::refusal(context, source, cancel).await.map_err(cancelled_or_local)? {
+        return Err(RewindError::Refused(why));
+    }
     progress.commit(cancel, format!("running pg_rewind from {source}")).map_err(cancelled_or_local)?;
     let was_torn = Unfinished::read(data_dir).is_some();
     Unfinished::rewind(data_dir, &source.to_string(), timeline).mark(data_dir).map_err(RewindError::Local)?;
@@ -194,7 +202,7 @@ pub async fn run(
     }
     let Err(error) = result else {
         ask_to_write(context, source).await;
-        return Ok(());
+        return Ok(Some(timeline));
     };
     if matches!(error, Error::Cancelled) {
         return Err(RewindError::Cancelled);

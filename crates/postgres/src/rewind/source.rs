@@ -1,5 +1,7 @@
 //! The primary to rewind from.
 
+use std::time::Duration;
+
 use patroni_core::history::{Switch, parse_history};
 use patroni_core::job::RewindSource;
 use patroni_core::lsn::{Lsn, Timeline};
@@ -15,7 +17,7 @@ pub(super) struct Source {
     connection: Connection,
     name: String,
     user: String,
-    limit: std::time::Duration,
+    limit: Duration,
 }
 
 /// The timeline of the primary and how it came about.
@@ -23,6 +25,17 @@ pub(super) struct PrimaryTimeline {
     pub(super) timeline: Timeline,
     /// Empty on timeline 1.
     pub(super) history: Vec<Switch>,
+}
+
+/// Something in the data directory of the primary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SourceFile {
+    /// Within the data directory; tablespaces are below `pg_tblspc/OID`.
+    pub(super) path: String,
+    /// In bytes; `None` for a directory.
+    pub(super) size: Option<u64>,
+    /// Where a tablespace is.
+    pub(super) location: Option<String>,
 }
 
 /// How pg_rewind, and this module, connect to the primary.
@@ -95,6 +108,28 @@ impl Source {
     pub(super) async fn wal(&self, file: &str, from: u64, length: u64) -> Result<Option<String>> {
         let read = format!("pg_catalog.pg_read_binary_file('pg_wal/{file}', {from}, {length}, true)");
         self.value(&format!("SELECT pg_catalog.encode({read}, 'hex')")).await
+    }
+
+    /// All files and directories, by the functions that pg_rewind lists them with.
+    pub(super) async fn files(&self, limit: Duration) -> Result<Vec<SourceFile>> {
+        let sql = "WITH RECURSIVE tree AS ( \
+                SELECT name AS path, (pg_catalog.pg_stat_file(name, true)).* \
+                FROM pg_catalog.pg_ls_dir('.', true, false) AS name \
+            UNION ALL \
+                SELECT within.path, (pg_catalog.pg_stat_file(within.path, true)).* \
+                FROM tree, LATERAL (SELECT tree.path || '/' || name AS path \
+                    FROM pg_catalog.pg_ls_dir(tree.path, true, false) AS name) AS within \
+                WHERE tree.isdir) \
+            SELECT tree.path, CASE WHEN NOT tree.isdir THEN tree.size END, pg_catalog.pg_tablespace_location(spc.oid) \
+            FROM tree LEFT JOIN pg_catalog.pg_tablespace AS spc ON tree.path = 'pg_tblspc/' || spc.oid::text \
+            WHERE tree.isdir IS NOT NULL";
+        let rows = self.connection.query_within(sql, limit).await?;
+        let file = |path: &str, size, location: Option<&str>| SourceFile {
+            path: path.to_owned(),
+            size,
+            location: location.map(str::to_owned),
+        };
+        Ok(rows.iter().filter_map(|row| Some(file(row.get(0)?, row.parse(1), row.get(2)))).collect())
     }
 
     /// It has this WAL file, be it on another timeline.
