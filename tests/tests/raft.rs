@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use patroni_tests::{Cluster, Controller, Limit, Sandbox, Value, json, wait_for};
+use patroni_tests::{Cluster, Controller, Limit, Sandbox, Value, Writer, json, wait_for};
 
 const TTL: u64 = 20;
 
@@ -44,6 +44,24 @@ fn a_lost_leader_host_costs_a_lease_and_comes_back() {
     cluster.nodes[0].wait_sql("SELECT sum(value) FROM kept", "3", Limit(10));
     let rows = cluster.wait_voters(3, Limit(30));
     assert_eq!(rows.len(), 3, "it is the member that it was: {rows:?}");
+}
+
+/// After its end the others elect nobody for some seconds, in which nobody can take the lease.
+#[test]
+fn a_leader_that_is_stopped_hands_the_store_over_before_its_lease() {
+    let mut cluster = Cluster::of(3).embedded().start();
+    let rows = cluster.wait_voters(3, Limit(10));
+    assert_eq!(leads_store(&rows), cluster.members.as_ref().unwrap().0[0].as_str(), "it leads the store, too");
+    let writer = Writer::start(&cluster, 0);
+    std::thread::sleep(Duration::from_secs(1));
+    cluster.nodes[0].terminate(Limit(30));
+    let leader = cluster.wait_leader_among(&[1, 2], Limit(30));
+    cluster.nodes[leader].wait_primary(Limit(10));
+    std::thread::sleep(Duration::from_secs(1));
+    println!("the longest gap between two writes was {:?}", writer.stop().longest_gap);
+    let log = cluster.nodes[0].log();
+    let (store, lease) = (log.find("the lead was handed over to"), log.find("Leader key released"));
+    assert!(store.is_some() && store < lease, "{log}");
 }
 
 #[test]

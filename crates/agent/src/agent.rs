@@ -189,6 +189,7 @@ async fn assemble(
         agreement,
         takeover: Takeover::default(),
         tick_began: Instant::now(),
+        store_handed_over: false,
         metrics,
         configuration,
         monitor,

@@ -42,6 +42,9 @@ use crate::watchdog::WatchdogDevice;
 /// How long the local server may take to answer when it is looked at.
 const INSPECT_LIMIT: Duration = Duration::from_secs(3);
 
+/// How long the store may take to prepare for the end of this agent.
+const HANDOVER_LIMIT: Duration = Duration::from_secs(1);
+
 /// This node, as the loop needs it.
 pub struct Node {
     pub(crate) store: Store,
@@ -69,6 +72,8 @@ pub struct Node {
     pub(crate) takeover: Takeover,
     /// When the tick that runs began.
     pub(crate) tick_began: Instant,
+    /// The store knows that this agent ends.
+    pub(crate) store_handed_over: bool,
 }
 
 impl World for Node {
@@ -83,6 +88,11 @@ impl World for Node {
         let member_key = self.publisher.known();
         // Before the server is looked at: told that a job has ended, nobody may see the server as it was before.
         let job = self.jobs.fact(&settings, clock::boot());
+        // Before PostgreSQL stops: whoever takes the lease then needs a store with a leader.
+        let shutdown = *self.shutdown.borrow();
+        if shutdown && !std::mem::replace(&mut self.store_handed_over, true) {
+            self.store.hand_over(limit.within(HANDOVER_LIMIT, clock::boot())).await;
+        }
         let budget = limit.within(settings.retry_timeout, clock::boot());
         let inspect_until = Instant::now() + budget.min(INSPECT_LIMIT);
         let (cluster, server) = tokio::join!(self.store.load(budget), self.monitor.inspect(inspect_until));
@@ -98,7 +108,7 @@ impl World for Node {
             server: Arc::new(server),
             job,
             requests: self.requests.facts(),
-            shutdown: *self.shutdown.borrow(),
+            shutdown,
             watchdog: self.watchdog.fact(&settings),
             failsafe_leader: self.agreement.given(settings.ttl, clock::boot()),
             addresses: self.configuration.addresses().clone(),

@@ -58,6 +58,9 @@ pub fn run(files: &[PathBuf]) -> anyhow::Result<()> {
             }
         }
         notifier.report(Stage::Stopping, "").await;
+        for node in &nodes {
+            node.hand_over().await;
+        }
         Ok::<(), anyhow::Error>(())
     })?;
     drop(nodes);

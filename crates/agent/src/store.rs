@@ -64,6 +64,13 @@ impl Store {
         reload(&*self.dcs, configuration);
     }
 
+    /// This process is about to end. See [`Dcs::hand_over`].
+    pub async fn hand_over(&self, limit: Duration) {
+        if timeout(limit, self.dcs.hand_over()).await.is_err() {
+            tracing::warn!("the store was not prepared for the end of this agent within {limit:?}");
+        }
+    }
+
     /// Reads the cluster. Changes from here on wake the loop again.
     pub async fn load(&mut self, limit: Duration) -> Result<Arc<Cluster>, String> {
         self.changes.mark_unchanged();

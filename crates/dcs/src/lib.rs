@@ -69,6 +69,10 @@ pub trait Dcs: Send + Sync {
     /// Deletes every key of the cluster (`patronictl remove`).
     async fn delete_cluster(&self) -> Outcome<()>;
 
+    /// This process is about to end. What it does for the store itself, as a member that leads it, another one takes over, so that nobody waits
+    /// for the store meanwhile. Where that cannot be arranged, it ends all the same. Takes a second at most.
+    async fn hand_over(&self) {}
+
     /// A counter that grows whenever a key of the cluster changed, except renewals, this member's own key, `/status`
     /// and `/failsafe`. It carries no data: whoever is woken reads the whole state.
     fn changes(&self) -> watch::Receiver<u64>;

@@ -25,6 +25,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How long looking after the store may take.
 const LOOKING_AFTER: Duration = Duration::from_secs(40);
 const ASKING: Duration = Duration::from_secs(5);
+/// How long a node that is about to end may take to hand the lead over.
+const HANDING_OVER: Duration = Duration::from_millis(800);
 
 /// A user of the store.
 pub struct RaftClient {
@@ -50,6 +52,13 @@ pub(crate) trait Inside: Send + Sync {
     async fn ask(&self, call: LocalCall) -> Option<()>;
     /// Changes as it learns of them.
     fn events(&self) -> tokio::sync::broadcast::Receiver<Arc<Vec<Event>>>;
+}
+
+impl RaftNode {
+    /// It is about to end: if it leads the store, another member is to lead. What came of it is logged. Takes a second at most.
+    pub async fn hand_over(&self) {
+        tell_handover(&ask_inside(self, &Request::HandOver, HANDING_OVER).await);
+    }
 }
 
 #[async_trait]
@@ -204,6 +213,13 @@ impl RaftClient {
         }
     }
 
+    /// The node in this process, if there is one, makes another member lead. What came of it is logged.
+    pub(crate) async fn hand_over(&self) {
+        if let Some(node) = &self.node {
+            tell_handover(&ask_inside(&**node, &Request::HandOver, HANDING_OVER).await);
+        }
+    }
+
     /// One attempt: first through the node inside, then through the others in turn.
     async fn attempt(&self, tries: usize, request: &Request, patience: Duration) -> Answer {
         let addresses = self.addresses();
@@ -307,6 +323,13 @@ fn known_addresses(
         }
     }
     addresses
+}
+
+/// That it does not lead is nothing to talk about.
+fn tell_handover(answer: &Answer) {
+    if let Answer::Failed(why) | Answer::Unknown(why) = answer {
+        tracing::warn!("embedded store: its lead was not handed over: {why}");
+    }
 }
 
 async fn ask_inside(node: &dyn Inside, request: &Request, patience: Duration) -> Answer {

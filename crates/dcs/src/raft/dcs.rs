@@ -143,6 +143,10 @@ impl Dcs for Raft {
         outcome(shared.swap(None, vec![], all, shared.deadline()).await.map(|_| Outcome::Done(())))
     }
 
+    async fn hand_over(&self) {
+        self.shared.client.hand_over().await;
+    }
+
     fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe(|changes| keep_up(self.shared.clone(), changes))
     }

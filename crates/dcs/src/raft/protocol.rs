@@ -68,6 +68,8 @@ pub enum Request {
         /// Its `host:port`.
         address: String,
     },
+    /// The member that is asked is about to end: if it leads, another one is to lead.
+    HandOver,
     /// The contents, for safekeeping.
     Backup,
     /// The contents are replaced.

@@ -174,6 +174,25 @@ async fn the_store_outlives_each_member_and_a_restart_of_all() {
     assert_eq!(load(&b).await.config.map(|config| config.version), Some(version));
 }
 
+/// The others would not vote for anybody before they have not heard of it for a while.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_ends_makes_another_member_lead_first() {
+    for count in [3, 5] {
+        let members = Members::start(count).await;
+        let (client, a) = (members.client(), members.handle("a", LONG));
+        assert!(a.acquire().await.is_done());
+        let leader = members.leader().await;
+        let follower = (leader + 1) % count;
+        members.nodes[follower].as_ref().expect("it runs").hand_over().await;
+        assert_eq!(members.leader().await, leader, "only the leader has something to hand over");
+
+        members.nodes[leader].as_ref().expect("it runs").hand_over().await;
+        let status = client.status_of(&members.address(leader)).await.expect("a status");
+        assert!(status.leader.is_some_and(|next| next != status.member), "{:?} leads", status.leader);
+        assert!(a.renew(&LeaderUpdate::default()).await.is_done());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_majority_nothing_is_done_and_that_is_told() {
     let mut members = Members::start(3).await;

@@ -63,6 +63,8 @@ pub(crate) enum Call {
         request: AppendEntriesRequest<TypeConfig>,
     },
     Vote(VoteRequest<u64>),
+    /// The leader is about to end: the next vote goes to this candidate.
+    MakeWay(Vote<u64>),
     Snapshot {
         time: Time,
         vote: Vote<u64>,
@@ -77,6 +79,7 @@ pub(crate) enum Return {
     Client(Answer),
     Append(Result<AppendEntriesResponse<u64>, String>),
     Vote(Result<VoteResponse<u64>, String>),
+    MakeWay(Result<(), String>),
     Snapshot(Result<SnapshotResponse<u64>, String>),
 }
 

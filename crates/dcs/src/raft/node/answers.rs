@@ -22,6 +22,9 @@ impl Node {
         if request == Request::Status {
             return Answer::Status(Box::new(self.status()));
         }
+        if request == Request::HandOver {
+            return self.hand_over(budget).await;
+        }
         loop {
             let running = match self.running() {
                 Ok(running) => running,
@@ -61,7 +64,7 @@ impl Node {
         let call = Call::Client { request: request.clone(), budget_ms, forwarded: true };
         match self.pool.call(leader, Peer::Client, &call, left).await {
             Ok(Return::Client(answer)) => answer,
-            Ok(Return::Append(_) | Return::Vote(_) | Return::Snapshot(_)) => {
+            Ok(Return::Append(_) | Return::Vote(_) | Return::MakeWay(_) | Return::Snapshot(_)) => {
                 Answer::Unknown(format!("{leader}: an answer to another question"))
             }
             Err(CallError::NotSent(why)) => Answer::Failed(why),
@@ -88,6 +91,7 @@ impl Node {
             },
             Request::Restore(backup) => self.restore(running, backup, until).await,
             Request::Status => Answer::Status(Box::new(self.status())),
+            Request::HandOver => self.hand_over(until.saturating_duration_since(Instant::now())).await,
             Request::Watch { .. } => Answer::Refused("a watch needs a connection of its own".to_owned()),
         }
     }

@@ -99,7 +99,7 @@ impl RaftNetwork<TypeConfig> for Link {
         let patience = option.hard_ttl().max(super::ELECTION.0);
         match self.call(call, patience).await? {
             Return::Append(result) => result.map_err(|text| self.remote(text)),
-            Return::Client(_) | Return::Vote(_) | Return::Snapshot(_) => Err(unexpected()),
+            Return::Client(_) | Return::Vote(_) | Return::MakeWay(_) | Return::Snapshot(_) => Err(unexpected()),
         }
     }
 
@@ -110,7 +110,7 @@ impl RaftNetwork<TypeConfig> for Link {
     ) -> Result<VoteResponse<u64>, Failure<RaftError<u64>>> {
         match self.call(Call::Vote(request), option.hard_ttl()).await? {
             Return::Vote(result) => result.map_err(|text| self.remote(text)),
-            Return::Client(_) | Return::Append(_) | Return::Snapshot(_) => Err(unexpected()),
+            Return::Client(_) | Return::Append(_) | Return::MakeWay(_) | Return::Snapshot(_) => Err(unexpected()),
         }
     }
 
@@ -127,7 +127,7 @@ impl RaftNetwork<TypeConfig> for Link {
             answer = self.call::<std::io::Error>(call, SNAPSHOT) => match answer {
                 Ok(Return::Snapshot(Ok(response))) => Ok(response),
                 Ok(Return::Snapshot(Err(text))) => Err(unreachable(text)),
-                Ok(Return::Client(_) | Return::Append(_) | Return::Vote(_)) => Err(unreachable("an answer to another question".to_owned())),
+                Ok(Return::Client(_) | Return::Append(_) | Return::Vote(_) | Return::MakeWay(_)) => Err(unreachable("an answer to another question".to_owned())),
                 Err(error) => Err(unreachable(error.to_string())),
             },
         }

@@ -1,6 +1,7 @@
 //! One node of the store: its files, its consensus, and what it answers.
 
 mod answers;
+mod handover;
 mod lifecycle;
 mod links;
 mod membership;

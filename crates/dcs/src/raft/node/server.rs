@@ -163,6 +163,7 @@ impl Node {
                 Err(why) => Err(why),
                 Ok(running) => running.raft.vote(request).await.map_err(|error| error.to_string()),
             }),
+            Call::MakeWay(vote) => Return::MakeWay(self.give_way(vote).await),
             Call::Snapshot { time, vote, meta, state } => Return::Snapshot(match self.running() {
                 Err(why) => Err(why),
                 Ok(running) => {
