@@ -77,6 +77,12 @@ impl Tick<'_> {
         self.memory.role == Role::Promoted && self.facts.server.is_standby()
     }
 
+    /// It was down when this job began, and has `standby.signal` before it runs. The role is that of its former life until the job ends.
+    fn standby_is_brought_up(&self) -> bool {
+        let JobFact::Running(view) = &self.facts.job else { return false };
+        matches!(&view.job, Job::Start { role, .. } if *role != Role::Primary) || matches!(view.job, Job::Clone { .. })
+    }
+
     /// PostgreSQL accepts writes, or is on its way there.
     pub(super) fn is_or_may_become_primary(&self) -> bool {
         let was_primary = matches!(self.memory.role, Role::Primary | Role::Promoted);
@@ -100,7 +106,7 @@ impl Tick<'_> {
         }
         match &self.facts.server.postmaster {
             Postmaster::Running(Running { wal, .. }) => !wal.is_standby(),
-            Postmaster::Starting | Postmaster::Unreachable(_) => was_primary,
+            Postmaster::Starting | Postmaster::Unreachable(_) => was_primary && !self.standby_is_brought_up(),
             Postmaster::Stopped(_) | Postmaster::Stopping => false,
         }
     }
