@@ -155,6 +155,8 @@ pub enum Verdict {
     RewindUnfinished,
     /// Paused, holding the lease, not primary: given up.
     NotPrimaryReleased,
+    /// The same, and an earlier agent took the lease, which may have begun a promotion: it runs out.
+    NotPrimaryWaiting,
     /// The data directory is empty or cannot be read, holding the lease: given up.
     DataDirReleased {
         /// It can be read, and is empty.
@@ -359,6 +361,9 @@ impl fmt::Display for Verdict {
             Verdict::NotPrimaryReleased => {
                 f.write_str("removed leader lock because postgres is not running as primary")
             }
+            Verdict::NotPrimaryWaiting => f.write_str(
+                "not renewing leader lock because postgres is not running as primary, and an earlier agent may have promoted it",
+            ),
             Verdict::DataDirReleased { empty } => write!(
                 f,
                 "released leader key voluntarily as data dir {} and currently leader",

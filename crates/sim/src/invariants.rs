@@ -46,11 +46,9 @@ impl Universe {
     pub(crate) fn promoted_under_lease(&mut self, node: usize) {
         let this = &self.nodes[node];
         let holder = self.store.cluster().leader_name().cloned();
-        // An agent that was started again does not know of it, and in pause gives the lease up before the old guard acts.
+        // An agent that was started again does not know of it.
         let unknown = this.promoted_by != this.life;
-        let excused = this.failsafe_until.is_some()
-            || (unknown || this.unattended) && !self.guarded
-            || unknown && this.was_paused;
+        let excused = this.failsafe_until.is_some() || (unknown || this.unattended) && !self.guarded;
         if holder.as_ref() != Some(&this.name) && !excused {
             self.violation(node, format!("becomes primary while {holder:?} holds the lease"));
         }

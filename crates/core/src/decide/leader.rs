@@ -35,6 +35,9 @@ impl Tick<'_> {
                 return Ok(Verdict::AwaitingPromotion);
             }
             if !self.is_standby_cluster() {
+                if self.lease_is_of_an_earlier_agent() {
+                    return Ok(Verdict::NotPrimaryWaiting);
+                }
                 self.release(None)?;
                 return Ok(Verdict::NotPrimaryReleased);
             }
@@ -58,6 +61,12 @@ impl Tick<'_> {
             return self.lead_standby_cluster(cluster, running, verdict);
         }
         self.lead(cluster, running, Verdict::Leader(me), Verdict::PromotedByHaving)
+    }
+
+    /// That agent may have told PostgreSQL to become primary, and the promotion goes on without it. Whoever took the lease meanwhile
+    /// would be a second primary; its guard ends the promotion before the lease does.
+    fn lease_is_of_an_earlier_agent(&self) -> bool {
+        self.memory.lease_until.is_none()
     }
 
     /// The store says for sure that the lease is gone: no time to lose.
