@@ -20,7 +20,7 @@ impl Tick<'_> {
             DataDir::Unknown(why) => Ok(self.data_dir_not_seen(why)),
             DataDir::Invalid(why) => {
                 self.note(Level::Error, format!("cannot read the system identifier: {why}"));
-                Ok(Some(Verdict::DataDirInvalid))
+                self.system_id_not_seen(cluster)
             }
             DataDir::Present(id) => self.check_system_id(cluster, *id),
         }
@@ -34,6 +34,22 @@ impl Tick<'_> {
         }
         self.wake_after = Duration::from_secs(1);
         Some(Verdict::DataDirInaccessible(why.to_owned()))
+    }
+
+    /// A primary with the lease is the one that was there when its identifier could be read; 4.1.5 does not read it again. Without the lease it
+    /// may be any. What is not a primary cannot become one of this cluster: others get the lease.
+    fn system_id_not_seen(&mut self, cluster: &Cluster) -> Needs<Option<Verdict>> {
+        let may_write = self.is_or_may_become_primary() || self.promotion_may_come();
+        match (may_write, self.has_lock(cluster)) {
+            (true, true) => return Ok(None),
+            (true, false) if !self.settings.paused => {
+                self.demote(DemoteMode::ImmediateNolock);
+                return Ok(Some(Verdict::DemotedNoLock));
+            }
+            (false, true) => _ = self.release(None)?,
+            (_, false) => {}
+        }
+        Ok(Some(Verdict::DataDirInvalid))
     }
 
     fn no_data_dir(&mut self, cluster: &Cluster, inaccessible: Option<String>) -> Needs<Verdict> {
