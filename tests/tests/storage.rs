@@ -1,11 +1,14 @@
 //! Storage that fails the leader: it cannot be read, it hangs. Somebody else leads soon, and the node comes back by itself.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
 
+use std::cell::Cell;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use patroni_tests::{Cluster, Limit, Node, Signal, Writer, json, signal};
+use patroni_tests::{Cluster, Limit, Node, Sandbox, Signal, Writer, json, signal};
 
 const TAKEOVER: Limit = Limit(30);
 const COMEBACK: Limit = Limit(60);
@@ -56,6 +59,85 @@ fn a_leader_whose_server_hangs_makes_way_and_comes_back() {
             written.assert_all_on(&cluster.nodes[leader]);
         }
     }
+}
+
+/// A file system of its own, which can be frozen. Only root may have one, and not everywhere.
+struct Storage {
+    mounted: PathBuf,
+    frozen: Cell<bool>,
+}
+
+impl Storage {
+    fn mount(sandbox: &Sandbox) -> Option<Self> {
+        let (image, mounted) = (sandbox.path().join("image"), sandbox.directory("storage"));
+        std::fs::File::create(&image).unwrap().set_len(1 << 30).unwrap();
+        let storage = Storage { mounted, frozen: Cell::new(false) };
+        let image = image.to_str().unwrap();
+        let made = run("mkfs.ext4", &["-q", "-E", "lazy_itable_init=1", image])
+            && run("mount", &["-o", "loop", image, storage.path()])
+            && storage.freeze()
+            && storage.thaw();
+        if made {
+            sandbox.give(&storage.mounted);
+        }
+        made.then_some(storage)
+    }
+
+    fn path(&self) -> &str {
+        self.mounted.to_str().unwrap()
+    }
+
+    fn freeze(&self) -> bool {
+        self.frozen.set(run("fsfreeze", &["--freeze", self.path()]));
+        self.frozen.get()
+    }
+
+    fn thaw(&self) -> bool {
+        self.frozen.set(!run("fsfreeze", &["--unfreeze", self.path()]));
+        !self.frozen.get()
+    }
+}
+
+impl Drop for Storage {
+    fn drop(&mut self) {
+        if self.frozen.get() {
+            self.thaw();
+        }
+        // Processes of the server may still be leaving.
+        _ = run("umount", &["-l", self.path()]);
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) -> bool {
+    Command::new(program).args(arguments).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+/// What was frozen goes on where it stood, once it is thawed: no write of the former primary is acknowledged then.
+#[test]
+fn a_leader_whose_storage_is_frozen_makes_way_and_comes_back() {
+    let dcs = json!({"synchronous_mode": "on", "synchronous_mode_strict": true, "primary_hang_timeout": 5});
+    let mut cluster = Cluster::of(3).dcs(dcs).prepare();
+    let Some(storage) = Storage::mount(&cluster.sandbox) else {
+        eprintln!("skipped: no file system can be mounted and frozen here");
+        return;
+    };
+    let data = storage.mounted.join("data");
+    std::os::unix::fs::symlink(&data, &cluster.nodes[0].data).unwrap();
+    std::fs::create_dir(&data).unwrap();
+    cluster.sandbox.give(&data);
+    cluster.start_all();
+    let writer = Writer::start(&cluster, 0);
+    std::thread::sleep(Duration::from_secs(3));
+    let former = cluster.nodes[0].postmaster().unwrap();
+    assert!(storage.freeze());
+    let leader = cluster.wait_leader_among(&[1, 2], TAKEOVER);
+    assert_eq!(cluster.nodes[0].status_of("/primary"), 503, "{}", cluster.nodes[0].status());
+    assert!(storage.thaw());
+    cluster.wait_streaming(leader, COMEBACK);
+    assert_ne!(cluster.nodes[0].postmaster(), Some(former), "the server that hung is gone");
+    let written = writer.stop();
+    println!("the longest gap between two writes was {:?}", written.longest_gap);
+    written.assert_all_on(&cluster.nodes[leader]);
 }
 
 fn processes_of(node: &Node) -> Vec<u32> {

@@ -7,11 +7,12 @@ use patroni_core::hang::{Standstill, Watch};
 use patroni_postgres::monitor::{Monitor, Pulse};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::clock;
 
-/// The pause between two looks.
+/// From one look to the next. Where the server does not answer, a look takes longer: then the next one begins at once, so that the time
+/// after which a server is taken for hung is not stretched.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Since when the loop looks itself: it says when the time is over.
@@ -61,7 +62,10 @@ impl Drop for HangWatch {
 
 async fn look(mut pulse: Pulse, found: Arc<Mutex<Option<Standstill>>>, woken: Arc<Notify>) {
     let mut watch = Watch::default();
+    let mut next = interval(INTERVAL);
+    next.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        next.tick().await;
         let signs = pulse.look().await;
         let standstill = watch.see(clock::boot(), signs);
         let before = std::mem::replace(&mut *found.lock().unwrap_or_else(PoisonError::into_inner), standstill);
@@ -69,6 +73,5 @@ async fn look(mut pulse: Pulse, found: Arc<Mutex<Option<Standstill>>>, woken: Ar
         if lasts(before) != lasts(standstill) {
             woken.notify_one();
         }
-        sleep(INTERVAL).await;
     }
 }
