@@ -46,7 +46,7 @@ impl Guard {
     pub async fn tell(&mut self, order: Fence) {
         match order {
             Fence::Until(deadline, Target::Whichever) => self.arm(deadline, ANY).await,
-            Fence::Until(deadline, Target::Postmaster) => match self.postmaster() {
+            Fence::Until(deadline, Target::Postmaster) => match self.postmaster().await {
                 Some(pid) => self.arm(deadline, pid).await,
                 // It died since it was looked at.
                 None => self.disarm().await,
@@ -61,8 +61,8 @@ impl Guard {
     }
 
     /// Where the data directory cannot be read, that which was guarded so far.
-    fn postmaster(&self) -> Option<i32> {
-        match self.monitor.alive() {
+    async fn postmaster(&self) -> Option<i32> {
+        match self.monitor.alive().await {
             Ok(postmaster) => postmaster.map(|postmaster| postmaster.pid()),
             Err(error) => {
                 tracing::error!("the postmaster to be guarded is not known: {error}");

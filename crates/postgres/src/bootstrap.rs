@@ -83,7 +83,7 @@ impl Control {
             started = self.wait_for_start(options.pg_ctl_timeout, cancel).await?;
         }
         // A custom method may have restored a backup that is still being recovered.
-        let postmaster = self.running()?;
+        let postmaster = self.running().await?;
         while peek_state(&options.data_dir) != Some(ControlState::InProduction) {
             cancel.check()?;
             progress.committed("waiting for end of recovery after bootstrap");

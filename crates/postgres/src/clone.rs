@@ -85,7 +85,7 @@ impl Control {
     /// A postmaster runs; cancelled; no method worked: the error of the last.
     pub async fn clone_replica(&mut self, order: &CloneOrder, cancel: &Cancel, progress: &Progress) -> Result<()> {
         let options = self.options();
-        if let Some(postmaster) = self.monitor().alive()? {
+        if let Some(postmaster) = self.monitor().alive().await? {
             return Err(Error::PostmasterRuns { pid: postmaster.pid(), data_dir: options.data_dir.clone() });
         }
         let methods = methods(&options, order);

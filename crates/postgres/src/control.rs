@@ -171,7 +171,7 @@ impl Control {
     /// It did not start: the text says why, as far as that can be found out.
     pub async fn start(&mut self, start: StartOptions, cancel: &Cancel, progress: &Progress) -> Result<Started> {
         let timeout = start.timeout.unwrap_or(self.options().pg_ctl_timeout);
-        let postmaster = if let Some(running) = self.monitor.alive()? {
+        let postmaster = if let Some(running) = self.monitor.alive().await? {
             tracing::error!("Cannot start PostgreSQL because one is already running.");
             running
         } else {
@@ -197,7 +197,7 @@ impl Control {
     /// # Errors
     /// It is gone.
     pub async fn wait_for_start(&mut self, timeout: Duration, cancel: &Cancel) -> Result<Started> {
-        let postmaster = self.running()?;
+        let postmaster = self.running().await?;
         let started = self.wait_until_ready(&postmaster, timeout, cancel).await?;
         if started == Started::Running {
             self.seen_running().await;
@@ -244,7 +244,7 @@ impl Control {
         self.conf.write_postgresql_conf(None).await?;
         self.conf.write_pg_hba().await?;
         self.conf.write_pg_ident().await?;
-        self.running()?.signal(Signal::HUP)?;
+        self.running().await?.signal(Signal::HUP)?;
         if call_back {
             self.call_back(CallbackAction::OnReload);
         }
@@ -266,7 +266,7 @@ impl Control {
         // One callback tells of the change of role; the start or restart on the way is not told.
         let changes = self.announced && self.role != role && self.role != Role::Uninitialized;
         let silent = |action| if changes { None } else { Some(action) };
-        let alive = self.monitor.alive()?.is_some();
+        let alive = self.monitor.alive().await?.is_some();
         let started = if !alive {
             let callback = silent(CallbackAction::OnStart);
             self.start(StartOptions { role, follow: Some(upstream), timeout: None, callback }, cancel, progress).await?
@@ -335,9 +335,9 @@ impl Control {
         blocking(move || data_dir::remove(&data_dir)).await
     }
 
-    pub(crate) fn running(&self) -> Result<Arc<Postmaster>> {
+    pub(crate) async fn running(&self) -> Result<Arc<Postmaster>> {
         let nobody = || Error::Unexpected(format!("no postmaster runs on {}", self.options().data_dir.display()));
-        self.monitor.alive()?.ok_or_else(nobody)
+        self.monitor.alive().await?.ok_or_else(nobody)
     }
 
     /// Writes the configuration files and returns the arguments of `postgres`.

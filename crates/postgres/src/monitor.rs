@@ -30,6 +30,9 @@ use heartbeat::Request;
 /// Requests for the status that may wait at the same time; more are told that the server does not answer.
 const WAITING_REQUESTS: usize = 256;
 
+/// How long finding a postmaster may take, for whoever acts on it: it is known, or its pid file is read.
+const FIND_LIMIT: Duration = Duration::from_secs(5);
+
 /// Reading one small file takes no longer unless the disk is broken, so that much is always allowed.
 const LEAST: Duration = Duration::from_millis(200);
 
@@ -210,7 +213,11 @@ impl Monitor {
 
     /// Completes within milliseconds of the exit of the postmaster seen last; never, where there is none.
     pub async fn exit_of_postmaster(&self) {
-        match self.cached().or_else(|| self.alive().ok().flatten()) {
+        let seen = match self.cached() {
+            Some(postmaster) => Some(postmaster),
+            None => self.alive().await.ok().flatten(),
+        };
+        match seen {
             Some(postmaster) => {
                 postmaster.exited().await;
                 // Reported once: whoever asks again before the next look waits for another postmaster.
@@ -254,9 +261,12 @@ impl Monitor {
     /// The postmaster, if one is alive on the data directory.
     ///
     /// # Errors
-    /// It cannot be watched.
-    pub fn alive(&self) -> Result<Option<Arc<Postmaster>>> {
-        match self.postmaster()? {
+    /// It cannot be watched, or nobody knows it and the disk does not answer.
+    pub async fn alive(&self) -> Result<Option<Arc<Postmaster>>> {
+        if let Some(known) = self.cached().filter(|postmaster| postmaster.is_alive()) {
+            return Ok(Some(known));
+        }
+        match self.look(Instant::now() + FIND_LIMIT).await?.found {
             Found::Alive(postmaster) => Ok(Some(postmaster)),
             Found::Nobody | Found::Foreign { .. } | Found::SingleUser { .. } => Ok(None),
         }
@@ -284,7 +294,8 @@ impl Monitor {
         *self.postmaster.lock().unwrap_or_else(PoisonError::into_inner) = Some(postmaster.clone());
     }
 
-    fn cached(&self) -> Option<Arc<Postmaster>> {
+    /// The postmaster that was seen last; it may be gone.
+    pub fn cached(&self) -> Option<Arc<Postmaster>> {
         self.postmaster.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -138,7 +138,7 @@ fn a_server_whose_directory_cannot_be_read_is_known_by_its_process() {
             let server = monitor.inspect(Instant::now() + Duration::from_secs(3)).await;
             assert!(matches!(server.data_dir, DataDir::Inaccessible(_)), "{server:?}");
             assert!(matches!(server.postmaster, Postmaster::Unreachable(_)), "{server:?}");
-            assert_eq!(monitor.alive().expect("a look").map(|postmaster| postmaster.pid()), Some(pid));
+            assert_eq!(monitor.alive().await.expect("a look").map(|postmaster| postmaster.pid()), Some(pid));
         }
         node.control.stop(StopOptions::immediate(), &Cancel::new(), &Progress::ignored()).await.expect("stop");
         let server = node.inspect().await;
@@ -195,7 +195,7 @@ fn a_second_agent_adopts_the_server() {
         };
         // A server writes WAL by itself now and then.
         assert_eq!((seen.start_time, seen.wal.is_standby()), (running.start_time, false));
-        assert_eq!(second.alive().expect("pid file").map(|p| p.pid()), Some(node.postmaster_pid()));
+        assert_eq!(second.alive().await.expect("pid file").map(|p| p.pid()), Some(node.postmaster_pid()));
     });
 }
 
@@ -231,7 +231,7 @@ fn a_server_that_has_removed_its_pid_file_is_on_its_way_out() {
         node.bootstrap().await;
         // One that has no connection yet.
         let monitor = node.second_monitor();
-        let postmaster = monitor.alive().expect("a look").expect("it runs").pid();
+        let postmaster = monitor.alive().await.expect("a look").expect("it runs").pid();
         let pid_file = node.data_dir().join("postmaster.pid");
         kill(postmaster, Signal::STOP);
         let text = fs::read(&pid_file).expect("a pid file");
@@ -593,7 +593,7 @@ fn what_is_no_longer_allowed_when_its_moment_comes_is_not_done() {
             Progress::with_condition(move || asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0).0;
         let restarted = primary.control.restart(None, None, &Cancel::new(), &progress).await;
         assert!(matches!(restarted, Err(Error::Cancelled)), "{restarted:?}");
-        assert!(primary.monitor.alive().expect("a look").is_none(), "it was started again");
+        assert!(primary.monitor.alive().await.expect("a look").is_none(), "it was started again");
     });
 }
 

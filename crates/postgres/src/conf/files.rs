@@ -4,11 +4,20 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use patroni_files::replace;
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use crate::{Error, Result};
+
+/// How long a file may take. A healthy disk needs milliseconds; on one that is frozen nothing ever ends.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Held by who changes a file. One that a frozen disk holds up is the only one, and what comes after it is written after it.
+static CHANGING: Semaphore = Semaphore::const_new(1);
 
 /// Replaces a file as a whole, durably. Inside the data directory its permissions follow those of the directory (readable
 /// by the group or not), elsewhere the umask.
@@ -24,15 +33,16 @@ pub(super) async fn write_private(path: PathBuf, content: Vec<u8>) -> Result<()>
 
 /// The content; `None` where there is no such file.
 pub(super) async fn read(path: &Path) -> Result<Option<Vec<u8>>> {
-    match tokio::fs::read(path).await {
-        Ok(content) => Ok(Some(content)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::file("read", path, error)),
+    match timeout(LIMIT, tokio::fs::read(path)).await {
+        Ok(Ok(content)) => Ok(Some(content)),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Ok(Err(error)) => Err(Error::file("read", path, error)),
+        Err(_) => Err(late("read", path)),
     }
 }
 
 pub(super) async fn is_file(path: &Path) -> bool {
-    tokio::fs::metadata(path).await.is_ok_and(|metadata| metadata.is_file())
+    timeout(LIMIT, tokio::fs::metadata(path)).await.is_ok_and(|found| found.is_ok_and(|metadata| metadata.is_file()))
 }
 
 pub(super) async fn rename(from: PathBuf, to: PathBuf) -> Result<()> {
@@ -59,8 +69,23 @@ async fn blocking(
     work: impl FnOnce(&Path) -> io::Result<()> + Send + 'static,
 ) -> Result<()> {
     let shown = path.clone();
-    let done = spawn_blocking(move || work(&path)).await.unwrap_or_else(|error| Err(io::Error::other(error)));
-    done.map_err(|error| Error::file(action, shown, error))
+    let change = async {
+        let turn = CHANGING.acquire().await.map_err(io::Error::other)?;
+        let work = move || {
+            let done = work(&path);
+            drop(turn);
+            done
+        };
+        spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    };
+    match timeout(LIMIT, change).await {
+        Ok(done) => done.map_err(|error| Error::file(action, shown, error)),
+        Err(_) => Err(late(action, &shown)),
+    }
+}
+
+fn late(action: &str, path: &Path) -> Error {
+    Error::Timeout { what: format!("to {action} {}", path.display()), limit: LIMIT }
 }
 
 fn sync_parent(path: &Path) -> io::Result<()> {

@@ -23,7 +23,7 @@ impl Control {
     /// A postmaster runs; it was rewound or copied and is not yet consistent; the recovery failed.
     pub async fn crash_recovery(&mut self, cancel: &Cancel, progress: &Progress) -> Result<()> {
         let options = self.options();
-        if let Some(postmaster) = self.monitor().alive()? {
+        if let Some(postmaster) = self.monitor().alive().await? {
             return Err(Error::PostmasterRuns { pid: postmaster.pid(), data_dir: options.data_dir.clone() });
         }
         if self.monitor().control_values().await?.is_inconsistent(&options.data_dir) {

@@ -1,13 +1,16 @@
 //! Becoming primary.
 
 use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use patroni_core::server::{ControlState, Role};
 use rustix::process::Signal;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::{Control, POLL};
+use super::{Control, POLL, blocking};
 use crate::callbacks::CallbackAction;
 use crate::cancel::{Cancel, Progress};
 use crate::controldata::peek_state;
@@ -17,6 +20,9 @@ use crate::{Error, Result};
 /// When a promotion that has not come about is nudged: a request that arrives just as recovery begins its pause between attempts to
 /// connect (`wal_retrieve_retry_interval`, 5 s) is noticed only after it, unless a reload wakes recovery up.
 const NUDGE_AFTER: Duration = Duration::from_millis(300);
+
+/// How long writing the file that asks for the promotion may take.
+const TRIGGER_LIMIT: Duration = Duration::from_secs(5);
 
 /// How a promotion ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +42,7 @@ impl Control {
     /// # Errors
     /// [`Error::Cancelled`] before; no postmaster, or it died.
     pub async fn promote(&mut self, limit: Duration, cancel: &Cancel, progress: &Progress) -> Result<Promoted> {
-        let postmaster = self.running()?;
+        let postmaster = self.running().await?;
         let data_dir = self.options().data_dir.clone();
         if peek_state(&data_dir) == Some(ControlState::InProduction) {
             progress.commit(cancel, "already primary")?;
@@ -49,7 +55,7 @@ impl Control {
         progress.commit(cancel, "promoting")?;
         // What `pg_ctl promote` does, without the time for starting a program.
         let trigger = data_dir.join("promote");
-        fs::write(&trigger, b"").map_err(|e| Error::file("write", &trigger, e))?;
+        write_trigger(trigger.clone()).await?;
         if let Err(error) = postmaster.signal(Signal::USR1) {
             let _ = fs::remove_file(&trigger);
             return Err(error);
@@ -102,5 +108,24 @@ impl Control {
                 Ok(false)
             }
         }
+    }
+}
+
+/// On a disk that hangs the promotion has not begun: a trigger that is written when the disk answers again is taken back.
+async fn write_trigger(trigger: PathBuf) -> Result<()> {
+    // Whoever comes first: the write, or the end of the waiting for it.
+    let (settled, path) = (Arc::new(AtomicBool::new(false)), trigger.clone());
+    let is_late = Arc::clone(&settled);
+    let write = blocking(move || {
+        fs::write(&path, b"").map_err(|error| Error::file("write", &path, error))?;
+        if is_late.swap(true, Ordering::SeqCst) {
+            let _ = fs::remove_file(&path);
+        }
+        Ok(())
+    });
+    match timeout(TRIGGER_LIMIT, write).await {
+        Ok(written) => written,
+        Err(_) if settled.swap(true, Ordering::SeqCst) => Ok(()),
+        Err(_) => Err(Error::Timeout { what: format!("to write {}", trigger.display()), limit: TRIGGER_LIMIT }),
     }
 }

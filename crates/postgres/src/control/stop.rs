@@ -93,7 +93,7 @@ impl Control {
     /// # Errors
     /// [`Error::Cancelled`]; the signal cannot be sent; it cannot be killed.
     pub async fn stop(&mut self, stop: StopOptions, cancel: &Cancel, progress: &Progress) -> Result<Stopped> {
-        let Some(postmaster) = self.monitor.alive()? else { return Ok(Stopped::WasNotRunning) };
+        let Some(postmaster) = self.monitor.alive().await? else { return Ok(Stopped::WasNotRunning) };
         // Somebody has started it: whatever was unfinished is not any more.
         Unfinished::clear(&self.options().data_dir);
         if stop.checkpoint {
@@ -168,7 +168,7 @@ impl Control {
     /// # Errors
     /// [`Error::Cancelled`]; not permitted, or a process goes on.
     pub async fn kill_hung(&mut self, cancel: &Cancel, progress: &Progress) -> Result<()> {
-        let Some(postmaster) = self.monitor.alive()? else { return Ok(()) };
+        let Some(postmaster) = self.monitor.alive().await? else { return Ok(()) };
         self.after_start = None;
         progress.commit(cancel, "killing PostgreSQL")?;
         self.kill(&postmaster).await?;

@@ -18,7 +18,7 @@ use crate::{Error, Result, data_dir};
 /// # Errors
 /// It runs and does not answer, or `pg_control` cannot be read.
 pub async fn local_position(context: &RewindContext, monitor: &Monitor) -> Result<Option<LocalPosition>> {
-    if monitor.alive()?.is_some() {
+    if monitor.alive().await?.is_some() {
         match running_position(context, monitor).await {
             Ok(position) => return Ok(position),
             Err(Error::Sql(error)) if error.is_cannot_connect_now() => {

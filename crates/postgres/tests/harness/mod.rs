@@ -18,6 +18,7 @@ use patroni_postgres::conf::{Conf, FileOptions};
 use patroni_postgres::control::{Control, StartOptions, Started};
 use patroni_postgres::monitor::Monitor;
 use patroni_postgres::options::{BootstrapOptions, Credentials, ServerOptions};
+use patroni_postgres::postmaster;
 use patroni_postgres::processes::kill_all;
 use patroni_postgres::sql::{Connection, DEFAULT_OPTIONS};
 use serde_json::json;
@@ -145,13 +146,13 @@ impl Node {
     }
 
     pub fn postmaster_pid(&self) -> i32 {
-        self.monitor.alive().expect("pid file").expect("a postmaster").pid()
+        self.postmaster().expect("a postmaster").pid()
     }
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
-        if let Ok(Some(postmaster)) = self.second_alive() {
+        if let Some(postmaster) = self.postmaster() {
             kill_all(postmaster.pid(), Duration::from_secs(10)).expect("kill");
             for _ in 0..500 {
                 if !postmaster.is_alive() {
@@ -164,8 +165,13 @@ impl Drop for Node {
 }
 
 impl Node {
-    fn second_alive(&self) -> patroni_postgres::Result<Option<Arc<patroni_postgres::postmaster::Postmaster>>> {
-        self.monitor.alive()
+    /// The one that was seen last, or else that of the pid file.
+    fn postmaster(&self) -> Option<Arc<postmaster::Postmaster>> {
+        let seen = self.monitor.cached().filter(|postmaster| postmaster.is_alive());
+        seen.or_else(|| {
+            let pid = postmaster::Postmaster::number(&self.data_dir()).ok()??;
+            Some(Arc::new(postmaster::Postmaster::open(pid).ok()??))
+        })
     }
 }
 
