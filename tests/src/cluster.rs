@@ -10,6 +10,7 @@ use crate::etcd::Etcd;
 use crate::node::{Node, merge};
 use crate::programs::{Kind, Programs};
 use crate::sandbox::{Sandbox, free_port};
+use crate::server::{Server, Store};
 use crate::wait::{Limit, wait_for};
 
 /// What a cluster shall be; [`Builder::start`] makes it so.
@@ -20,9 +21,18 @@ pub struct Builder {
     all: Value,
     single: Vec<(usize, Value)>,
     embedded: bool,
+    store: Option<Store>,
 }
 
 impl Builder {
+    /// The store is this one.
+    #[must_use]
+    pub fn on(mut self, store: Store) -> Self {
+        self.embedded = false;
+        self.store = Some(store);
+        self
+    }
+
     /// The agents keep their store themselves (also with `PATRONI_TEST_STORE=raft`, for tests that do not look into etcd).
     #[must_use]
     pub fn embedded(mut self) -> Self {
@@ -65,7 +75,9 @@ impl Builder {
             self.dcs["retry_timeout"] = json!(8);
         }
         let sandbox = Sandbox::new();
-        let etcd = if self.embedded { Etcd::absent(&sandbox) } else { Etcd::new(&sandbox) };
+        let server = self.store.map(|store| Server::start(store, &sandbox));
+        let is_etcd = !self.embedded && server.is_none();
+        let etcd = if is_etcd { Etcd::new(&sandbox) } else { Etcd::absent(&sandbox) };
         let members = self.embedded.then(|| Members::of(self.kinds.len()));
         let programs = Programs::find();
         let mut nodes = Vec::new();
@@ -75,6 +87,9 @@ impl Builder {
             if let Some(members) = &members {
                 merge(&mut node.config, &members.beginning(index));
             }
+            if let Some(server) = &server {
+                merge(&mut node.config, &server.configuration());
+            }
             merge(&mut node.config, &self.all);
             for (_, change) in self.single.iter().filter(|(of, _)| *of == index) {
                 merge(&mut node.config, change);
@@ -82,7 +97,7 @@ impl Builder {
             node.write_config(&sandbox);
             nodes.push(node);
         }
-        Cluster { nodes, witness: None, etcd, members, programs, sandbox }
+        Cluster { nodes, witness: None, etcd, server, members, programs, sandbox }
     }
 
     /// [`Builder::prepare`] and [`Cluster::start_all`].
@@ -103,6 +118,8 @@ pub struct Cluster {
     pub witness: Option<Controller>,
     /// The store.
     pub etcd: Etcd,
+    /// The store, if it is another one.
+    pub server: Option<Server>,
     /// Where the agents keep the store, if they do.
     pub members: Option<Members>,
     /// Paths of programs.
@@ -163,7 +180,7 @@ impl Cluster {
             },
         });
         let embedded = std::env::var_os("PATRONI_TEST_STORE").is_some_and(|store| store == "raft");
-        Builder { kinds: kinds.to_vec(), dcs, all: json!({}), single: Vec::new(), embedded }
+        Builder { kinds: kinds.to_vec(), dcs, all: json!({}), single: Vec::new(), embedded, store: None }
     }
 
     /// Starts the agent of a node.
@@ -217,7 +234,7 @@ impl Cluster {
         found.map(|key| key["value"].as_str().unwrap().to_owned())
     }
 
-    /// Who holds the leader key; with the embedded store as one of these nodes tells it.
+    /// Who holds the leader key; with another store than etcd as one of these nodes tells it.
     pub fn leader(&self, asked: &[usize]) -> Option<String> {
         if self.etcd.is_present() {
             return self.etcd.get("leader");

@@ -1,10 +1,11 @@
-//! Black-box harness: starts real clusters of `patroni` processes over a real etcd, or over their own store, and looks at them from outside.
+//! Black-box harness: starts real clusters of `patroni` processes over a real store, or over their own, and looks at them from outside.
 //!
 //! It owns processes, ports, temporary directories and time limits, and takes all of them down again when a [`Cluster`]
 //! is dropped, also after a panic. It knows nothing of the crates under test: only command lines, REST, SQL, store keys.
 //!
 //! Environment: `PATRONI_BIN`, `PATRONICTL_BIN` (the programs under test; default `target/debug`), `REFERENCE_BIN_DIR`
 //! (where Patroni 4.1.5 for mixed clusters is; default `target/reference/bin`, then `/opt/ref/venv/bin`), `PG_BIN_DIR`,
+//! `PATRONI_TEST_SERVERS` (where Consul is, which is not installed; default `target/servers`),
 //! `PATRONI_TEST_STORE=raft` (agents keep the store themselves, in tests that do not need etcd), `PATRONI_TEST_KEEP=1` (the files of a
 //! test that fails stay).
 
@@ -19,6 +20,7 @@ mod node;
 mod programs;
 mod rest;
 mod sandbox;
+mod server;
 mod small_disk;
 mod wait;
 mod writer;
@@ -31,6 +33,7 @@ pub use node::{Frozen, Node};
 pub use programs::{Kind, Programs};
 pub use rest::{Answer, request};
 pub use sandbox::{Sandbox, free_port, process_exists, signal};
+pub use server::{Server, Store};
 pub use small_disk::SmallDisk;
 pub use wait::{Limit, wait_for};
 pub use writer::{Writer, Written};

@@ -154,6 +154,7 @@ pub fn client_options(config: &Config) -> ClientOptions {
     ClientOptions {
         auth: ctl.authentication.as_ref().map(basic_auth),
         insecure: ctl.insecure,
+        unverified: false,
         cacert: ctl.cacert.as_ref().map(path),
         identity: ctl.certfile.as_ref().map(|certfile| TlsFiles {
             certfile: path(certfile),

@@ -18,6 +18,7 @@ use crate::origin::{Origin, Origins};
 use crate::precedence::{self, contradictory_tags};
 use crate::section::{Context, Section};
 use crate::sections::{Bootstrap, Ctl, Etcd, LogConfig, Postgresql, RestApi, Watchdog};
+use crate::stores::Store;
 use crate::warning::Warning;
 use crate::{cache, known, settings};
 
@@ -86,9 +87,6 @@ pub struct Loaded {
     /// Is it different from the one before?
     pub changed: bool,
 }
-
-/// The stores, in the order in which they are looked for.
-pub const STORES: &[&str] = &["consul", "etcd", "etcd3", "exhibitor", "kubernetes", "raft", "zookeeper"];
 
 impl Config {
     /// Reads the configuration for the first time. For an agent the dynamic configuration comes from its copy in the data
@@ -183,10 +181,8 @@ impl Config {
 
     /// The store that is configured, with its section.
     pub fn store(&self) -> Option<(&'static str, &JsonMap)> {
-        STORES.iter().find_map(|name| match self.effective.get(*name) {
-            Some(Value::Object(section)) => Some((*name, section)),
-            _ => None,
-        })
+        let (store, section) = Store::configured(&self.effective)?;
+        Some((store.name, section.as_object()?))
     }
 
     /// The path of the cluster in the store: `/NAMESPACE/SCOPE`.

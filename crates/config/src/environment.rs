@@ -7,6 +7,7 @@ use patroni_core::units::{parse_bool, parse_int};
 use serde_json::Value;
 
 use crate::origin::{Origin, Origins};
+use crate::stores::STORES;
 use crate::warning::Warning;
 use crate::yaml;
 
@@ -78,9 +79,9 @@ impl Environment {
         }
     }
 
-    /// User and password of etcd are read only where another variable names it.
+    /// User and password of a store are read only where another variable names it.
     fn store_users(&self, layer: &mut Layer) {
-        for store in ["etcd", "etcd3"] {
+        for store in STORES.iter().filter(|store| store.has_user).map(|store| store.name) {
             for name in ["username", "password"] {
                 let variable = format!("{PREFIX}{}_{}", store.to_uppercase(), name.to_uppercase());
                 if layer.tree.contains_key(store) {

@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::local::Local;
 use crate::origin::Origin;
 use crate::precedence::{Layers, layers_of};
+use crate::stores::STORES;
 use crate::warning::Warning;
 
 /// A section and the names that may stand in it. Sections that are not listed may hold anything: tags, parameters,
@@ -23,13 +24,6 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "ctl",
             "restapi",
             "bootstrap",
-            "consul",
-            "etcd",
-            "etcd3",
-            "exhibitor",
-            "kubernetes",
-            "raft",
-            "zookeeper",
             "citus",
             "postgresql",
             "watchdog",
@@ -80,8 +74,6 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ),
     ("bootstrap.dcs", DYNAMIC),
     ("bootstrap.dcs.standby_cluster", STANDBY_CLUSTER),
-    ("etcd", ETCD),
-    ("etcd3", ETCD),
     ("watchdog", &["mode", "device", "safety_margin", "driver"]),
     ("postgresql.authentication", &["superuser", "replication", "rewind"]),
     ("postgresql.authentication.superuser", crate::environment::AUTHENTICATION),
@@ -156,24 +148,6 @@ const IN_THE_STORE: &str =
 /// The other way round.
 const IN_A_FILE: &str = "it counts in the configuration file of a node only";
 
-const ETCD: &[&str] = &[
-    "host",
-    "hosts",
-    "port",
-    "use_proxies",
-    "url",
-    "proxy",
-    "srv",
-    "srv_suffix",
-    "protocol",
-    "username",
-    "password",
-    "cacert",
-    "cert",
-    "key",
-    "version_prefix",
-];
-
 /// Names of `postgresql`, in files and in the store; others are warned about only if they do not look like the section of a replica method.
 const POSTGRESQL: &[&str] = &[
     "listen",
@@ -221,6 +195,9 @@ pub(crate) fn unknown(local: &Local) -> Vec<Warning> {
     let mut found: Vec<Warning> = replaced(local).chain(out_of_place(local)).collect();
     for (path, known) in SECTIONS {
         look(local, path, known, |_, _| false, &mut found);
+    }
+    for store in STORES.iter().filter(|store| !store.settings.is_empty()) {
+        look(local, store.name, store.settings, |_, _| false, &mut found);
     }
     let is_method = |_: &str, value: &Value| value.is_object();
     look(local, "postgresql", POSTGRESQL, is_method, &mut found);
@@ -270,6 +247,8 @@ fn look(
     found: &mut Vec<Warning>,
 ) {
     let Some(section) = section(&local.tree, path) else { return };
+    let stores = STORES.iter().filter(|_| path.is_empty()).map(|store| store.name);
+    let known: Vec<&'static str> = known.iter().copied().chain(stores).collect();
     for (name, value) in section.iter().filter(|(name, _)| !known.contains(&name.as_str())) {
         let whole = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
         if allowed(name, value) || REPLACED.iter().any(|(old, _)| *old == whole) {
@@ -278,7 +257,7 @@ fn look(
         let nearest = match path {
             // Settings of the whole cluster are a frequent guest at the top.
             "" if DYNAMIC.contains(&name.as_str()) => Some(format!("bootstrap.dcs.{name}")),
-            _ => nearest(name, known).map(|near| whole[..whole.len() - name.len()].to_owned() + near),
+            _ => nearest(name, &known).map(|near| whole[..whole.len() - name.len()].to_owned() + near),
         };
         found.push(Warning::Unknown { origin: local.origins.of(&whole).clone(), path: whole, nearest });
     }

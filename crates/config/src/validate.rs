@@ -1,7 +1,7 @@
 //! `patroni --validate-config`: all findings about a configuration, in Patroni's words.
 
 mod checks;
-mod schema;
+pub(crate) mod schema;
 
 use patroni_core::JsonMap;
 use patroni_core::cluster::Version;
@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::config::{Config, Purpose};
 use crate::error::ConfigError;
 use crate::local::Source;
+use crate::stores::{STORES, StoreKind};
 
 /// How to validate.
 #[derive(Clone, Copy, Debug, Default)]
@@ -75,11 +76,11 @@ pub fn validate(config: &mut JsonMap, options: Options) -> Vec<String> {
 
 /// It is the default.
 fn uses_embedded(config: &JsonMap) -> bool {
-    schema::STORES.iter().all(|(name, _)| *name == "raft" || !config.contains_key(*name))
+    STORES.iter().all(|store| store.kind == StoreKind::Raft || !config.contains_key(store.name))
 }
 
 /// What a value has to be.
-enum Rule {
+pub(crate) enum Rule {
     Text,
     Bool,
     Int,
@@ -99,7 +100,7 @@ enum Rule {
 }
 
 /// The limits of a number.
-struct Range {
+pub(crate) struct Range {
     min: Option<i64>,
     max: Option<i64>,
     unit: Option<&'static str>,
@@ -109,19 +110,19 @@ struct Range {
 }
 
 #[derive(Clone, Copy)]
-enum Type {
+pub(crate) enum Type {
     Text,
     List,
 }
 
 /// A key of a mapping, or several that belong together.
-enum Key {
+pub(crate) enum Key {
     Required(&'static str, Rule),
     Optional(&'static str, Rule),
     /// Absent counts as an empty text.
     OrEmpty(&'static str, Rule),
-    /// Any number of them.
-    Stores(&'static [(&'static str, Rule)]),
+    /// The sections of stores, any number of them.
+    Stores,
     /// At least one.
     AnyOf(&'static [(&'static str, Rule)]),
     AtMostOne(&'static [(&'static str, Rule)]),
@@ -160,7 +161,7 @@ impl Finding {
 }
 
 /// What rules may need to know beside the value.
-struct Validation<'a> {
+pub(crate) struct Validation<'a> {
     root: &'a JsonMap,
     options: Options,
 }
@@ -211,9 +212,9 @@ impl Validation<'_> {
                     self.rule(rule, data.get(*name).unwrap_or(&"".into()), &mut found);
                     out.extend(found.into_iter().map(|f| f.below(name)));
                 }
-                Key::Stores(entries) => {
-                    for (name, rule) in entries.iter().filter(|(name, _)| data.contains_key(*name)) {
-                        self.entry(name, rule, data, out);
+                Key::Stores => {
+                    for store in STORES.iter().filter(|store| data.contains_key(store.name)) {
+                        self.entry(store.name, &store.rule, data, out);
                     }
                 }
                 Key::AnyOf(entries) => {

@@ -245,6 +245,7 @@ impl Context {
         ClientOptions {
             auth: ctl.authentication.as_ref().map(|auth| format!("{}:{}", auth.username, auth.password.expose())),
             insecure: self.insecure,
+            unverified: false,
             cacert: text(&ctl.cacert),
             identity: text(&ctl.certfile).map(|certfile| TlsFiles {
                 certfile,

@@ -1,45 +1,26 @@
 //! The address of a store on the command line: `etcd3://HOST:PORT/NAMESPACE`, `raft://HOST:PORT,HOST:PORT`.
 
+use patroni_config::stores::USUAL;
+use patroni_config::{STORES, Store};
 use patroni_core::JsonMap;
-use serde_json::{Value, json};
 
 use crate::error::{CtlError, failed};
 
-/// Stores and their ports. The order decides which one a port alone stands for.
-const PORTS: &[(&str, u16)] =
-    &[("zookeeper", 2181), ("exhibitor", 8181), ("consul", 8500), ("etcd", 2379), ("etcd3", 2379), (RAFT, 9008)];
-
-/// The embedded store.
-const RAFT: &str = "raft";
-
-/// What of the section `raft` proves that one may talk to the members, whatever their addresses are.
-const CREDENTIALS: [&str; 5] = ["password", "cert", "key", "key_password", "cacert"];
-
 /// A store.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct DcsUrl {
-    store: &'static str,
+    store: &'static Store,
     /// Each with its port.
-    hosts: Vec<String>,
+    addresses: Vec<(String, u16)>,
     /// The namespace, if the address names one.
     pub(crate) namespace: Option<String>,
 }
 
 impl DcsUrl {
-    /// The section of the configuration that it stands for. Passwords are in no address: those of the embedded store
-    /// are the configured ones.
+    /// The section of the configuration that it stands for.
     pub(crate) fn section(&self, configuration: &JsonMap) -> JsonMap {
-        let section = match self.hosts.as_slice() {
-            hosts if self.store == RAFT => {
-                let configured = configuration.get(RAFT).and_then(Value::as_object);
-                let kept =
-                    CREDENTIALS.iter().filter_map(|key| Some(((*key).to_owned(), configured?.get(*key)?.clone())));
-                Value::Object([("partner_addrs".to_owned(), json!(hosts))].into_iter().chain(kept).collect())
-            }
-            [host] => json!({"host": host}),
-            hosts => json!({"hosts": hosts}),
-        };
-        [(self.store.to_owned(), section)].into_iter().collect()
+        let section = self.store.section(&self.addresses, configuration);
+        [(self.store.name.to_owned(), section)].into_iter().collect()
     }
 }
 
@@ -70,22 +51,28 @@ pub(crate) fn parse(url: &str) -> Result<DcsUrl, CtlError> {
         hosts.push((if host.is_empty() { "localhost".to_owned() } else { host.to_lowercase() }, port));
     }
     let port = hosts.first().and_then(|(_, port)| *port);
-    let known = |name: &str| PORTS.iter().find(|(known, _)| *known == name);
     let found = match scheme.as_str() {
-        "" => PORTS.iter().find(|(_, known)| Some(*known) == port).or_else(|| known("etcd")),
-        name => known(name),
+        "" => {
+            let usual = || STORES.iter().find(|store| store.kind == USUAL);
+            STORES.iter().find(|store| port.is_some() && store.port == port).or_else(usual)
+        }
+        name => Store::named(name),
     };
-    let Some((store, usual_port)) = found else { return failed(format!("Unknown dcs scheme: {scheme}")) };
+    let Some((store, usual_port)) = found.and_then(|store| Some((store, store.port?))) else {
+        return failed(format!("Unknown dcs scheme: {scheme}"));
+    };
     let path = path.trim();
     Ok(DcsUrl {
         store,
-        hosts: hosts.into_iter().map(|(host, port)| format!("{host}:{}", port.unwrap_or(*usual_port))).collect(),
+        addresses: hosts.into_iter().map(|(host, port)| (host, port.unwrap_or(usual_port))).collect(),
         namespace: (!path.is_empty() && path != "/").then(|| path.to_owned()),
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
     #[test]
@@ -95,6 +82,8 @@ mod tests {
             ("etcd://:2399", "etcd", "localhost:2399", None),
             ("etcd3://Random.com:2399/custom", "etcd3", "random.com:2399", Some("/custom")),
             ("host:8500", "consul", "host:8500", None),
+            ("zookeeper://a,b", "zookeeper", "a:2181 b:2181", None),
+            ("//h:8181", "exhibitor", "h:8181", None),
             ("etcd3://[::1]:23/", "etcd3", "[::1]:23", None),
             ("etcd3://[::1]", "etcd3", "[::1]:2379", None),
             ("etcd3://a,B:1/n", "etcd3", "a:2379 b:1", Some("/n")),
@@ -106,10 +95,11 @@ mod tests {
         ];
         for (url, store, hosts, namespace) in rows {
             let parsed = parse(url).expect(url);
-            assert_eq!((parsed.store, parsed.hosts.join(" ").as_str()), (store, hosts), "{url}");
+            let addresses: Vec<String> = parsed.addresses.iter().map(|(host, port)| format!("{host}:{port}")).collect();
+            assert_eq!((parsed.store.name, addresses.join(" ").as_str()), (store, hosts), "{url}");
             assert_eq!(parsed.namespace.as_deref(), namespace, "{url}");
         }
-        assert_eq!(parse("foo://x").map_err(|e| e.to_string()), Err("Unknown dcs scheme: foo".to_owned()));
+        assert_eq!(parse("foo://x").map(|_| ()).map_err(|e| e.to_string()), Err("Unknown dcs scheme: foo".to_owned()));
         assert!(parse("etcd3://x:y").is_err() && parse("raft://x,z:y").is_err());
         let error = parse("etcd3://a:99999").map_err(|e| e.to_string()).unwrap_err();
         assert!(error.ends_with("a port is a number up to 65535"), "{error}");
@@ -125,6 +115,9 @@ mod tests {
         };
         for (url, expected) in [
             ("etcd3://a", json!({"etcd3": {"host": "a:2379"}})),
+            ("consul://a/n", json!({"consul": {"host": "a:8500"}})),
+            ("exhibitor://a,b", json!({"exhibitor": {"hosts": ["a", "b"], "port": 8181}})),
+            ("zookeeper://a,b:1", json!({"zookeeper": {"hosts": ["a:2181", "b:1"]}})),
             ("etcd3://a,b", json!({"etcd3": {"hosts": ["a:2379", "b:2379"]}})),
             ("raft://a,b:1", json!({"raft": {"partner_addrs": ["a:9008", "b:1"], "password": "p", "cacert": "ca"}})),
         ] {

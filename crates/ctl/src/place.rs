@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use patroni_config::{Config, Environment, Purpose, Source};
+use patroni_config::{Config, Environment, Purpose, Source, Store, StoreKind};
 use patroni_core::JsonMap;
 use patroni_dcs::raft::{RaftClient, RaftOptions};
 use patroni_dcs::wire::ClusterPath;
@@ -67,16 +67,11 @@ impl Place {
     /// The members of the embedded store, to look after it; `None` where it is another store. With their addresses, as
     /// far as they are known here.
     pub(crate) fn embedded(&self) -> Result<Option<(Admin, Vec<String>)>, CtlError> {
-        let other = patroni_config::STORES.iter().find(|name| **name != "raft" && self.has(name));
-        if other.is_some() {
+        if Store::configured(&self.configuration).is_some_and(|(store, _)| store.kind != StoreKind::Raft) {
             return Ok(None);
         }
         let options = RaftOptions::from_json(&self.configuration).or_else(|error| failed(error.to_string()))?;
         let client: Admin = RaftClient::new(&options, None).or_else(|error| failed(error.to_string()))?;
         Ok(Some((client, options.addresses())))
-    }
-
-    fn has(&self, section: &str) -> bool {
-        self.configuration.get(section).is_some_and(|value| !value.is_null())
     }
 }

@@ -70,8 +70,8 @@ fn commands_of_a_group_have_two_words() {
 
 #[test]
 fn a_store_that_is_not_supported_is_named() {
-    let output = patronictl(&["-d", "consul://localhost", "list", "batman"]);
+    let output = patronictl(&["-d", "exhibitor://localhost", "list", "batman"]);
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(text.starts_with("Error: ") && text.contains("consul"), "{text}");
+    assert!(text.starts_with("Error: ") && text.contains("exhibitor"), "{text}");
 }

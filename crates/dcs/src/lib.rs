@@ -1,14 +1,31 @@
 //! The distributed store: one trait, one place for key names and JSON ([`wire`]), a backend per module.
 
+#[cfg(any(feature = "consul", feature = "etcd"))]
+mod attempts;
 mod boot_time;
+#[cfg(feature = "consul")]
+pub mod consul;
+#[cfg(feature = "etcd")]
+pub mod etcd;
+#[cfg(feature = "etcd3")]
 pub mod etcd3;
+#[cfg(any(feature = "consul", feature = "etcd"))]
+mod http;
 pub mod memory;
 mod noticed;
 mod open;
+#[cfg(any(feature = "consul", feature = "etcd"))]
+mod primitives;
 pub mod raft;
+#[cfg(any(feature = "consul", feature = "etcd"))]
+mod section;
+#[cfg(any(feature = "consul", feature = "etcd"))]
+mod semantics;
 pub mod wire;
 
 pub use open::{OpenError, open, open_for_agent};
+#[cfg(any(feature = "consul", feature = "etcd"))]
+pub use section::SectionError;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

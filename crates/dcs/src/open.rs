@@ -1,13 +1,16 @@
-//! Choosing the backend by the section of the configuration.
+//! Choosing the store by the section of the configuration, and opening it: the column of the table of stores that needs the
+//! stores themselves.
 
 use std::sync::Arc;
 
+use patroni_config::{Store, StoreKind};
 use patroni_core::JsonMap;
 use patroni_core::name::MemberName;
 use serde_json::Value;
 
-use crate::etcd3::{Etcd3, Etcd3Options, OptionsError};
 use crate::raft::{Raft, RaftClient, RaftNode, RaftOptions, RaftOptionsError, StartError, TransportError};
+#[cfg(any(feature = "consul", feature = "etcd"))]
+use crate::section::SectionError;
 use crate::wire::ClusterPath;
 use crate::{Dcs, Timing};
 
@@ -16,16 +19,12 @@ use crate::{Dcs, Timing};
 pub enum OpenError {
     /// No section names a store, and the address of the embedded one does not follow from the rest.
     #[error(
-        "Can not find suitable configuration of distributed configuration store\nAvailable implementations: etcd3, raft; add a section such as\netcd3:\n  hosts: 10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379"
+        "Can not find suitable configuration of distributed configuration store\nAvailable implementations: {list}; add a section such as\netcd3:\n  hosts: 10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379",
+        list = available()
     )]
     Missing,
-    /// The second version of etcd's API.
-    #[error(
-        "the section etcd speaks version 2 of etcd's API, which etcd itself has removed; rename the section to etcd3 (its keys stay the same; what is stored under version 2 is not carried over)"
-    )]
-    Etcd2,
-    /// A store that is not supported.
-    #[error("the store {0} is not supported; supported are: etcd3, raft")]
+    /// A store that is not supported, or that this program was built without.
+    #[error("the store {0} is not supported; supported are: {list}", list = available())]
     Unsupported(&'static str),
     /// Another store, while one is in use.
     #[error("the configuration names another store; it takes effect when the agent is started again")]
@@ -34,8 +33,9 @@ pub enum OpenError {
     #[error("the section {0} is not a mapping; write its settings below it")]
     NotAMapping(&'static str),
     /// The section has an error.
+    #[cfg(any(feature = "consul", feature = "etcd"))]
     #[error(transparent)]
-    Options(#[from] OptionsError),
+    Section(#[from] SectionError),
     /// The section has an error.
     #[error(transparent)]
     RaftOptions(#[from] RaftOptionsError),
@@ -47,12 +47,28 @@ pub enum OpenError {
     Start(#[from] StartError),
 }
 
-const UNSUPPORTED: [&str; 4] = ["consul", "exhibitor", "kubernetes", "zookeeper"];
+/// Whether this program can open it.
+fn is_available(kind: StoreKind) -> bool {
+    match kind {
+        StoreKind::Raft => true,
+        StoreKind::Consul => cfg!(feature = "consul"),
+        StoreKind::Etcd => cfg!(feature = "etcd"),
+        StoreKind::Etcd3 => cfg!(feature = "etcd3"),
+        StoreKind::Exhibitor | StoreKind::Kubernetes | StoreKind::ZooKeeper => false,
+    }
+}
 
-/// The store that the configuration chooses.
-enum Chosen<'a> {
-    Etcd3(&'a JsonMap),
-    Raft(Box<RaftOptions>),
+fn available() -> String {
+    let names = patroni_config::STORES.iter().filter(|store| is_available(store.kind)).map(|store| store.name);
+    names.collect::<Vec<_>>().join(", ")
+}
+
+/// Who asks for a handle.
+enum Purpose {
+    /// An agent: if it is to be a member of the embedded store, it is one as long as the handle lives.
+    Agent,
+    /// Somebody who reads, and writes [`crate::Key`]s.
+    Visitor,
 }
 
 /// Opens the store that the configuration names in one of its sections; without any, the embedded store. Does not wait
@@ -66,7 +82,7 @@ pub fn open(
     name: MemberName,
     timing: Timing,
 ) -> Result<Arc<dyn Dcs>, OpenError> {
-    open_with(configuration, path, name, timing, |_| Ok(None))
+    open_for(&Purpose::Visitor, configuration, path, name, timing)
 }
 
 /// The same for an agent: if it is to be a member of the embedded store, it is one as long as the handle lives.
@@ -79,65 +95,97 @@ pub fn open_for_agent(
     name: MemberName,
     timing: Timing,
 ) -> Result<Arc<dyn Dcs>, OpenError> {
-    open_with(configuration, path, name, timing, |options| {
-        options.self_addr.is_some().then(|| RaftNode::start(options.clone())).transpose()
-    })
+    open_for(&Purpose::Agent, configuration, path, name, timing)
 }
 
-/// `join`: makes this process a member of the embedded store, or not.
-fn open_with(
+fn open_for(
+    purpose: &Purpose,
     configuration: &JsonMap,
     path: &ClusterPath,
     name: MemberName,
     timing: Timing,
-    join: impl FnOnce(&RaftOptions) -> Result<Option<Arc<RaftNode>>, StartError>,
 ) -> Result<Arc<dyn Dcs>, OpenError> {
-    match choose(configuration)? {
-        Chosen::Etcd3(section) => Ok(Etcd3::connect(Etcd3Options::from_json(section)?, path, name, timing)),
-        Chosen::Raft(options) => {
-            let node = join(&options)?;
+    let kind = chosen(configuration)?.map_or(StoreKind::Raft, |(store, _)| store.kind);
+    match kind {
+        #[cfg(feature = "consul")]
+        StoreKind::Consul => {
+            let mut options = consul_options(configuration)?;
+            if let Purpose::Visitor = purpose {
+                // Whoever decides by one look wants to see the last word, as with 4.1.5.
+                options.consistency = crate::consul::Consistency::Consistent;
+            }
+            Ok(crate::consul::connect(options, path, name, timing))
+        }
+        #[cfg(feature = "etcd")]
+        StoreKind::Etcd => Ok(crate::etcd::connect(etcd_options(configuration)?, path, name, timing)),
+        #[cfg(feature = "etcd3")]
+        StoreKind::Etcd3 => Ok(crate::etcd3::Etcd3::connect(etcd3_options(configuration)?, path, name, timing)),
+        // What is not available was refused.
+        _ => {
+            let options = embedded_options(configuration)?;
+            let is_member = matches!(purpose, Purpose::Agent) && options.self_addr.is_some();
+            let node = is_member.then(|| RaftNode::start(options.clone())).transpose()?;
             Ok(Raft::open(RaftClient::new(&options, node)?, path, name, timing))
         }
     }
 }
 
+/// The store whose section is there, with that; `None`: no section, so the embedded store.
+fn chosen(configuration: &JsonMap) -> Result<Option<(&'static Store, &JsonMap)>, OpenError> {
+    match Store::configured(configuration) {
+        None => Ok(None),
+        Some((store, _)) if !is_available(store.kind) => Err(OpenError::Unsupported(store.name)),
+        Some((store, Value::Object(section))) => Ok(Some((store, section))),
+        Some((store, _)) => Err(OpenError::NotAMapping(store.name)),
+    }
+}
+
+fn embedded_options(configuration: &JsonMap) -> Result<RaftOptions, OpenError> {
+    RaftOptions::from_json(configuration).map_err(|error| match error.key {
+        "self_addr" if configuration.get("raft").is_none_or(Value::is_null) => OpenError::Missing,
+        _ => error.into(),
+    })
+}
+
 /// The section of the embedded store, for one that is open already.
 pub(crate) fn raft_options(configuration: &JsonMap) -> Result<RaftOptions, OpenError> {
-    match choose(configuration)? {
-        Chosen::Raft(options) => Ok(*options),
-        Chosen::Etcd3(_) => Err(OpenError::Replaced),
+    match chosen(configuration)? {
+        Some((store, _)) if store.kind != StoreKind::Raft => Err(OpenError::Replaced),
+        Some(_) | None => embedded_options(configuration),
     }
 }
 
-/// The section of etcd, for a store that is open already.
-pub(crate) fn etcd3_options(configuration: &JsonMap) -> Result<Etcd3Options, OpenError> {
-    match choose(configuration)? {
-        Chosen::Etcd3(section) => Ok(Etcd3Options::from_json(section)?),
-        Chosen::Raft(_) => Err(OpenError::Replaced),
+/// The section of a store that is open already.
+#[cfg(any(feature = "consul", feature = "etcd", feature = "etcd3"))]
+fn section_of(kind: StoreKind, configuration: &JsonMap) -> Result<(&'static str, &JsonMap), OpenError> {
+    match chosen(configuration)? {
+        Some((store, section)) if store.kind == kind => Ok((store.name, section)),
+        Some(_) | None => Err(OpenError::Replaced),
     }
 }
 
-fn choose(configuration: &JsonMap) -> Result<Chosen<'_>, OpenError> {
-    let present = |section: &str| configuration.get(section).filter(|value| !value.is_null());
-    match (present("etcd3"), present("raft")) {
-        (Some(Value::Object(section)), _) => return Ok(Chosen::Etcd3(section)),
-        (Some(_), _) => return Err(OpenError::NotAMapping("etcd3")),
-        (None, _) if present("etcd").is_some() => return Err(OpenError::Etcd2),
-        (None, Some(Value::Object(_))) => return Ok(Chosen::Raft(Box::new(RaftOptions::from_json(configuration)?))),
-        (None, Some(_)) => return Err(OpenError::NotAMapping("raft")),
-        (None, None) => {}
-    }
-    match UNSUPPORTED.into_iter().find(|section| present(section).is_some()) {
-        Some(section) => Err(OpenError::Unsupported(section)),
-        None => match RaftOptions::from_json(configuration) {
-            Ok(options) => Ok(Chosen::Raft(Box::new(options))),
-            Err(RaftOptionsError { key: "self_addr", .. }) => Err(OpenError::Missing),
-            Err(error) => Err(error.into()),
-        },
-    }
+/// What the configuration says of Consul.
+#[cfg(feature = "consul")]
+pub(crate) fn consul_options(configuration: &JsonMap) -> Result<crate::consul::ConsulOptions, OpenError> {
+    let (_, section) = section_of(StoreKind::Consul, configuration)?;
+    Ok(crate::consul::ConsulOptions::from_json(section)?)
 }
 
-#[cfg(test)]
+/// What the configuration says of etcd, for version 2 of its API.
+#[cfg(feature = "etcd")]
+pub(crate) fn etcd_options(configuration: &JsonMap) -> Result<crate::etcd::EtcdOptions, OpenError> {
+    let (name, section) = section_of(StoreKind::Etcd, configuration)?;
+    Ok(crate::etcd::EtcdOptions::from_json(name, section)?)
+}
+
+/// What the configuration says of etcd, for version 3 of its API.
+#[cfg(feature = "etcd3")]
+pub(crate) fn etcd3_options(configuration: &JsonMap) -> Result<crate::etcd::EtcdOptions, OpenError> {
+    let (name, section) = section_of(StoreKind::Etcd3, configuration)?;
+    Ok(crate::etcd::EtcdOptions::from_json(name, section)?)
+}
+
+#[cfg(all(test, feature = "consul", feature = "etcd", feature = "etcd3"))]
 mod tests {
     use std::time::Duration;
 
@@ -155,13 +203,16 @@ mod tests {
             open(&configuration, &path, "a".into(), timing).err().map(|error| error.to_string())
         };
         assert_eq!(error(json!({"etcd3": {"host": "a"}, "etcd": {"host": "b"}})), None);
+        assert_eq!(error(json!({"etcd": {"host": "a"}})), None);
+        assert_eq!(error(json!({"consul": {}})), None);
         assert_eq!(error(json!({"raft": {"partner_addrs": ["127.0.0.1:1"]}})), None);
         assert_eq!(error(json!({"restapi": {"connect_address": "127.0.0.1:8008"}})), None, "the embedded store");
         for (configuration, part) in [
-            (json!({}), "Available implementations: etcd3"),
-            (json!({"etcd3": null}), "Available implementations: etcd3"),
-            (json!({"etcd": {"host": "a"}}), "rename the section to etcd3"),
-            (json!({"zookeeper": {}}), "the store zookeeper is not supported; supported are: etcd3, raft"),
+            (json!({}), "Available implementations: consul, etcd, etcd3, raft"),
+            (json!({"etcd3": null}), "Available implementations: consul, etcd"),
+            (json!({"kubernetes": {}}), "the store kubernetes is not supported; supported are: consul, etcd"),
+            (json!({"consul": {"host": "a:x"}}), "consul.host: \"x\" in \"a:x\" is not a port"),
+            (json!({"etcd": {"key": "x", "host": "a"}}), "etcd.key: is given without cert"),
             (json!({"etcd3": []}), "is not a mapping"),
             (json!({"raft": []}), "is not a mapping"),
             (json!({"restapi": {"connect_address": "10.0.0.1:8008"}}), "raft.password: without a password"),

@@ -10,13 +10,14 @@ use base64::Engine;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
-use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, USER_AGENT};
-use hyper::{Method, Request, Uri};
+use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, USER_AGENT};
+use hyper::{Request, Uri};
 use hyper_util::rt::TokioIo;
 use patroni_core::units::in_words;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
 mod connect;
@@ -26,6 +27,8 @@ pub mod tls;
 mod verify;
 
 pub use connect::connect;
+pub use hyper::Method;
+pub use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 pub use keys::KeyError;
 pub use tls::{TlsError, TlsFiles};
 
@@ -44,6 +47,8 @@ pub struct ClientOptions {
     pub cacert: Option<String>,
     /// `ctl.certfile`, `ctl.keyfile`, `ctl.keyfile_password`: how this client shows who it is.
     pub identity: Option<TlsFiles>,
+    /// Certificates of servers are not verified, whatever else is set (`verify: false` of stores).
+    pub unverified: bool,
     /// The header `User-Agent`.
     pub user_agent: String,
 }
@@ -59,6 +64,28 @@ struct Inner {
     user_agent: HeaderValue,
     // The certificates of the system are many: they are read when a server with TLS is met.
     tls: OnceLock<Arc<ClientConfig>>,
+}
+
+/// A request.
+#[derive(Debug)]
+pub struct Call<'a> {
+    /// GET, PUT, ...
+    pub method: Method,
+    /// `http://` or `https://`, host, port, path and query.
+    pub url: &'a str,
+    /// Headers beside those that every request has.
+    pub headers: &'a [(HeaderName, HeaderValue)],
+    /// What is sent with it.
+    pub body: Option<Body>,
+}
+
+/// What is sent with a request.
+#[derive(Debug)]
+pub struct Body {
+    /// The content.
+    pub text: String,
+    /// The header `Content-Type`.
+    pub content_type: &'static str,
 }
 
 /// An answer.
@@ -81,6 +108,9 @@ pub enum HttpError {
     /// The time was over.
     #[error("no answer within {}", in_words(*.0))]
     Timeout(Duration),
+    /// The time was over before there was a connection: nothing was asked.
+    #[error("no answer within {}", in_words(*.0))]
+    NotConnected(Duration),
     /// No connection.
     #[error("no connection to {0}: {1}")]
     Connect(String, #[source] std::io::Error),
@@ -129,34 +159,41 @@ impl HttpClient {
         body: Option<String>,
         limit: Duration,
     ) -> Result<Response, HttpError> {
-        match tokio::time::timeout(limit, self.exchange(method, url, body)).await {
-            Ok(result) => result,
-            Err(_) => Err(HttpError::Timeout(limit)),
-        }
+        let body = body.map(|text| Body { text, content_type: "application/json" });
+        self.call(Call { method, url, headers: &[], body }, limit).await
     }
 
-    async fn exchange(&self, method: Method, url: &str, body: Option<String>) -> Result<Response, HttpError> {
-        let target = Target::parse(url)?;
-        let stream =
-            connect(&target.host, target.port).await.map_err(|e| HttpError::Connect(target.authority.clone(), e))?;
+    /// The same with headers and another type of body.
+    ///
+    /// # Errors
+    /// As for [`HttpClient::request`].
+    pub async fn call(&self, call: Call<'_>, limit: Duration) -> Result<Response, HttpError> {
+        let until = Instant::now() + limit;
+        let target = Target::parse(call.url)?;
+        let not_connected = |_| HttpError::NotConnected(limit);
+        let stream = timeout_at(until, connect(&target.host, target.port)).await.map_err(not_connected)?;
+        let stream = stream.map_err(|e| HttpError::Connect(target.authority.clone(), e))?;
         let _ = stream.set_nodelay(true);
-        let request = self.http_request(method, &target, body)?;
-        if !target.tls {
-            return send(stream, request).await;
-        }
-        let name = ServerName::try_from(target.host.clone()).map_err(|_| HttpError::Address(url.to_owned()))?;
-        let stream = TlsConnector::from(self.tls_config()?)
-            .connect(name, stream)
-            .await
-            .map_err(|e| refusal::of_handshake(&target.authority, e))?;
-        send(stream, request).await
+        let request = self.http_request(&target, call.method, call.headers, call.body)?;
+        let answer = if target.tls {
+            let name =
+                ServerName::try_from(target.host.clone()).map_err(|_| HttpError::Address(call.url.to_owned()))?;
+            let shaking = TlsConnector::from(self.tls_config()?).connect(name, stream);
+            let stream = timeout_at(until, shaking).await.map_err(not_connected)?;
+            let stream = stream.map_err(|e| refusal::of_handshake(&target.authority, e))?;
+            timeout_at(until, send(stream, request)).await
+        } else {
+            timeout_at(until, send(stream, request)).await
+        };
+        answer.unwrap_or(Err(HttpError::Timeout(limit)))
     }
 
     fn http_request(
         &self,
-        method: Method,
         target: &Target,
-        body: Option<String>,
+        method: Method,
+        headers: &[(HeaderName, HeaderValue)],
+        body: Option<Body>,
     ) -> Result<Request<Full<Bytes>>, HttpError> {
         let mut request = Request::builder()
             .method(method)
@@ -167,11 +204,15 @@ impl HttpClient {
         if let Some(value) = &self.0.authorization {
             request = request.header(AUTHORIZATION, value);
         }
-        if body.is_some() {
-            request = request.header(CONTENT_TYPE, "application/json");
+        for (name, value) in headers {
+            request = request.header(name, value);
         }
-        let body = Full::new(Bytes::from(body.unwrap_or_default()));
-        request.body(body).map_err(|e| HttpError::Protocol(e.to_string()))
+        let mut text = String::new();
+        if let Some(body) = body {
+            request = request.header(CONTENT_TYPE, body.content_type);
+            text = body.text;
+        }
+        request.body(Full::new(Bytes::from(text))).map_err(|e| HttpError::Protocol(e.to_string()))
     }
 
     fn tls_config(&self) -> Result<Arc<ClientConfig>, TlsError> {

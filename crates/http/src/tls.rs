@@ -110,7 +110,7 @@ pub enum Trust<'a> {
 /// # Errors
 /// A file cannot be read or used.
 pub fn client_config(options: &ClientOptions) -> Result<ClientConfig, TlsError> {
-    let trust = match options.insecure && options.identity.is_none() {
+    let trust = match options.unverified || (options.insecure && options.identity.is_none()) {
         true => Trust::Anybody,
         false => Trust::Vouched { cafile: options.cacert.as_deref(), any_name: options.insecure },
     };

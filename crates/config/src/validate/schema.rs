@@ -45,7 +45,7 @@ pub(super) const ROOT: &[Key] = &[
     Optional("ctl", Map(CTL)),
     Required("restapi", Map(RESTAPI)),
     Optional("bootstrap", Map(BOOTSTRAP)),
-    Stores(STORES),
+    Stores,
     Optional("citus", Map(&[Required("database", Text), Required("group", int(0, None))])),
     Required("postgresql", Map(POSTGRESQL)),
     Optional(
@@ -158,44 +158,7 @@ const DYNAMIC: &[Key] = &[
     Optional("synchronous_node_count", at_least(1)),
 ];
 
-pub(super) const STORES: &[(&str, Rule)] = &[
-    ("consul", Map(CONSUL)),
-    ("etcd", Map(ETCD)),
-    ("etcd3", Map(ETCD)),
-    ("exhibitor", Map(&[Required("hosts", TEXTS), Required("port", PORT), Optional("poll_interval", int(1, None))])),
-    ("kubernetes", Map(KUBERNETES)),
-    (
-        "raft",
-        Map(&[
-            // 4.1.5 requires this one and the partners; ours follow from the rest.
-            Optional("self_addr", CONNECT_ADDRESS),
-            Optional("bind_addr", LISTEN),
-            Optional("partner_addrs", Check(Some(Type::List), host_port_list)),
-            Optional("data_dir", Text),
-            Optional("password", Text),
-            Optional("cacert", Text),
-            Optional("cert", Text),
-            Optional("key", Text),
-            Optional("key_password", Text),
-        ]),
-    ),
-    (
-        "zookeeper",
-        Map(&[
-            Required("hosts", HOSTS),
-            Optional("use_ssl", Bool),
-            Optional("cacert", Text),
-            Optional("cert", Text),
-            Optional("key", Text),
-            Optional("key_password", Text),
-            Optional("verify", Bool),
-            Optional("set_acls", Dict),
-            Optional("auth_data", Dict),
-        ]),
-    ),
-];
-
-const CONSUL: &[Key] = &[
+pub(crate) const CONSUL: Rule = Map(&[
     AnyOf(&[("host", HOST_PORT), ("url", Text)]),
     Optional("port", PORT),
     Optional("scheme", Text),
@@ -211,9 +174,9 @@ const CONSUL: &[Key] = &[
     Optional("service_check_interval", Text),
     Optional("service_check_tls_server_name", Text),
     Optional("consistency", OneOf(&["default", "consistent", "stale"], true)),
-];
+]);
 
-const ETCD: &[Key] = &[
+pub(crate) const ETCD: Rule = Map(&[
     AnyOf(&[
         ("host", HOST_PORT),
         ("hosts", HOSTS),
@@ -228,9 +191,37 @@ const ETCD: &[Key] = &[
     Optional("cacert", Text),
     Optional("cert", Text),
     Optional("key", Text),
-];
+]);
 
-const KUBERNETES: &[Key] = &[
+pub(crate) const EXHIBITOR: Rule =
+    Map(&[Required("hosts", TEXTS), Required("port", PORT), Optional("poll_interval", int(1, None))]);
+
+pub(crate) const RAFT: Rule = Map(&[
+    // 4.1.5 requires this one and the partners; ours follow from the rest.
+    Optional("self_addr", CONNECT_ADDRESS),
+    Optional("bind_addr", LISTEN),
+    Optional("partner_addrs", Check(Some(Type::List), host_port_list)),
+    Optional("data_dir", Text),
+    Optional("password", Text),
+    Optional("cacert", Text),
+    Optional("cert", Text),
+    Optional("key", Text),
+    Optional("key_password", Text),
+]);
+
+pub(crate) const ZOOKEEPER: Rule = Map(&[
+    Required("hosts", HOSTS),
+    Optional("use_ssl", Bool),
+    Optional("cacert", Text),
+    Optional("cert", Text),
+    Optional("key", Text),
+    Optional("key_password", Text),
+    Optional("verify", Bool),
+    Optional("set_acls", Dict),
+    Optional("auth_data", Dict),
+]);
+
+pub(crate) const KUBERNETES: Rule = Map(&[
     Required("labels", Map(&[])),
     Optional("bypass_api_service", Bool),
     Optional("namespace", Text),
@@ -246,7 +237,7 @@ const KUBERNETES: &[Key] = &[
     Optional("cacert", Text),
     Optional("retriable_http_codes", Or(&[Int, List(&Int)])),
     Optional("bootstrap_labels", Dict),
-];
+]);
 
 const USER: &[Key] = &[Required("username", Text), Optional("password", Text)];
 

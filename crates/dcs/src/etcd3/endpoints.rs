@@ -6,10 +6,9 @@ use std::time::Duration;
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
 use tokio::sync::watch;
 
-use super::addresses::Addresses;
 use super::failure;
-use super::options::Etcd3Options;
-use super::srv;
+use crate::attempts::Fate;
+use crate::etcd::{Addresses, EtcdOptions, srv};
 
 /// etcd answers more frequent pings with an error (its `--grpc-keepalive-min-time` is 5 s).
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -22,7 +21,7 @@ pub(super) struct Endpoints {
 }
 
 struct Inner {
-    options: Etcd3Options,
+    options: EtcdOptions,
     addresses: Addresses,
     /// The SRV records are to be asked for the configured addresses before the next connection.
     resolves: bool,
@@ -46,7 +45,7 @@ pub(super) struct NoConnection {
 }
 
 impl Endpoints {
-    pub(super) fn new(options: Etcd3Options) -> Self {
+    pub(super) fn new(options: EtcdOptions) -> Self {
         let addresses = Addresses::new(options.endpoints.clone());
         let resolves = options.srv.is_some();
         let inner = Inner { options, addresses, resolves, connection: None, is_open: false };
@@ -55,17 +54,11 @@ impl Endpoints {
 
     /// Takes other credentials and certificates, with a new connection. The addresses stay: others could be those of
     /// another etcd. False: the settings name other addresses.
-    pub(super) fn reconfigure(&self, options: Etcd3Options) -> bool {
+    pub(super) fn reconfigure(&self, options: EtcdOptions) -> bool {
         let mut inner = self.lock();
         let same_place = options.place() == inner.options.place();
         let old = std::mem::take(&mut inner.options);
-        inner.options = Etcd3Options {
-            endpoints: old.endpoints.clone(),
-            srv: old.srv.clone(),
-            srv_suffix: old.srv_suffix.clone(),
-            use_proxies: old.use_proxies,
-            ..options
-        };
+        inner.options = options.at_the_place_of(&old);
         if inner.options != old {
             self.give_up(&mut inner);
         }
@@ -88,7 +81,7 @@ impl Endpoints {
         Ok(connection)
     }
 
-    async fn connect(&self, url: &str, settings: &Etcd3Options, patience: Duration) -> Result<Client, NoConnection> {
+    async fn connect(&self, url: &str, settings: &EtcdOptions, patience: Duration) -> Result<Client, NoConnection> {
         let options = connect_options(url, settings, patience).await?;
         let Some((name, password)) = &settings.credentials else {
             return Client::connect([url], Some(options)).await.map_err(|error| no_connection(url, &error));
@@ -149,7 +142,7 @@ impl Endpoints {
         }
     }
 
-    fn target(&self) -> Result<(u64, String, Etcd3Options), NoConnection> {
+    fn target(&self) -> Result<(u64, String, EtcdOptions), NoConnection> {
         let inner = self.lock();
         let missing = || NoConnection { text: "no endpoint of etcd is known".into(), hopeless: false };
         let url = inner.addresses.current().ok_or_else(missing)?.to_owned();
@@ -188,15 +181,12 @@ impl Endpoints {
 }
 
 fn no_connection(url: &str, error: &etcd_client::Error) -> NoConnection {
-    NoConnection {
-        text: format!("{url}: {}", failure::text(error)),
-        hopeless: failure::fate(error) == failure::Fate::Refused,
-    }
+    NoConnection { text: format!("{url}: {}", failure::text(error)), hopeless: failure::fate(error) == Fate::Refused }
 }
 
 async fn connect_options(
     url: &str,
-    settings: &Etcd3Options,
+    settings: &EtcdOptions,
     patience: Duration,
 ) -> Result<ConnectOptions, NoConnection> {
     // Shorter than the limit of the whole attempt, so that "not connected" is known and not only "no answer".
@@ -210,7 +200,7 @@ async fn connect_options(
 }
 
 /// Files are read at each new connection, so that renewed certificates are used.
-async fn tls(settings: &Etcd3Options) -> Result<TlsOptions, NoConnection> {
+async fn tls(settings: &EtcdOptions) -> Result<TlsOptions, NoConnection> {
     let mut tls = TlsOptions::new();
     match &settings.cacert {
         Some(path) => tls = tls.ca_certificate(Certificate::from_pem(read("cacert", path).await?)),

@@ -3,18 +3,7 @@
 use etcd_client::Error;
 use tonic::{Code, ConnectError, Status};
 
-/// What is known about a request that failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// It was surely not carried out; try another endpoint.
-    NotSent,
-    /// It may have been carried out; try another endpoint.
-    Unknown,
-    /// It was surely not carried out and never will be; another try is pointless.
-    Refused,
-    /// The lease it names does not exist (any more).
-    LeaseNotFound,
-}
+use crate::attempts::Fate;
 
 pub(super) fn fate(error: &Error) -> Fate {
     match error {

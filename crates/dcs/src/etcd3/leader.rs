@@ -8,9 +8,9 @@ use patroni_core::lsn::Lsn;
 use patroni_core::time::Moment;
 use tokio::time::Instant;
 
-use super::attempts::Failure;
 use super::lease::Lease;
 use super::{Shared, first_key, undecided};
+use crate::attempts::Failure;
 use crate::{LeaderUpdate, wire};
 
 impl Shared {

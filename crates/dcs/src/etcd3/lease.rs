@@ -7,8 +7,8 @@ use patroni_core::time::Moment;
 use tokio::time::Instant;
 
 use super::Shared;
-use super::attempts::Failure;
-use super::failure::{self, Fate};
+use super::failure;
+use crate::attempts::{Failure, Fate};
 use crate::boot_time::boot_time;
 
 /// A lease that was alive at `refreshed`, and lasts `ttl` longer than that at least.
@@ -91,7 +91,7 @@ impl Shared {
         };
         if known.id != lease.id {
             // Another operation was faster; nothing is attached to ours. If this fails it ends by itself.
-            let revoke = |mut attempt: super::attempts::Attempt| async move {
+            let revoke = |mut attempt: super::requests::Attempt| async move {
                 match attempt.client.lease_revoke(lease.id).await {
                     Err(error) if failure::fate(&error) != Fate::LeaseNotFound => Err(error),
                     Ok(_) | Err(_) => Ok::<_, Error>(()),

@@ -1,14 +1,11 @@
 //! The store on etcd 3, through gRPC. Keys, leases and transactions are those of Patroni 4.1, so that its nodes and
 //! ours can be members of one cluster.
 
-mod addresses;
-mod attempts;
 mod endpoints;
 mod failure;
 mod leader;
 mod lease;
-mod options;
-mod srv;
+mod requests;
 mod watcher;
 
 use std::collections::BTreeMap;
@@ -27,10 +24,11 @@ use patroni_core::time::Moment;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use self::attempts::Failure;
 use self::endpoints::Endpoints;
 use self::lease::Lease;
-pub use self::options::{Etcd3Options, OptionsError};
+use self::requests::Attempt;
+use crate::attempts::Failure;
+pub use crate::etcd::EtcdOptions;
 use crate::noticed::Changes;
 use crate::wire::{self, ClusterPath, RawKey};
 use crate::{Dcs, Expected, Key, LeaderUpdate, OpenError, Timing};
@@ -66,7 +64,7 @@ struct State {
 
 impl Etcd3 {
     /// Makes a handle for a member; needs a tokio runtime as soon as it is used.
-    pub fn connect(options: Etcd3Options, path: &ClusterPath, name: MemberName, timing: Timing) -> Arc<dyn Dcs> {
+    pub fn connect(options: EtcdOptions, path: &ClusterPath, name: MemberName, timing: Timing) -> Arc<dyn Dcs> {
         let prefix = path.prefix();
         let state = State {
             timing,
@@ -105,9 +103,7 @@ impl Dcs for Etcd3 {
     async fn load(&self) -> Outcome<Cluster> {
         match self.shared.load().await {
             Ok(cluster) => Outcome::Done(cluster),
-            // A read changes nothing, so an unknown one did not happen.
-            Err(Failure::NotDone(text) | Failure::Unknown(text)) => Outcome::Failed(text),
-            Err(failure @ Failure::LeaseNotFound) => failure.outcome(),
+            Err(failure) => failure.outcome_of_read(),
         }
     }
 
@@ -137,7 +133,7 @@ impl Dcs for Etcd3 {
 
     async fn delete_cluster(&self) -> Outcome<()> {
         let prefix = self.shared.prefix.as_str();
-        let delete = |mut attempt: attempts::Attempt| async move {
+        let delete = |mut attempt: Attempt| async move {
             attempt.client.delete(prefix, Some(DeleteOptions::new().with_prefix())).await
         };
         match self.shared.endpoints.request(self.shared.deadline(), delete).await {
@@ -154,7 +150,7 @@ impl Dcs for Etcd3 {
 impl Shared {
     async fn load(&self) -> Result<Cluster, Failure> {
         let prefix = self.prefix.as_str();
-        let get = |mut attempt: attempts::Attempt| async move {
+        let get = |mut attempt: Attempt| async move {
             attempt.client.get(prefix, Some(GetOptions::new().with_prefix())).await
         };
         let seen = self.state().revision;
@@ -188,7 +184,7 @@ impl Shared {
                 return Ok(Outcome::Done(()));
             }
             let (key, value) = (self.member_key.as_str(), text.as_str());
-            let put = |mut attempt: attempts::Attempt| async move {
+            let put = |mut attempt: Attempt| async move {
                 attempt.client.put(key, value, Some(PutOptions::new().with_lease(lease.id))).await
             };
             match self.endpoints.request(deadline, put).await {
@@ -257,7 +253,7 @@ impl Shared {
             Expected::Version(version) => return Ok(i64::try_from(version.0).unwrap_or(i64::MAX)),
             Expected::Anything => {}
         }
-        let get = |mut attempt: attempts::Attempt| async move {
+        let get = |mut attempt: Attempt| async move {
             attempt.client.get(name, Some(GetOptions::new().with_keys_only())).await
         };
         let answer = self.endpoints.request(deadline, get).await.map_err(Failure::before_write)?;
@@ -282,9 +278,7 @@ impl Shared {
 
     async fn transact(&self, txn: Txn, deadline: Instant) -> Result<(TxnResponse, bool), Failure> {
         let txn = &txn;
-        let send = |mut attempt: attempts::Attempt| async move {
-            Ok((attempt.client.txn(txn.clone()).await?, attempt.repeated))
-        };
+        let send = |mut attempt: Attempt| async move { Ok((attempt.client.txn(txn.clone()).await?, attempt.repeated)) };
         self.endpoints.request(deadline, send).await
     }
 

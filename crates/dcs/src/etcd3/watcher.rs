@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::Shared;
-use super::attempts::jittered;
+use crate::attempts::jittered;
 use crate::noticed::Filter;
 
 /// How long it may take to set up a watch.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Client, GetOptions};
-use patroni_dcs::etcd3::{Etcd3, Etcd3Options};
+use patroni_dcs::etcd::EtcdOptions;
+use patroni_dcs::etcd3::Etcd3;
 use patroni_dcs::{Dcs, Timing};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -142,7 +143,7 @@ impl Etcd {
     }
 
     pub(crate) fn handle(&self, endpoints: Vec<String>, name: &str, timing: Timing) -> Arc<dyn Dcs> {
-        let options = Etcd3Options { endpoints, ..Etcd3Options::default() };
+        let options = EtcdOptions { endpoints, ..EtcdOptions::default() };
         Etcd3::connect(options, &path(), name.into(), timing)
     }
 
@@ -193,6 +194,11 @@ impl World for Etcd {
         let key = format!("{}{name}", path().prefix());
         let answer = self.client().await.get(key, Some(GetOptions::new())).await.expect("cannot get");
         answer.kvs().first().map(|kv| kv.value().to_vec())
+    }
+
+    fn reference(&self) -> (&'static str, &'static str, serde_json::Value) {
+        let host = self.urls()[0].trim_start_matches("http://").to_owned();
+        ("etcd3", "Etcd3", serde_json::json!({"hosts": [host]}))
     }
 }
 

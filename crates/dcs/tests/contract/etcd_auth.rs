@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use etcd_client::{Client, ConnectOptions, Permission, PermissionType};
 use patroni_core::JsonMap;
 use patroni_core::facts::Outcome;
-use patroni_dcs::etcd3::{Etcd3, Etcd3Options};
+use patroni_dcs::etcd::EtcdOptions;
+use patroni_dcs::etcd3::Etcd3;
 use patroni_dcs::{Dcs, Expected, Key, LeaderUpdate};
 use serde_json::json;
 
@@ -35,7 +36,7 @@ async fn as_root(etcd: &Etcd) -> Client {
 
 fn handle(etcd: &Etcd, password: &str) -> Arc<dyn Dcs> {
     let credentials = Some(("patroni".to_owned(), password.to_owned()));
-    let options = Etcd3Options { endpoints: etcd.urls(), credentials, ..Etcd3Options::default() };
+    let options = EtcdOptions { endpoints: etcd.urls(), credentials, ..EtcdOptions::default() };
     Etcd3::connect(options, &path(), "a".into(), LONG)
 }
 

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use etcd_client::{AlarmAction, AlarmOptions, AlarmType};
 use patroni_core::facts::Outcome;
 use patroni_core::lsn::Lsn;
-use patroni_dcs::etcd3::{Etcd3, Etcd3Options};
+use patroni_dcs::etcd::EtcdOptions;
+use patroni_dcs::etcd3::Etcd3;
 use patroni_dcs::{Dcs, Expected, Key, LeaderUpdate, Timing};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustix::process::Signal;
@@ -265,22 +266,22 @@ async fn certificates() {
     let further =
         ["--cert-file", &server_cert, "--key-file", &server_key, "--client-cert-auth", "--trusted-ca-file", &cacert];
     let etcd = Etcd::launch(1, "https", &further.map(str::to_owned));
-    let with = Etcd3Options {
+    let with = EtcdOptions {
         endpoints: etcd.urls(),
         cacert: Some(cacert),
         cert: Some(client_cert),
         key: Some(client_key),
-        ..Etcd3Options::default()
+        ..EtcdOptions::default()
     };
     let quick = Timing { retry_timeout: Duration::from_secs(2), ..LONG };
-    let handle = |options: Etcd3Options| Etcd3::connect(options, &path(), "a".into(), quick);
+    let handle = |options: EtcdOptions| Etcd3::connect(options, &path(), "a".into(), quick);
     let a = handle(with.clone());
     eventually("etcd answers over TLS", || async { a.acquire().await.is_done() }).await;
-    let without_cert = handle(Etcd3Options { cert: None, key: None, ..with.clone() }).load().await;
+    let without_cert = handle(EtcdOptions { cert: None, key: None, ..with.clone() }).load().await;
     assert!(matches!(without_cert, Outcome::Failed(_)), "{without_cert:?}");
-    let untrusted = handle(Etcd3Options { cacert: None, ..with.clone() }).write(Key::Sync, "", Expected::Absent).await;
+    let untrusted = handle(EtcdOptions { cacert: None, ..with.clone() }).write(Key::Sync, "", Expected::Absent).await;
     assert!(matches!(untrusted, Outcome::Failed(_)), "{untrusted:?}");
-    let missing = handle(Etcd3Options { cacert: Some("/nowhere".into()), ..with }).load().await;
+    let missing = handle(EtcdOptions { cacert: Some("/nowhere".into()), ..with }).load().await;
     assert!(
         matches!(&missing, Outcome::Failed(text) if text.contains("etcd3.cacert") && text.contains("/nowhere")),
         "{missing:?}"
@@ -288,19 +289,19 @@ async fn certificates() {
 }
 
 fn connect(urls: &[String], name: &str, timing: Timing) -> Arc<dyn Dcs> {
-    let options = Etcd3Options { endpoints: urls.to_vec(), ..Etcd3Options::default() };
+    let options = EtcdOptions { endpoints: urls.to_vec(), ..EtcdOptions::default() };
     Etcd3::connect(options, &path(), name.into(), timing)
 }
 
 /// A proxy that can lose what the server says.
-struct Lossy {
+pub(crate) struct Lossy {
     address: SocketAddr,
     losing: Arc<AtomicBool>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Lossy {
-    async fn start(server: SocketAddr) -> Self {
+    pub(crate) async fn start(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let losing = Arc::new(AtomicBool::new(false));
@@ -314,11 +315,11 @@ impl Lossy {
         Lossy { address, losing, task }
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    fn lose(&self, losing: bool) {
+    pub(crate) fn lose(&self, losing: bool) {
         self.losing.store(losing, Ordering::SeqCst);
     }
 }

@@ -1,4 +1,4 @@
-//! What every backend has to do, run on the store in memory, on a real etcd and on the embedded store; and what only etcd can go through:
+//! What every backend has to do, run on the store in memory, on the embedded store, and on real servers of each other one; and what only some can go through:
 //! restarts, hanging endpoints, garbage, and living together with the reference.
 
 #![allow(
@@ -7,9 +7,13 @@
     reason = "a test fails by panicking, and starts what it wants"
 )]
 
+mod consul;
+mod consul_faults;
 mod etcd;
 mod etcd_auth;
 mod etcd_members;
+mod etcd_v2;
+mod etcd_v2_faults;
 mod faults;
 mod raft;
 mod raft_disk;
@@ -38,6 +42,14 @@ trait World: Sync {
     fn set_raw(&self, name: &str, value: Option<&[u8]>) -> impl Future<Output = ()> + Send;
     /// Reads a key from outside.
     fn get_raw(&self, name: &str) -> impl Future<Output = Option<Vec<u8>>> + Send;
+    /// Whether the keys of a member hang on one lease or session, which is kept alive without writing them.
+    fn has_leases(&self) -> bool {
+        true
+    }
+    /// Module, class and settings with which Patroni itself uses the store.
+    fn reference(&self) -> (&'static str, &'static str, serde_json::Value) {
+        panic!("Patroni does not know this store")
+    }
 }
 
 /// Leases as short as etcd makes them reliably.
@@ -107,4 +119,10 @@ where
         }
     };
     tokio::time::timeout(Duration::from_secs(30), waiting).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+/// Where `./test` puts servers that are not installed.
+fn servers() -> std::path::PathBuf {
+    let usual = || concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/servers").into();
+    std::env::var_os("PATRONI_TEST_SERVERS").unwrap_or_else(usual).into()
 }

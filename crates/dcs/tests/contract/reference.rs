@@ -1,5 +1,5 @@
 //! Living together with Patroni 4.1: what one writes, the other reads, byte for byte. Needs the reference
-//! (`/opt/ref/venv`, or `PATRONI_REFERENCE_PYTHON`); without it only the recorded rows of `wire` speak for it.
+//! (`target/reference`, which `./test` makes, `/opt/ref/venv`, or `PATRONI_REFERENCE_PYTHON`); without it only the recorded rows of `wire` speak for it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,7 +12,9 @@ use patroni_core::time::WallTime;
 use patroni_dcs::{Expected, Key, LeaderUpdate, Timing, wire};
 use serde_json::{Value, json};
 
+use crate::consul::Consul;
 use crate::etcd::Etcd;
+use crate::etcd_v2::EtcdV2;
 use crate::{TIMING, World, leader_of, load};
 
 const LONG: Timing = Timing { ttl: std::time::Duration::from_secs(60), ..TIMING };
@@ -20,13 +22,13 @@ const KEYS: [&str; 8] = ["config", "failover", "failsafe", "history", "initializ
 
 /// The class of the reference, driven by lines of JSON: a name of a method and its arguments.
 const SCRIPT: &str = r#"
-import datetime, json, sys
-from patroni.dcs.etcd3 import Etcd3
+import datetime, importlib, json, sys
 from patroni.postgresql.mpp import get_mpp
 
-host, name = sys.argv[1:3]
-dcs = Etcd3({'hosts': [host], 'namespace': 'service', 'scope': 'contract', 'name': name, 'ttl': 60, 'loop_wait': 1,
-             'retry_timeout': 6}, get_mpp({}))
+module, kind, section, name = sys.argv[1:]
+dcs = getattr(importlib.import_module('patroni.dcs.' + module), kind)(
+    {**json.loads(section), 'namespace': 'service', 'scope': 'contract', 'name': name, 'ttl': 60, 'loop_wait': 1,
+     'retry_timeout': 6}, get_mpp({}))
 for line in sys.stdin:
     method, arguments = json.loads(line)
     cluster = dcs.get_cluster()
@@ -35,7 +37,7 @@ for line in sys.stdin:
             'initialize': cluster.initialize, 'config': cluster.config and cluster.config.data,
             'leader': cluster.leader_name, 'status': cluster.status,
             'members': {m.name: m.data for m in cluster.members},
-            'one_lease': bool(cluster.leader) and cluster.leader.session in [m.session for m in cluster.members],
+            'one_lease': kind == 'Etcd' or bool(cluster.leader) and cluster.leader.session in [m.session for m in cluster.members],
             'failover': cluster.failover and [cluster.failover.leader, cluster.failover.candidate,
                                               cluster.failover.scheduled_at.isoformat()],
             'sync': [cluster.sync.leader, cluster.sync.sync_standby, cluster.sync.quorum],
@@ -50,8 +52,10 @@ for line in sys.stdin:
 "#;
 
 fn python() -> Option<PathBuf> {
-    let python = std::env::var_os("PATRONI_REFERENCE_PYTHON").unwrap_or("/opt/ref/venv/bin/python".into());
-    Some(PathBuf::from(python)).filter(|python| python.exists())
+    let installed = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/reference/bin/python");
+    let given = std::env::var_os("PATRONI_REFERENCE_PYTHON").map(PathBuf::from);
+    let candidates = given.into_iter().chain([installed.into(), "/opt/ref/venv/bin/python".into()]);
+    candidates.into_iter().find(|python| python.exists())
 }
 
 struct Reference {
@@ -61,10 +65,11 @@ struct Reference {
 }
 
 impl Reference {
-    fn start(python: PathBuf, etcd: &Etcd, name: &str) -> Self {
+    fn start(python: PathBuf, world: &impl World, name: &str) -> Self {
         use tokio::io::AsyncBufReadExt;
+        let (module, class, section) = world.reference();
         let mut child = tokio::process::Command::new(python)
-            .args(["-c", SCRIPT, etcd.urls()[0].trim_start_matches("http://"), name])
+            .args(["-c", SCRIPT, module, class, &section.to_string(), name])
             .stdin(std::process::Stdio::piped())
             .stdout(std::process::Stdio::piped())
             .kill_on_drop(true)
@@ -141,8 +146,8 @@ fn history() -> Vec<HistoryLine> {
     ])]
 }
 
-async fn write_ours(etcd: &Etcd) -> std::sync::Arc<dyn patroni_dcs::Dcs> {
-    let a = etcd.member("a", LONG);
+async fn write_ours(world: &impl World) -> std::sync::Arc<dyn patroni_dcs::Dcs> {
+    let a = world.member("a", LONG);
     for (key, value) in [
         (Key::Initialize, "7000000000000000001".to_owned()),
         (Key::Config, wire::config(&object(json!({"ttl": 30, "postgresql": {"parameters": {"x": 1.5}}})))),
@@ -158,25 +163,40 @@ async fn write_ours(etcd: &Etcd) -> std::sync::Arc<dyn patroni_dcs::Dcs> {
     a
 }
 
-async fn raw(etcd: &Etcd) -> BTreeMap<&'static str, String> {
+async fn raw(world: &impl World) -> BTreeMap<&'static str, String> {
     let mut all = BTreeMap::new();
     for key in KEYS {
-        let value = etcd.get_raw(key).await.unwrap_or_else(|| panic!("{key} is absent"));
+        let value = world.get_raw(key).await.unwrap_or_else(|| panic!("{key} is absent"));
         all.insert(key, String::from_utf8(value).unwrap());
     }
     all
 }
 
 #[tokio::test]
-async fn the_reference_reads_what_we_write_and_the_reverse() {
+async fn on_etcd() {
+    the_reference_reads_what_we_write_and_the_reverse(&Etcd::start(1).await).await;
+}
+
+#[tokio::test]
+async fn on_etcd_v2() {
+    the_reference_reads_what_we_write_and_the_reverse(&EtcdV2::start(1).await).await;
+}
+
+#[tokio::test]
+async fn on_consul() {
+    if let Some(consul) = Consul::start().await {
+        the_reference_reads_what_we_write_and_the_reverse(&consul).await;
+    }
+}
+
+async fn the_reference_reads_what_we_write_and_the_reverse(world: &impl World) {
     let Some(python) = python() else {
         eprintln!("Patroni itself is not installed here: not compared");
         return;
     };
-    let etcd = Etcd::start(1).await;
-    let a = write_ours(&etcd).await;
-    let ours = raw(&etcd).await;
-    let mut b = Reference::start(python.clone(), &etcd, "b");
+    let a = write_ours(world).await;
+    let ours = raw(world).await;
+    let mut b = Reference::start(python.clone(), world, "b");
     let shown = b.call("show", json!([])).await;
     let expected = json!({
         "initialize": "7000000000000000001",
@@ -212,7 +232,7 @@ async fn the_reference_reads_what_we_write_and_the_reverse() {
     b.stop().await;
 
     // The same content, written by the reference under our name.
-    let mut a = Reference::start(python, &etcd, "a");
+    let mut a = Reference::start(python, world, "a");
     let data: Value = serde_json::from_str(&ours["members/a"]).unwrap();
     for (method, arguments) in [
         ("initialize", json!([true, "7000000000000000001"])),
@@ -227,8 +247,8 @@ async fn the_reference_reads_what_we_write_and_the_reverse() {
     ] {
         a.call(method, arguments).await;
     }
-    assert_eq!(raw(&etcd).await, ours, "byte for byte");
-    let theirs = load(&etcd.member("patronictl", LONG)).await;
+    assert_eq!(raw(world).await, ours, "byte for byte");
+    let theirs = load(&world.member("patronictl", LONG)).await;
     assert_eq!(theirs.members["a"].data, cluster.members["a"].data);
     assert_eq!(theirs.leader_name(), cluster.leader_name());
     assert_eq!(
@@ -247,7 +267,7 @@ async fn the_reference_reads_what_we_write_and_the_reverse() {
     assert_eq!(theirs.config.map(|c| c.data), cluster.config.map(|c| c.data));
 
     // Our agent, started in place of the reference's, goes on with its lease.
-    let successor = etcd.member("a", LONG);
+    let successor = world.member("a", LONG);
     assert!(successor.renew(&update()).await.is_done());
     a.stop().await;
 }

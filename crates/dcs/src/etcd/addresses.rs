@@ -5,7 +5,7 @@ const MOST: usize = 64;
 
 /// What is configured, what the members of etcd announce, and a place among them.
 #[derive(Debug, Default)]
-pub(super) struct Addresses {
+pub(crate) struct Addresses {
     configured: Vec<String>,
     announced: Vec<String>,
     /// The configured ones first, each once.
@@ -14,37 +14,37 @@ pub(super) struct Addresses {
 }
 
 impl Addresses {
-    pub(super) fn new(configured: Vec<String>) -> Self {
+    pub(crate) fn new(configured: Vec<String>) -> Self {
         let mut addresses = Addresses::default();
         addresses.configure(configured);
         addresses
     }
 
     /// How many there are to try.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.all.len()
     }
 
     /// The one in use, or to be tried next.
-    pub(super) fn current(&self) -> Option<&str> {
+    pub(crate) fn current(&self) -> Option<&str> {
         self.all.get(self.current).map(String::as_str)
     }
 
     /// Goes on to the next one. True: every one has been tried since the first.
-    pub(super) fn advance(&mut self) -> bool {
+    pub(crate) fn advance(&mut self) -> bool {
         self.current = (self.current + 1) % self.all.len().max(1);
         self.current == 0
     }
 
     /// Takes these for the configured ones from now on, and begins with the first of them.
-    pub(super) fn configure(&mut self, configured: Vec<String>) {
+    pub(crate) fn configure(&mut self, configured: Vec<String>) {
         self.configured = configured;
         self.arrange(None);
     }
 
     /// Takes these for what the members announce from now on; what only earlier ones announced is forgotten. Addresses with
     /// another scheme than the configured ones cannot be used with the same settings.
-    pub(super) fn announce(&mut self, announced: impl Iterator<Item = String>) {
+    pub(crate) fn announce(&mut self, announced: impl Iterator<Item = String>) {
         let first = self.configured.first().or(self.all.first());
         let scheme = if first.is_some_and(|url| url.starts_with("https:")) { "https:" } else { "http:" };
         let usable = announced.filter(|url| url.starts_with(scheme));

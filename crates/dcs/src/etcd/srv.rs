@@ -4,7 +4,7 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::proto::rr::{RData, RecordType};
 
 /// The endpoints of a domain, asked of the resolvers of this machine.
-pub(super) async fn system_endpoints(domain: &str, suffix: Option<&str>) -> Result<Vec<String>, String> {
+pub(crate) async fn system_endpoints(domain: &str, suffix: Option<&str>) -> Result<Vec<String>, String> {
     let resolver = TokioResolver::builder_tokio().and_then(|builder| builder.build());
     endpoints(&resolver.map_err(|error| format!("the resolver cannot be set up: {error}"))?, domain, suffix).await
 }

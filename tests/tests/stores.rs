@@ -1,0 +1,54 @@
+//! On each store beside etcd 3 and the embedded one: our nodes and those of Patroni 4.1.5 in one cluster, led in turns.
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
+
+use patroni_tests::{Cluster, Kind, Limit, Programs, Store, wait_for};
+
+/// Bootstraps, switches over both ways with both kinds of patronictl, and survives kill -9 of the other kind's leader.
+fn lives_with_the_reference(store: Store) {
+    if Programs::find().reference.is_none() {
+        eprintln!("SKIPPED: Patroni 4.1.5 is not installed (target/reference); ./test installs it from PyPI");
+        return;
+    }
+    if store.program().is_none() {
+        eprintln!("SKIPPED: there is no server of {store:?} (target/servers); ./test gets it");
+        return;
+    }
+    let mut cluster = Cluster::mixed(&[Kind::Ours, Kind::Reference]).on(store).start();
+    cluster.nodes[0].sql("CREATE TABLE t AS SELECT 0 AS row");
+    for (kind, from, to) in [(Kind::Ours, 0, 1), (Kind::Reference, 1, 0), (Kind::Ours, 0, 1)] {
+        let (leader, candidate) = (format!("n{from}"), format!("n{to}"));
+        let arguments = ["switchover", "batman", "--leader", &leader, "--candidate", &candidate, "--force"];
+        let output = cluster.ctl_of(kind, &arguments);
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(output.status.success(), "{kind:?} {from} to {to}: {text}");
+        cluster.wait_streaming(to, Limit(40));
+        cluster.nodes[to].sql(&format!("INSERT INTO t VALUES ({to})"));
+    }
+    let address = cluster.server.as_ref().unwrap().address();
+    for kind in [Kind::Ours, Kind::Reference] {
+        wait_for("both members, by the address of the store", Limit(10), || {
+            let output = cluster.ctl_of(kind, &["-d", &address, "list", "-f", "tsv", "batman"]);
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let good = output.status.success() && text.contains("n0") && text.matches("streaming").count() == 1;
+            if good { Ok(()) } else { Err(format!("{kind:?}: {text}{}", String::from_utf8_lossy(&output.stderr))) }
+        });
+    }
+    cluster.nodes[0].wait_sql("SELECT count(*) FROM t", "4", Limit(20));
+
+    // The key of the other kind's leader ends by itself.
+    cluster.nodes[1].kill_hard();
+    assert_eq!(cluster.wait_leader_among(&[0], Limit(60)), 0);
+    assert_eq!(cluster.nodes[0].sql("SELECT count(*) FROM t"), "4");
+    cluster.start_node(1);
+    cluster.wait_streaming(0, Limit(60));
+}
+
+#[test]
+fn etcd_by_version_2() {
+    lives_with_the_reference(Store::Etcd);
+}
+
+#[test]
+fn consul() {
+    lives_with_the_reference(Store::Consul);
+}
