@@ -33,8 +33,8 @@ pub struct Forecast {
 const NOW: Now = Now { boot: Moment(Duration::from_secs(1_000_000)), wall: WallTime(0) };
 
 /// The members of this cluster, the leader excepted, that would take the lease if it ended now. A member that does not answer is
-/// taken for one that is gone. What only a node itself knows is not seen: that its last promotion was refused, or that it has
-/// just agreed to a primary that goes on in failsafe mode.
+/// taken for one that is gone. What only a node itself knows is not seen: that its last promotion was refused, that it has
+/// just agreed to a primary that goes on in failsafe mode, or, of a primary that runs in pause without the lease, how far it is.
 pub fn forecast(cluster: &Cluster, dynamic: &Dynamic, peers: &BTreeMap<MemberName, Peer>) -> Forecast {
     let mut left = cluster.clone();
     let former = left.leader.take().map(|leader| leader.name);

@@ -293,6 +293,8 @@ proptest! {
     #[test]
     fn the_forecast_is_what_the_nodes_decide(situation in situation()) {
         let (before, dynamic, peers) = (situation.cluster(), situation.dynamic(), situation.peers());
+        // A primary without the lease: its status does not say how far it is.
+        prop_assume!(!(dynamic.paused && situation.nodes.iter().any(|node| node.is_primary)));
         let mut after = before.clone();
         after.leader = None;
         let mut takers = Vec::new();
