@@ -1,7 +1,24 @@
-//! Disks that fill up under a running cluster: what is said of them.
+//! Disks that fill up under a running cluster: what is said of them, and who leads.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
 
 use patroni_tests::{Cluster, Limit, SmallDisk, Value, json, wait_for};
+
+/// Puts the WAL of a node on a disk of its own.
+fn with_small_wal(cluster: &mut Cluster, node: usize, size: &str) -> Option<SmallDisk> {
+    let disk = SmallDisk::new(&cluster.sandbox, &format!("wal{node}"), size)?;
+    let waldir = json!(disk.path().join("wal"));
+    let config = json!({
+        "bootstrap": {"initdb": [{"encoding": "UTF8"}, "data-checksums", "no-sync", {"waldir": waldir}]},
+        "postgresql": {"basebackup": [{"checkpoint": "fast"}, "no-sync", {"waldir": waldir}]},
+    });
+    cluster.nodes[node].change_config(&config);
+    Some(disk)
+}
+
+/// Checkpoints make no room.
+fn keeps_all_wal() -> Value {
+    json!({"postgresql": {"parameters": {"max_wal_size": "2GB", "min_wal_size": "32MB", "wal_keep_size": "2GB"}}})
+}
 
 /// Adds a row of a megabyte; true where it was acknowledged.
 fn add(cluster: &Cluster, node: usize) -> bool {
@@ -14,10 +31,62 @@ fn create(cluster: &Cluster, node: usize) {
     cluster.nodes[node].sql("ALTER TABLE filled ALTER t SET STORAGE EXTERNAL");
 }
 
+fn wal_disk(status: &Value) -> &Value {
+    &status["disk"]["wal"]["state"]
+}
+
+#[test]
+fn a_leader_without_room_for_wal_hands_over_to_a_standby_that_has_room() {
+    let mut cluster = Cluster::of(2).dcs(keeps_all_wal()).prepare();
+    let Some(_disk) = with_small_wal(&mut cluster, 0, "120m") else { return };
+    cluster.start_all();
+    create(&cluster, 0);
+    cluster.nodes[0].wait_state("there is room", Limit(20), |status| *wal_disk(status) == "ok");
+    let mut acknowledged = 0;
+    wait_for("the standby leads", Limit(120), || {
+        acknowledged += usize::from(add(&cluster, 0));
+        if cluster.nodes[1].is_writable_primary() { Ok(()) } else { Err(acknowledged) }
+    });
+    assert!(acknowledged > 20, "{acknowledged} rows fitted");
+    let rows: usize = cluster.nodes[1].sql("SELECT count(*) FROM filled").parse().unwrap();
+    assert!(rows >= acknowledged, "{rows} rows of {acknowledged} that were acknowledged");
+    let log = cluster.nodes[0].log();
+    assert!(log.contains("the WAL directory is full ("), "it was logged");
+    // In order, where PostgreSQL had room for its recovery.
+    let ways = ["there is no room for WAL here, and a standby has room", "removed leader key after trying and failing"];
+    assert!(ways.iter().any(|way| log.contains(way)), "{log}");
+    cluster.nodes[0].kill_hard();
+}
+
+#[test]
+fn a_leader_without_room_for_wal_stays_where_nobody_has_room() {
+    let mut cluster = Cluster::of(2).dcs(keeps_all_wal()).prepare();
+    let (Some(disk), Some(_standbys)) =
+        (with_small_wal(&mut cluster, 0, "80m"), with_small_wal(&mut cluster, 1, "70m"))
+    else {
+        return;
+    };
+    cluster.start_all();
+    create(&cluster, 0);
+    let mut acknowledged = 0;
+    wait_for("nobody has room", Limit(120), || {
+        acknowledged += usize::from(add(&cluster, 0));
+        let text = "there is no room for WAL here, and no standby that could take over is known to have room";
+        if cluster.nodes[0].log().contains(text) { Ok(()) } else { Err(acknowledged) }
+    });
+    disk.grow("500m");
+    cluster.nodes[0].wait_primary(Limit(60));
+    let rows: usize = cluster.nodes[0].sql("SELECT count(*) FROM filled").parse().unwrap();
+    assert!(rows >= acknowledged, "{rows} rows of {acknowledged} that were acknowledged");
+    assert_eq!(cluster.leader(&[0, 1]).as_deref(), Some("n0"));
+    assert_eq!(cluster.nodes[0].status()["timeline"], 1, "nobody was promoted");
+    cluster.nodes.iter_mut().for_each(|node| node.kill_hard());
+}
+
 #[test]
 fn a_full_data_directory_is_shown_before_it_is_full_and_when_it_is() {
-    let mut cluster = Cluster::of(1).dcs(json!({"disk_free_warning": "60MB"})).prepare();
-    let Some(disk) = SmallDisk::new(&cluster.sandbox, "data", "200m") else { return };
+    let mut cluster = Cluster::of(1).dcs(json!({"disk_free_warning": "40MB"})).prepare();
+    let Some(disk) = SmallDisk::new(&cluster.sandbox, "data", "120m") else { return };
     let waldir = cluster.sandbox.directory("wal").join("wal");
     cluster.nodes[0].data = disk.path().join("data");
     let config = json!({

@@ -103,6 +103,7 @@ const DYNAMIC: &[&str] = &[
     "synchronous_mode_strict",
     "synchronous_mode_hold",
     "disk_free_warning",
+    "full_wal_switchover",
     "synchronous_node_count",
     "failsafe_mode",
     "pause",

@@ -41,6 +41,7 @@ pub const RULES: &[(&str, Layers)] = &[
     ("synchronous_mode_strict", Layers::DynamicFlag),
     ("synchronous_mode_hold", Layers::DynamicFlag),
     ("disk_free_warning", Layers::DynamicFlag),
+    ("full_wal_switchover", Layers::DynamicFlag),
     ("synchronous_node_count", Layers::DynamicFlag),
     ("maximum_lag_on_failover", Layers::DynamicFlag),
     ("maximum_lag_on_syncnode", Layers::DynamicFlag),

@@ -11,7 +11,7 @@ use crate::decide::decide;
 use crate::disk::{Disks, Fill, Place, Room, Threshold};
 use crate::facts::{Answer, Answers, Facts, JobFact, Op, Outcome, Watchdog};
 use crate::member_key::MemberKey;
-use crate::memory::{Memory, Rewind};
+use crate::memory::{DiskMemory, Memory, Rewind};
 use crate::name::{MemberName, SystemId};
 use crate::peer::{Peer, PeerStatus};
 use crate::plan::Step;
@@ -102,7 +102,7 @@ fn memory(cluster: &Cluster, former: Option<&MemberName>, status: &PeerStatus) -
         known_members: Arc::new(cluster.members.clone()),
         last_leader: former.cloned(),
         timeline: status.timeline,
-        disks_logged: logged(&Disks::of_space(status.space)),
+        disk: DiskMemory { logged: logged(&Disks::of_space(status.space)), ..DiskMemory::default() },
         ..Memory::new()
     }
 }
@@ -175,6 +175,7 @@ fn running(status: &PeerStatus) -> Running {
     Running {
         start_time: String::new(),
         server_version: 0,
+        statistics_reset: None,
         wal,
         timeline: status.timeline,
         control_timeline: status.timeline,

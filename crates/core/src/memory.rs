@@ -98,8 +98,8 @@ pub struct Memory {
     pub hurries: u8,
     /// Why the last job that was to bring PostgreSQL up failed, until it runs.
     pub failure: Option<String>,
-    /// How full each place was when it was last logged; `None` while that is not known.
-    pub disks_logged: BTreeMap<Place, Option<Fill>>,
+    /// What became of full disks.
+    pub disk: DiskMemory,
 }
 
 impl Memory {
@@ -151,7 +151,7 @@ impl Memory {
             copy_slots_after: None,
             hurries: 0,
             failure: None,
-            disks_logged: BTreeMap::new(),
+            disk: DiskMemory::default(),
         }
     }
 }
@@ -160,6 +160,25 @@ impl Default for Memory {
     fn default() -> Self {
         Memory::new()
     }
+}
+
+/// What is remembered of the disks, and of failures for lack of room.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct DiskMemory {
+    /// How full each place was when it was last logged; `None` while that is not known.
+    pub logged: BTreeMap<Place, Option<Fill>>,
+    /// When the WAL directory was last seen full or nearly full.
+    pub wal_scarce_at: Option<Moment>,
+    /// How often PostgreSQL of this leader has failed in a row, with little or no room for WAL.
+    pub failures: u32,
+    /// When the last of these failures was noticed.
+    pub failed_at: Option<Moment>,
+    /// Of the primary that runs: when it was started, and [`crate::server::Running::statistics_reset`], a change of which tells of a crash.
+    pub statistics_reset: Option<(String, String)>,
+    /// It was logged that no standby is known to have room.
+    pub told_of_nobody: bool,
+    /// When a hand-over for lack of room was last begun.
+    pub handed_over_at: Option<Moment>,
 }
 
 /// What is known of a divergence from the primary.

@@ -119,6 +119,9 @@ pub struct Running {
     pub start_time: String,
     /// `server_version_num`, such as 150018.
     pub server_version: u32,
+    /// When the statistics of its background processes were last reset, which PostgreSQL does whenever it recovers from a crash: so
+    /// crashes are noticed that it overcame by itself. `None` where it does not say.
+    pub statistics_reset: Option<String>,
     /// Primary or standby, and where its WAL is.
     pub wal: Wal,
     /// The timeline: of the WAL written (primary) or received (standby; `None` while that is not known).

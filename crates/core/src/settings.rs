@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use crate::JsonMap;
 use crate::cluster::Version;
+use crate::disk::Threshold;
 use crate::name::MemberName;
 use crate::tags::Tags;
 
-pub use disk::disk_free_warning;
+pub use disk::{disk_free_warning, full_wal_switchover};
 pub use dynamic::{Dynamic, Reading};
 pub use reader::Unusable;
 pub use timing::{Adjustment, Timing};
@@ -42,6 +43,27 @@ pub struct Settings {
     pub can_clone_without_leader: bool,
     /// What to do with a former primary that diverged.
     pub rewind: RewindSettings,
+}
+
+/// `disk_free_warning` and `full_wal_switchover` (neither is in Patroni).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct DiskSettings {
+    /// `disk_free_warning`: less free room than this is reported.
+    pub warning: Threshold,
+    /// `full_wal_switchover`.
+    pub switchover: FullWalSwitchover,
+}
+
+/// `full_wal_switchover`: when a leader without room for WAL hands over to a standby that has room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FullWalSwitchover {
+    /// `off`: never.
+    Off,
+    /// `crash`: when PostgreSQL has crashed, so that it is known that it cannot write.
+    #[default]
+    Crash,
+    /// `on`: as soon as the next segment does not fit.
+    On,
 }
 
 impl Deref for Settings {

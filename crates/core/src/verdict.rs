@@ -78,6 +78,10 @@ pub enum Verdict {
     HandoverStopped(Action),
     /// Stopped for a handover, nobody has everything: starts again as primary.
     HandoverAbandoned(Action),
+    /// No room for WAL here, and room on a standby: hands over.
+    HandingOverForRoom,
+    /// No room for WAL here, nor on a standby: PostgreSQL, which has failed for that, is brought up again later.
+    AwaitingRoom,
     /// Stepped down; waits for the new leader to show.
     AwaitingNewLeader,
     /// A job runs; the lease was renewed.
@@ -289,6 +293,12 @@ impl fmt::Display for Verdict {
                 left.as_secs_f64()
             ),
             Verdict::Demoting(action) => write!(f, "{action}: demoting myself"),
+            Verdict::HandingOverForRoom => {
+                f.write_str("demoting myself because there is no room for WAL here, and a standby has room")
+            }
+            Verdict::AwaitingRoom => {
+                f.write_str("waiting for room for WAL, which no standby that could take over is known to have either")
+            }
             Verdict::HandoverWaiting(action) => {
                 write!(f, "{action}: waiting for a candidate that is streaming and close enough")
             }

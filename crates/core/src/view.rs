@@ -210,7 +210,7 @@ impl View {
         let copying = self.job.as_ref().filter(|job| matches!(job.stage, Stage::Copying(_)));
         data.extra.extend(copying.map(|job| (JOB_KEY.to_owned(), job.shown().into())));
         data.extra.extend(self.failure.as_ref().map(|why| (FAILURE_KEY.to_owned(), why.as_str().into())));
-        let full = self.disks.trouble(self.settings.disk_free_warning);
+        let full = self.disks.trouble(self.settings.disk.warning);
         if !full.is_empty() {
             data.extra.insert(DISK_KEY.to_owned(), full.into());
         }

@@ -215,6 +215,7 @@ fn running(data: &Data, primary: bool, streams: bool, replication: Vec<Replicati
     };
     Running {
         start_time: format!("{started:?}"),
+        statistics_reset: None,
         server_version: 150_018,
         wal,
         timeline: Some(data.wal.timeline()),

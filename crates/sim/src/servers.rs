@@ -126,7 +126,10 @@ impl Universe {
         if server.epoch != epoch || server.process != Process::Starting {
             return;
         }
-        if server.disk_full {
+        // What recovery writes may fit into the segment that is there: then it is the first client that finds the disk full.
+        let stuck = server.disk_full && self.random.percent(50);
+        let server = &mut self.nodes[node].postgres;
+        if stuck {
             self.crash_postgres(node, "dies: no space left on device");
             return;
         }
@@ -171,6 +174,11 @@ impl Universe {
         let first_checkpoint = self.random.mostly(50..2000);
         let server = &mut self.nodes[node].postgres;
         if server.epoch != epoch || !matches!(server.process, Process::Up { primary: false, .. }) {
+            return;
+        }
+        if server.disk_full && self.random.percent(50) {
+            // The first segment of the new timeline does not fit.
+            self.crash_postgres(node, "dies while it is promoted: no space left on device");
             return;
         }
         self.promoted_under_lease(node);

@@ -742,6 +742,7 @@ fn server(node: &Node) -> Server {
     let timeline = Timeline(node.timeline.into());
     let running = |wal| {
         Postmaster::Running(Running {
+            statistics_reset: None,
             start_time: String::new(),
             server_version: 150_018,
             wal,

@@ -252,7 +252,7 @@ impl Page {
         let name = "patroni_rs_disk_state";
         self.head(name, "gauge", "How full a place is: 0=ok, 1=low (disk_free_warning), 2=full, 3=not known.");
         for (place, room) in &view.disks.0 {
-            let state = room.as_ref().map_or(3, |room| room.fill(view.settings.disk_free_warning) as u8);
+            let state = room.as_ref().map_or(3, |room| room.fill(view.settings.disk.warning) as u8);
             self.labelled(name, ("place", &place.key()), state);
         }
     }

@@ -71,6 +71,7 @@ pub(crate) fn cluster() -> Cluster {
 pub(crate) fn primary() -> Running {
     Running {
         start_time: "2026-11-23 01:48:43.649964+00:00".to_owned(),
+        statistics_reset: None,
         server_version: 150_018,
         wal: Wal::Primary { location: Lsn(67_108_960) },
         timeline: Some(Timeline(1)),

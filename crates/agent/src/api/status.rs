@@ -106,7 +106,7 @@ fn add_node_part(status: &Status<'_>, document: &mut JsonMap) {
         document.insert(FAILURE_KEY.to_owned(), why.as_str().into());
     }
     if !view.disks.0.is_empty() {
-        document.insert(DISK_KEY.to_owned(), Value::Object(view.disks.document(view.settings.disk_free_warning)));
+        document.insert(DISK_KEY.to_owned(), Value::Object(view.disks.document(view.settings.disk.warning)));
     }
     if view.holding {
         document.insert("holding_clients".to_owned(), true.into());

@@ -196,6 +196,11 @@ pub(super) fn disk_free_warning(_: &Validation<'_>, data: &Value) -> Checked {
     if known { Ok(()) } else { err("should be a share of the disk (5%) or a size (10GB)") }
 }
 
+pub(super) fn full_wal_switchover(_: &Validation<'_>, data: &Value) -> Checked {
+    let known = patroni_core::settings::full_wal_switchover(data).is_some();
+    if known { Ok(()) } else { err("should be crash, on or off") }
+}
+
 pub(super) fn log_format(_: &Validation<'_>, data: &Value) -> Checked {
     let is_field = |item: &Value| match item {
         Value::String(_) => true,

@@ -3,8 +3,9 @@
 use super::Key::{AnyOf, AtMostOne, Optional, OrEmpty, Required, Stores};
 use super::Rule::{Bool, Check, Dict, Int, List, Map, OneOf, Or, Programs, Text};
 use super::checks::{
-    binary_name, comma_separated_host_port, compatibility, connect_address, data_dir, disk_free_warning, host_port,
-    host_port_list, ipv4, ipv6, listen, listen_multiple, log_format, synchronous_mode, watchdog_mode,
+    binary_name, comma_separated_host_port, compatibility, connect_address, data_dir, disk_free_warning,
+    full_wal_switchover, host_port, host_port_list, ipv4, ipv6, listen, listen_multiple, log_format, synchronous_mode,
+    watchdog_mode,
 };
 use super::{Key, Range, Rule, Type};
 
@@ -155,6 +156,7 @@ const DYNAMIC: &[Key] = &[
     Optional("synchronous_mode_strict", Bool),
     Optional("synchronous_mode_hold", Bool),
     Optional("disk_free_warning", Check(None, disk_free_warning)),
+    Optional("full_wal_switchover", Check(None, full_wal_switchover)),
     Optional("synchronous_node_count", at_least(1)),
 ];
 

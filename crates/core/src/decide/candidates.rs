@@ -98,7 +98,7 @@ impl Tick<'_> {
     }
 
     /// Why a peer cannot take over, if it cannot.
-    fn unfit(&self, cluster: &Cluster, peer: Option<&Peer>, bar: Bar) -> Option<String> {
+    pub(super) fn unfit(&self, cluster: &Cluster, peer: Option<&Peer>, bar: Bar) -> Option<String> {
         let status = match peer {
             Some(Peer::Status(status)) => status,
             Some(Peer::Unreachable(_)) | None => return Some("is not reachable".to_owned()),

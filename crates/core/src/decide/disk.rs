@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use super::Tick;
-use crate::disk::{Fill, Space};
+use crate::disk::{Fill, Place, Space};
 use crate::peer::PeerStatus;
 use crate::verdict::Level;
 
@@ -11,8 +11,11 @@ impl Tick<'_> {
     /// Logs what has changed since the last tick.
     pub(super) fn watch_disks(&mut self) {
         for (place, room) in &self.facts.disks.0 {
-            let fill = room.as_ref().ok().map(|room| room.fill(self.settings.disk_free_warning));
-            let before = self.memory.disks_logged.insert(place.clone(), fill);
+            let fill = room.as_ref().ok().map(|room| room.fill(self.settings.disk.warning));
+            if *place == Place::Wal && matches!(fill, Some(Fill::Low | Fill::Full)) {
+                self.memory.disk.wal_scarce_at = Some(self.facts.now.boot);
+            }
+            let before = self.memory.disk.logged.insert(place.clone(), fill);
             if before == Some(fill) {
                 continue;
             }
@@ -26,7 +29,7 @@ impl Tick<'_> {
                 (Some(_) | None, Ok(_) | Err(_)) => {}
             }
         }
-        self.memory.disks_logged.retain(|place, _| self.facts.disks.0.contains_key(place));
+        self.memory.disk.logged.retain(|place, _| self.facts.disks.0.contains_key(place));
     }
 
     /// Who of two has the better room to write: without any, a leader would soon stop. `Less`: the peer, which says so itself.

@@ -268,7 +268,7 @@ impl Tick<'_> {
             (Job::Start { .. } | Job::Restart { .. }, JobOutcome::Failed(_))
                 if matches!(self.facts.server.postmaster, Postmaster::Stopped(_)) =>
             {
-                self.start_failed(cluster).map(Some)
+                self.start_failed(cluster)
             }
             _ => Ok(None),
         }

@@ -50,6 +50,9 @@ impl Tick<'_> {
         if let Some(verdict) = self.handover_from_leader(cluster, Some(running))? {
             return Ok(verdict);
         }
+        if let Some(verdict) = self.hand_over_for_room(cluster, running)? {
+            return Ok(verdict);
+        }
         let me = self.me().clone();
         if self.is_standby_cluster() {
             let verdict = match self.memory.role {
@@ -106,6 +109,11 @@ impl Tick<'_> {
             && let Some(held) = self.hold_clients(cluster, running)?
         {
             return Ok(held);
+        }
+        if running.wal.is_standby()
+            && let Some(verdict) = self.await_room()
+        {
+            return Ok(verdict);
         }
         if !self.settings.paused && !self.activate_watchdog()? {
             if !running.wal.is_standby() {

@@ -22,6 +22,7 @@ mod lease;
 mod race;
 mod recover;
 mod requests;
+mod room;
 mod shutdown;
 mod slots;
 mod standby;
@@ -209,6 +210,7 @@ impl<'a> Tick<'a> {
     /// Things to remember of the cluster before any rule looks at it.
     fn remember(&mut self, cluster: &Cluster) {
         self.remember_whom_to_ask(cluster);
+        self.forget_failures(cluster);
         if !cluster.is_unlocked() || self.memory.known_members.is_empty() {
             if *self.memory.known_members != cluster.members {
                 self.memory.known_members = Arc::new(cluster.members.clone());
@@ -268,6 +270,7 @@ impl<'a> Tick<'a> {
 
     /// A server was seen running: what this proves.
     fn seen_running(&mut self, running: &Running) {
+        self.notice_overcome_crash(running);
         let memory = &mut self.memory;
         if !running.wal.is_standby() && memory.rewind == Rewind::OtherWal {
             // People promoted it, on a timeline of its own.

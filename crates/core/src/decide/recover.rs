@@ -37,6 +37,9 @@ impl Tick<'_> {
         if matches!(self.memory.state, State::Running | State::Starting | State::Restarting) {
             self.notice_outsider(control);
             self.memory.state = State::Crashed;
+            if matches!(self.memory.role, Role::Primary | Role::Promoted) && self.memory.stopped_by_outsider.is_none() {
+                self.count_failure();
+            }
         }
         if self.has_lock(cluster) {
             if may_lead && let Some(verdict) = self.recover_leader(cluster, control)? {
@@ -104,17 +107,16 @@ impl Tick<'_> {
         if let Some(verdict) = self.outsiders_moment() {
             return Ok(Some(verdict));
         }
-        let crashed_primary = self.memory.state == State::Crashed && self.memory.role == Role::Primary;
+        if let Some(verdict) = self.make_way_for_room(cluster)? {
+            return Ok(Some(verdict));
+        }
+        // A start that fails costs the role, unless the leader stays for lack of room elsewhere.
+        let crashed_primary =
+            matches!(self.memory.state, State::Crashed | State::StartFailed) && self.memory.role == Role::Primary;
         if self.settings.primary_start_timeout.is_zero()
             && self.failover_possible(cluster, Bar::WithinMaximumLag, false)?
         {
-            self.note(Level::Info, "Primary crashed. Failing over.");
-            self.disable_watchdog = true;
-            self.memory.rewind = Rewind::Check;
-            self.memory.role = Role::Demoted;
-            self.release(None)?;
-            self.wake_after = Duration::ZERO;
-            return Ok(Some(Verdict::CrashFailover));
+            return self.fail_over_after_crash().map(Some);
         }
         let was_primary = control.is_some_and(|control| {
             !control.standby_signal
@@ -133,6 +135,17 @@ impl Tick<'_> {
             return Ok(Some(Verdict::StartingPrimary));
         }
         Ok(None)
+    }
+
+    /// PostgreSQL stays down, and somebody else takes over.
+    pub(super) fn fail_over_after_crash(&mut self) -> Needs<Verdict> {
+        self.note(Level::Info, "Primary crashed. Failing over.");
+        self.disable_watchdog = true;
+        self.memory.rewind = Rewind::Check;
+        self.memory.role = Role::Demoted;
+        self.release(None)?;
+        self.wake_after = Duration::ZERO;
+        Ok(Verdict::CrashFailover)
     }
 
     /// A primary that died, or was killed while it stopped, is recovered first: pg_rewind and an election need to know
@@ -210,18 +223,23 @@ impl Tick<'_> {
         Some(Verdict::RewindWaiting(leader.to_string()))
     }
 
-    /// A start that was ordered did not bring PostgreSQL up.
-    pub(super) fn start_failed(&mut self, cluster: &Cluster) -> Needs<Verdict> {
-        self.disable_watchdog = true;
+    /// A start that was ordered did not bring PostgreSQL up. `None`: the lease is kept, and the ordinary rules go on.
+    pub(super) fn start_failed(&mut self, cluster: &Cluster) -> Needs<Option<Verdict>> {
         self.memory.state = State::StartFailed;
         if !self.has_lock(cluster) {
-            return Ok(Verdict::StartFailed);
+            self.disable_watchdog = true;
+            return Ok(Some(Verdict::StartFailed));
         }
+        self.count_failure();
+        if self.stays_without_room(cluster)? {
+            return Ok(None);
+        }
+        self.disable_watchdog = true;
         if matches!(self.memory.role, Role::Primary | Role::StandbyLeader) {
             self.memory.role = Role::Demoted;
             self.callbacks.push(Callback::OnRoleChange);
         }
         self.release(None)?;
-        Ok(Verdict::StartFailedReleased)
+        Ok(Some(Verdict::StartFailedReleased))
     }
 }

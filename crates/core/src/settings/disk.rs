@@ -1,20 +1,31 @@
-//! `disk_free_warning`.
+//! `disk_free_warning` and `full_wal_switchover`.
 
 use serde_json::Value;
 
-use super::reader::Reader;
+use super::reader::{BOOLEAN, Reader};
+use super::{DiskSettings, FullWalSwitchover};
 use crate::disk::Threshold;
 use crate::python::PythonText;
-use crate::units::parse_int;
+use crate::units::{parse_bool, parse_int};
 
-/// The setting in force; the default where it cannot be used.
-pub(super) fn read(reader: &mut Reader<'_>) -> Threshold {
-    let name = "disk_free_warning";
-    let Some(value) = reader.value(name) else { return Threshold::default() };
-    disk_free_warning(value).unwrap_or_else(|| {
-        reader.refuse(name, value, "a share of the disk (5%) or a size (10GB; in megabytes without a unit)");
-        Threshold::default()
-    })
+/// The settings in force; the default where one cannot be used.
+pub(super) fn disk(reader: &mut Reader<'_>) -> DiskSettings {
+    let default = DiskSettings::default();
+    let share = "a share of the disk (5%) or a size (10GB; in megabytes without a unit)";
+    DiskSettings {
+        warning: read(reader, "disk_free_warning", disk_free_warning, share).unwrap_or(default.warning),
+        switchover: read(reader, "full_wal_switchover", full_wal_switchover, &format!("{BOOLEAN} or crash"))
+            .unwrap_or(default.switchover),
+    }
+}
+
+fn read<T>(reader: &mut Reader<'_>, name: &str, parse: fn(&Value) -> Option<T>, allowed: &str) -> Option<T> {
+    let value = reader.value(name)?;
+    let parsed = parse(value);
+    if parsed.is_none() {
+        reader.refuse(name, value, allowed);
+    }
+    parsed
 }
 
 /// `disk_free_warning`: a share such as `5%`, or a size (in megabytes, where it has no unit). `None` where it is neither.
@@ -26,6 +37,15 @@ pub fn disk_free_warning(value: &Value) -> Option<Threshold> {
     }
     let megabytes = u64::try_from(parse_int(value, Some("MB"))?).ok()?;
     Some(Threshold { percent: 100, at_most: megabytes.checked_mul(1 << 20)? })
+}
+
+/// `full_wal_switchover`: `crash`, or a boolean. `None` where it is neither.
+pub fn full_wal_switchover(value: &Value) -> Option<FullWalSwitchover> {
+    match parse_bool(value) {
+        Some(true) => Some(FullWalSwitchover::On),
+        Some(false) => Some(FullWalSwitchover::Off),
+        None => value.python_text().eq_ignore_ascii_case("crash").then_some(FullWalSwitchover::Crash),
+    }
 }
 
 #[cfg(test)]
@@ -52,6 +72,21 @@ mod tests {
         ];
         for (value, expected) in rows {
             assert_eq!(disk_free_warning(&value), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn when_to_hand_over() {
+        let rows = [
+            (json!("crash"), Some(FullWalSwitchover::Crash)),
+            (json!("on"), Some(FullWalSwitchover::On)),
+            (json!(true), Some(FullWalSwitchover::On)),
+            (json!(false), Some(FullWalSwitchover::Off)),
+            (json!("off"), Some(FullWalSwitchover::Off)),
+            (json!("always"), None),
+        ];
+        for (value, expected) in rows {
+            assert_eq!(full_wal_switchover(&value), expected, "{value}");
         }
     }
 }

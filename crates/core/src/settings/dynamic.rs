@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::disk;
+use super::disk::disk;
 use super::reader::{BOOLEAN, Reader, Unusable};
 use super::timing::{Adjustment, Timing, seconds};
-use super::{SlotSettings, StandbyCluster, Synchronous, SynchronousMode};
+use super::{DiskSettings, SlotSettings, StandbyCluster, Synchronous, SynchronousMode};
 use crate::JsonMap;
 use crate::cluster::Cluster;
-use crate::disk::Threshold;
 use crate::python::PythonText;
 use crate::slots;
 use crate::units::parse_bool;
@@ -47,8 +46,8 @@ pub struct Dynamic {
     pub slots: SlotSettings,
     /// `max_timelines_history`; zero for no limit.
     pub max_timelines_history: usize,
-    /// `disk_free_warning` (not in Patroni): less free room on a disk is reported.
-    pub disk_free_warning: Threshold,
+    /// `disk_free_warning`, `full_wal_switchover`.
+    pub disk: DiskSettings,
 }
 
 /// A configuration that was read, with what there is to say about it.
@@ -110,7 +109,7 @@ impl Dynamic {
             slots: slot_settings(&mut reader),
             max_timelines_history: usize::try_from(number(&mut reader, "max_timelines_history").unwrap_or(0))
                 .unwrap_or(0),
-            disk_free_warning: disk::read(&mut reader),
+            disk: disk(&mut reader),
         };
         Reading { dynamic, timing, unusable: reader.into_unusable(), adjusted }
     }
@@ -317,6 +316,10 @@ mod tests {
             (
                 json!({"disk_free_warning": "much"}),
                 "disk_free_warning is \"much\", but must be a share of the disk (5%) or a size (10GB; in megabytes without a unit)",
+            ),
+            (
+                json!({"full_wal_switchover": "always"}),
+                "full_wal_switchover is \"always\", but must be a boolean (on, off, true, false, yes, no) or crash",
             ),
             (json!({"standby_cluster": "host"}), "standby_cluster is \"host\", but must be a mapping"),
             (json!({"slots": ["a"]}), "slots is \"['a']\", but must be a mapping"),

@@ -106,6 +106,7 @@ fn slots_of_postgresql_are_not_published() {
 fn running(start_time: &str, slots: BTreeMap<String, Slot>, standby: bool) -> Running {
     let position = Lsn(100);
     Running {
+        statistics_reset: None,
         start_time: start_time.into(),
         server_version: 150_000,
         wal: if standby {

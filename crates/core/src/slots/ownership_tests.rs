@@ -35,6 +35,7 @@ fn server(start: &str, is_standby: bool, slots: &[&str]) -> Running {
     Running {
         start_time: start.to_owned(),
         server_version: 150_000,
+        statistics_reset: None,
         wal,
         timeline: None,
         control_timeline: None,

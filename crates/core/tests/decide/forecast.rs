@@ -225,6 +225,7 @@ impl Node {
         let running = Running {
             start_time: "2026-01-01 00:00:00+00:00".into(),
             server_version: 150_000,
+            statistics_reset: None,
             wal,
             timeline: self.timeline.map(Timeline),
             control_timeline: self.timeline.map(Timeline),

@@ -29,7 +29,7 @@ use patroni_core::request::{Request, RequestId, RestartConditions, ScheduledRest
 use patroni_core::server::{
     ControlData, ControlState, DataDir, Postmaster, Replication, Role, Running, Server, Slot, SlotKind, State, Wal,
 };
-use patroni_core::settings::{Dynamic, RewindSettings, Settings, StandbyCluster, SynchronousMode};
+use patroni_core::settings::{Dynamic, FullWalSwitchover, RewindSettings, Settings, StandbyCluster, SynchronousMode};
 use patroni_core::slots::News;
 use patroni_core::sync::{Enforcement, Inspection, Sender, candidates};
 use patroni_core::tags::Tags;
@@ -45,6 +45,8 @@ pub(crate) const WALL: WallTime = WallTime(1_700_000_000_000);
 pub(crate) const HERE: Lsn = Lsn(0x500_0000);
 /// The system identifier of the cluster.
 pub(crate) const SYSTEM: SystemId = SystemId(7);
+/// When the server that runs was started.
+const STARTED: &str = "2024-08-28 19:39:26.352526+00:00";
 
 /// What peers answer when they are asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -417,8 +419,9 @@ impl Scene {
         true
     }
 
-    /// The WAL directory.
+    /// The WAL directory, and failures for lack of room there, the last one `failed` seconds ago.
     fn apply_disks(&mut self, name: &str, value: &str) -> bool {
+        let disk = &mut self.memory.disk;
         match name {
             "wal-disk" => {
                 const MIB: u64 = 1 << 20;
@@ -430,6 +433,28 @@ impl Scene {
                 };
                 let room = |free| Ok(Room { total: 1000 * MIB, free, needed: 16 * MIB });
                 self.facts.disks = Disks(BTreeMap::from([(Place::Data, room(900 * MIB)), (Place::Wal, room(free))]));
+            }
+            "disks-silent" => self.facts.disks = Disks(BTreeMap::from([(Place::Wal, Err("no answer".into()))])),
+            "wal-was-scarce" => {
+                disk.wal_scarce_at = Some(Moment(NOW.0 - Duration::from_secs(value.parse().expect("seconds"))));
+            }
+            // The server that runs is seen to have recovered from a crash since.
+            "crashed" => disk.statistics_reset = Some((STARTED.into(), "before".into())),
+            "failures" => {
+                disk.failures = value.parse().expect("a number");
+                disk.failed_at = Some(Moment(NOW.0 - Duration::from_secs(20)));
+            }
+            "failed" => disk.failed_at = Some(Moment(NOW.0 - Duration::from_secs(value.parse().expect("seconds")))),
+            "handed-over" => {
+                disk.handed_over_at = Some(Moment(NOW.0 - Duration::from_secs(value.parse().expect("seconds"))));
+            }
+            "full-wal-switchover" => {
+                Arc::make_mut(&mut self.facts.settings).disk.switchover = match value {
+                    "off" => FullWalSwitchover::Off,
+                    "crash" => FullWalSwitchover::Crash,
+                    "on" => FullWalSwitchover::On,
+                    _ => return false,
+                };
             }
             _ => return false,
         }
@@ -457,6 +482,7 @@ impl Scene {
                     "stopped" => State::Stopped,
                     "stopping" => State::Stopping,
                     "crashed" => State::Crashed,
+                    "start-failed" => State::StartFailed,
                     _ => return false,
                 }
             }
@@ -1109,7 +1135,8 @@ fn logical_slot(failover: bool) -> Slot {
 
 fn running(wal: Wal) -> Running {
     Running {
-        start_time: "2024-08-28 19:39:26.352526+00:00".into(),
+        start_time: STARTED.into(),
+        statistics_reset: Some("then".into()),
         server_version: 150_018,
         wal,
         timeline: Some(Timeline(1)),

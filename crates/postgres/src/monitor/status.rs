@@ -15,6 +15,9 @@ const TIME_FORMAT: &str = "'YYYY-MM-DD HH24:MI:SS.USTZH:TZM'";
 
 /// The query for a server version (13 and later).
 pub(super) fn query(server_version: u32) -> String {
+    // Older versions ask a process for statistics, which may be slow.
+    let reset =
+        if server_version >= 150_000 { "pg_catalog.pg_stat_get_bgwriter_stat_reset_time()::text" } else { "NULL" };
     let of_17 = if server_version >= 170_000 { ", failover, synced, inactive_since::text" } else { "" };
     format!(
         "SELECT pg_catalog.pg_is_in_recovery(), \
@@ -41,7 +44,7 @@ pub(super) fn query(server_version: u32) -> String {
          (SELECT pg_catalog.json_agg(p) FROM (SELECT s.name, pg_catalog.current_setting(s.name, true) AS old_value, \
          COALESCE((SELECT f.setting FROM pg_catalog.pg_file_settings f WHERE f.name = s.name ORDER BY f.seqno DESC \
          LIMIT 1), s.boot_val) AS new_value FROM pg_catalog.pg_settings s WHERE s.pending_restart) p), \
-         wr.latest_end_lsn FROM pg_catalog.pg_stat_get_wal_receiver() wr"
+         wr.latest_end_lsn, {reset} FROM pg_catalog.pg_stat_get_wal_receiver() wr"
     )
 }
 
@@ -58,6 +61,7 @@ pub(super) fn read(row: &Row, server_version: u32) -> Result<(Running, SystemId)
     };
     let running = Running {
         start_time: time(row.get(1).ok_or_else(|| missing("when it was started"))?),
+        statistics_reset: row.get(18).map(str::to_owned),
         server_version,
         wal,
         timeline,
