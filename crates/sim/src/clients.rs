@@ -4,7 +4,7 @@
 //! may come back, or standbys that have everything. What it had when it wrote the key is part of that.
 
 use patroni_core::lsn::Lsn;
-use patroni_core::settings::SynchronousMode;
+use patroni_core::settings::{Dynamic, SynchronousMode};
 use patroni_core::sync::Method;
 
 use crate::universe::{Event, STORE, Universe};
@@ -109,7 +109,7 @@ impl Universe {
         if lost == 0 {
             return;
         }
-        if self.nodes[node].by_hand || self.amnesia || self.ambiguous {
+        if self.nodes[node].by_hand || self.amnesia || self.ambiguous || self.turned_off_after_loss() {
             self.given_up += lost;
             for write in &mut self.writes {
                 write.kept &= wal.contains(write.branch, write.end);
@@ -117,6 +117,12 @@ impl Universe {
         } else {
             self.violation(node, format!("leads without {lost} acknowledged writes that were promised to survive"));
         }
+    }
+
+    /// Turning the mode off gives up what was promised; where `/sync` was lost before, nobody removes it for that reason.
+    fn turned_off_after_loss(&self) -> bool {
+        let mode = Dynamic::of_cluster(self.store.cluster()).synchronous.mode;
+        self.sync_lost && mode == SynchronousMode::Off
     }
 
     /// How many promised writes this log lacks.
