@@ -36,6 +36,8 @@ fn shape(text: &str) -> Value {
     fn clean(value: &mut Value) {
         match value {
             Value::Object(map) => {
+                // Ours alone (COMPAT.md), and never at rest.
+                map.remove("disk");
                 for (key, value) in map.iter_mut() {
                     if OF_THEIR_OWN.contains(&key.as_str()) {
                         *value = json!(match value {
