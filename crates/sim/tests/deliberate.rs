@@ -2,6 +2,9 @@
 
 #![cfg(feature = "deliberate-bugs")]
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use patroni_core::decide::deliberate::{Bug, commit};
 use patroni_sim::{Mode, Report, run};
 
@@ -27,11 +30,29 @@ const LEFT_TO_OTHERS: [Bug; 12] = [
     Bug::HangByOneSign,
 ];
 
-/// Each mode in turn, with the same seed.
-fn search(clusters: u64) -> Option<(u64, Mode, Report)> {
-    let runs = (0..clusters).map(|index| (index, Mode::ALL[index as usize % Mode::ALL.len()]));
-    runs.map(|(index, mode)| (index, mode, run(index / Mode::ALL.len() as u64, mode, false)))
-        .find(|(.., report)| !report.violations.is_empty())
+/// Each mode in turn, with the same seed; on all cores. The first that shows something, or one that is not much later.
+fn search(bug: Bug, clusters: u64) -> Option<(u64, Mode, Report)> {
+    let (next, found) = (AtomicU64::new(0), Mutex::new(None));
+    let look = || {
+        commit(Some(bug));
+        while found.lock().expect("nothing panics").is_none() {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            if index >= clusters {
+                return;
+            }
+            let mode = Mode::ALL[index as usize % Mode::ALL.len()];
+            let report = run(index / Mode::ALL.len() as u64, mode, false);
+            if !report.violations.is_empty() {
+                found.lock().expect("nothing panics").get_or_insert((index, mode, report));
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, |cores| cores.get()) {
+            scope.spawn(look);
+        }
+    });
+    found.into_inner().expect("nothing panics")
 }
 
 #[test]
@@ -43,9 +64,7 @@ fn every_mistake_is_found() {
     let is_wanted =
         |bug: &Bug| wanted.as_ref().is_none_or(|names| names.split(',').any(|name| name == format!("{bug:?}")));
     for bug in Bug::ALL.into_iter().filter(is_wanted) {
-        commit(Some(bug));
-        let found = search(if LEFT_TO_OTHERS.contains(&bug) { CLUSTERS / 10 } else { CLUSTERS });
-        commit(None);
+        let found = search(bug, if LEFT_TO_OTHERS.contains(&bug) { CLUSTERS / 10 } else { CLUSTERS });
         let name = format!("{bug:?}");
         match &found {
             Some((index, mode, report)) => {
