@@ -33,8 +33,8 @@ pub struct Forecast {
 const NOW: Now = Now { boot: Moment(Duration::from_secs(1_000_000)), wall: WallTime(0) };
 
 /// The members of this cluster, the leader excepted, that would take the lease if it ended now. A member that does not answer is
-/// taken for one that is gone. What only a node itself knows is not seen: that its last promotion was refused, that it has
-/// just agreed to a primary that goes on in failsafe mode, or, of a primary that runs in pause without the lease, how far it is.
+/// taken for one that is gone. What only a node itself knows is not seen: that its last promotion was refused, or that it has
+/// just agreed to a primary that goes on in failsafe mode.
 pub fn forecast(cluster: &Cluster, dynamic: &Dynamic, peers: &BTreeMap<MemberName, Peer>) -> Forecast {
     let mut left = cluster.clone();
     let former = left.leader.take().map(|leader| leader.name);
@@ -162,7 +162,7 @@ fn settings(dynamic: &Dynamic, name: &MemberName, status: &PeerStatus) -> Settin
 fn running(status: &PeerStatus) -> Running {
     let position = status.wal_position;
     let wal = match status.in_recovery {
-        false => Wal::Primary { location: position },
+        false => Wal::Primary { location: status.location.unwrap_or(position) },
         true => Wal::Standby {
             received: Some(position),
             replayed: Some(position),

@@ -23,6 +23,8 @@ pub struct PeerStatus {
     pub in_recovery: bool,
     /// The larger of its received and replayed position; 0 where PostgreSQL does not run.
     pub wal_position: Lsn,
+    /// How far a primary has written. Elections do not go by it, as in 4.1.5.
+    pub location: Option<Lsn>,
     /// Its timeline, where known.
     pub timeline: Option<Timeline>,
     /// `replication_state` (`streaming`, ...).
@@ -60,12 +62,14 @@ impl PeerStatus {
         let position = |key: &str| wal.get(key).and_then(Value::as_u64).unwrap_or(0);
         let says_primary = matches!(document.get("role").and_then(Value::as_str), Some("primary" | "master"));
         // Only the answer of a primary has a location.
-        let in_recovery = !(position("location") > 0 || says_primary);
+        let location = Some(Lsn(position("location"))).filter(|location| *location > Lsn(0));
+        let in_recovery = !(location.is_some() || says_primary);
         let received = position("received_location").max(position("replayed_location"));
         let timeline = document.get("timeline").and_then(Value::as_u64).and_then(|number| u32::try_from(number).ok());
         Ok(PeerStatus {
             in_recovery,
             wal_position: Lsn(if in_recovery { received } else { 0 }),
+            location,
             timeline: timeline.filter(|number| *number > 0).map(Timeline),
             replication_state: document.get("replication_state").and_then(Value::as_str).map(str::to_owned),
             tags: Tags(document.get("tags").and_then(Value::as_object).cloned().unwrap_or_default()),
@@ -90,6 +94,7 @@ mod tests {
         let standby = |position| PeerStatus {
             in_recovery: true,
             wal_position: Lsn(position),
+            location: None,
             timeline: None,
             replication_state: None,
             tags: Tags::default(),
@@ -101,8 +106,11 @@ mod tests {
             (json!({"xlog": {"received_location": 5, "replayed_location": 3}, "role": "replica"}), standby(5)),
             (json!({"wal": {"replayed_location": 7}, "xlog": {"location": 1}}), standby(7)),
             (json!({"wal": null, "xlog": {"replayed_location": 7}}), standby(7)),
-            (json!({"xlog": {"location": 9}, "role": "replica"}), primary.clone()),
-            (json!({"xlog": {"received_location": 9}, "role": "master"}), primary.clone()),
+            (
+                json!({"xlog": {"location": 9}, "role": "replica"}),
+                PeerStatus { location: Some(Lsn(9)), ..primary.clone() },
+            ),
+            (json!({"xlog": {"received_location": 9}, "role": "master"}), primary),
             (json!({"xlog": {}}), standby(0)),
             (
                 json!({"xlog": {"received_location": null, "replayed_location": 2}, "timeline": 4,

@@ -90,6 +90,7 @@ fn by_key(member: &Member) -> PeerStatus {
     PeerStatus {
         in_recovery: !data.is_primary(),
         wal_position: position(member, None).filter(|_| data.is_running() && !data.is_primary()).unwrap_or_default(),
+        location: data.xlog_location.filter(|_| data.is_primary()),
         timeline: data.timeline,
         replication_state: data.replication_state.clone(),
         tags: data.tags.clone(),

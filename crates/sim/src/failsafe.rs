@@ -32,6 +32,7 @@ impl Universe {
         let status = PeerStatus {
             in_recovery: !primary,
             wal_position: data.map_or(Lsn(0), |data| data.wal.end),
+            location: None,
             timeline: data.map(|data| data.wal.timeline()),
             replication_state: if node.view.kept_out {
                 Some(DIVERGED.into())

@@ -536,6 +536,7 @@ impl State {
             Peer::Status(PeerStatus {
                 in_recovery: node.process != Process::Primary && node.memory.role != Role::Primary,
                 wal_position: if up { position(node) } else { Lsn(0) },
+                location: None,
                 timeline: up.then_some(Timeline(node.timeline.into())),
                 replication_state: (node.process == Process::Standby).then(|| "streaming".into()),
                 tags: Tags::default(),

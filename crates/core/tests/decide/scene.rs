@@ -887,6 +887,7 @@ impl Peers {
         let mut status = PeerStatus {
             in_recovery: true,
             wal_position: Lsn(HERE.0 + 1),
+            location: None,
             timeline: Some(Timeline(1)),
             replication_state: Some("streaming".into()),
             tags: Tags::default(),
