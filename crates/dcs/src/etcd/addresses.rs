@@ -1,5 +1,7 @@
 //! The addresses of etcd: which are known, and which one is in use.
 
+use super::options::EtcdOptions;
+
 /// More are not kept: no etcd has as many members.
 const MOST: usize = 64;
 
@@ -11,13 +13,45 @@ pub(crate) struct Addresses {
     /// The configured ones first, each once.
     all: Vec<String>,
     current: usize,
+    /// Whose SRV records name the configured ones.
+    records: Option<Records>,
+    /// They are to be asked for before the next request.
+    due: bool,
+}
+
+/// Where SRV records of etcd are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Records {
+    pub(crate) domain: String,
+    pub(crate) suffix: Option<String>,
 }
 
 impl Addresses {
-    pub(crate) fn new(configured: Vec<String>) -> Self {
-        let mut addresses = Addresses::default();
-        addresses.configure(configured);
+    pub(crate) fn new(options: &EtcdOptions) -> Self {
+        let suffix = options.srv_suffix.clone();
+        let records = options.srv.clone().map(|domain| Records { domain, suffix });
+        let mut addresses = Addresses { due: records.is_some(), records, ..Addresses::default() };
+        addresses.configure(options.endpoints.clone());
         addresses
+    }
+
+    /// The SRV records that are to be asked for now, if any. What comes of it is for [`Addresses::resolved`].
+    pub(crate) fn unresolved(&self) -> Option<Records> {
+        self.records.clone().filter(|_| self.due)
+    }
+
+    /// Takes over what the SRV records say. While there is no answer, the addresses that are known do.
+    ///
+    /// # Errors
+    /// None is known.
+    pub(crate) fn resolved(&mut self, found: Result<Vec<String>, String>) -> Result<(), String> {
+        match found {
+            Ok(found) => self.configure(found),
+            Err(text) if self.all.is_empty() => return Err(text),
+            Err(text) => tracing::debug!("{text}; the addresses before stay in use"),
+        }
+        self.due = false;
+        Ok(())
     }
 
     /// How many there are to try.
@@ -30,14 +64,14 @@ impl Addresses {
         self.all.get(self.current).map(String::as_str)
     }
 
-    /// Goes on to the next one. True: every one has been tried since the first.
-    pub(crate) fn advance(&mut self) -> bool {
+    /// Goes on to the next one. When every one has been tried since the first, the SRV records may have changed.
+    pub(crate) fn advance(&mut self) {
         self.current = (self.current + 1) % self.all.len().max(1);
-        self.current == 0
+        self.due |= self.current == 0 && self.records.is_some();
     }
 
     /// Takes these for the configured ones from now on, and begins with the first of them.
-    pub(crate) fn configure(&mut self, configured: Vec<String>) {
+    fn configure(&mut self, configured: Vec<String>) {
         self.configured = configured;
         self.arrange(None);
     }
@@ -84,16 +118,19 @@ mod tests {
 
     #[test]
     fn members_come_and_go() {
-        let mut addresses = Addresses::new(texts(&["http://a:1", "http://b:1"]));
-        assert!(!addresses.advance());
+        let endpoints = texts(&["http://a:1", "http://b:1"]);
+        let mut addresses = Addresses::new(&EtcdOptions { endpoints, ..EtcdOptions::default() });
+        addresses.advance();
         announce(&mut addresses, &["http://b:1/", "http://c:1", "https://c:2"]);
         assert_eq!(addresses.all, ["http://a:1", "http://b:1", "http://c:1"]);
         assert_eq!(addresses.current(), Some("http://b:1"), "the one in use stays");
-        assert!(!addresses.advance());
+        addresses.advance();
         announce(&mut addresses, &["http://d:1"]);
         assert_eq!(addresses.all, ["http://a:1", "http://b:1", "http://d:1", "http://c:1"], "c is still connected");
         assert_eq!(addresses.current(), Some("http://c:1"));
-        assert!(addresses.advance(), "every one was tried");
+        addresses.advance();
+        assert_eq!(addresses.current(), Some("http://a:1"), "every one was tried");
+        assert_eq!(addresses.unresolved(), None, "there are no records");
         announce(&mut addresses, &["http://d:1"]);
         assert_eq!(addresses.all, ["http://a:1", "http://b:1", "http://d:1"], "c is forgotten");
         announce(&mut addresses, &[]);
@@ -102,13 +139,23 @@ mod tests {
 
     #[test]
     fn new_records_take_the_place_of_old_ones() {
-        let mut addresses = Addresses::default();
-        assert!(addresses.advance(), "there is nothing to try");
+        let options = EtcdOptions { srv: Some("example.org".into()), ..EtcdOptions::default() };
+        let mut addresses = Addresses::new(&options);
+        let due = |addresses: &Addresses| addresses.unresolved().is_some();
+        assert!(due(&addresses));
         assert_eq!((addresses.current(), addresses.count()), (None, 0));
-        addresses.configure(texts(&["https://a:1"]));
+        assert!(addresses.resolved(Err("no answer".into())).is_err(), "there is nothing to try");
+        assert!(due(&addresses));
+        assert!(addresses.resolved(Ok(texts(&["https://a:1"]))).is_ok());
+        assert!(!due(&addresses));
         announce(&mut addresses, &["https://b:1"]);
         addresses.advance();
-        addresses.configure(texts(&["https://c:1"]));
+        assert!(!due(&addresses), "b was not tried");
+        addresses.advance();
+        assert!(due(&addresses), "every one was tried");
+        assert!(addresses.resolved(Err("no answer".into())).is_ok(), "those before stay in use");
+        assert!(!due(&addresses));
+        assert!(addresses.resolved(Ok(texts(&["https://c:1"]))).is_ok());
         assert_eq!(addresses.all, ["https://c:1", "https://b:1"]);
         assert_eq!(addresses.current(), Some("https://c:1"));
     }

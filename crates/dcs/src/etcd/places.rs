@@ -33,8 +33,6 @@ pub(super) struct Places {
 struct Inner {
     options: EtcdOptions,
     addresses: Addresses,
-    /// The SRV records are to be asked for before the next request.
-    resolves: bool,
     /// When the members were asked for.
     learned: Option<Instant>,
 }
@@ -56,12 +54,7 @@ fn client_options(options: &EtcdOptions) -> ClientOptions {
 
 impl Places {
     pub(super) fn new(options: EtcdOptions) -> Self {
-        let inner = Inner {
-            addresses: Addresses::new(options.endpoints.clone()),
-            resolves: options.srv.is_some(),
-            learned: None,
-            options: options.clone(),
-        };
+        let inner = Inner { addresses: Addresses::new(&options), learned: None, options: options.clone() };
         Places {
             http: Http::new(client_options(&options)),
             inner: Mutex::new(inner),
@@ -161,8 +154,7 @@ impl Places {
     pub(super) fn failed(&self, generation: u64) {
         let mut inner = self.lock();
         if *self.generation.borrow() == generation {
-            let all_tried = inner.addresses.advance();
-            inner.resolves |= all_tried && inner.options.srv.is_some();
+            inner.addresses.advance();
             self.generation.send_modify(|generation| *generation += 1);
         }
     }
@@ -171,24 +163,10 @@ impl Places {
         self.generation.subscribe()
     }
 
-    /// Asks for the SRV records, if that is due. While there is no answer, the addresses that are known do.
     async fn resolve(&self) -> Result<(), String> {
-        let (domain, suffix) = {
-            let inner = self.lock();
-            match &inner.options.srv {
-                Some(domain) if inner.resolves => (domain.clone(), inner.options.srv_suffix.clone()),
-                Some(_) | None => return Ok(()),
-            }
-        };
-        let found = srv::system_endpoints(&domain, suffix.as_deref()).await;
-        let mut inner = self.lock();
-        match found {
-            Ok(found) => inner.addresses.configure(found),
-            Err(text) if inner.addresses.count() == 0 => return Err(text),
-            Err(text) => tracing::debug!("{text}; the addresses before stay in use"),
-        }
-        inner.resolves = false;
-        Ok(())
+        let Some(records) = self.lock().addresses.unresolved() else { return Ok(()) };
+        let found = srv::system_endpoints(&records.domain, records.suffix.as_deref()).await;
+        self.lock().addresses.resolved(found)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -23,8 +23,6 @@ pub(super) struct Endpoints {
 struct Inner {
     options: EtcdOptions,
     addresses: Addresses,
-    /// The SRV records are to be asked for the configured addresses before the next connection.
-    resolves: bool,
     connection: Option<Connection>,
     /// etcd said last time that it wants no authentication.
     is_open: bool,
@@ -46,9 +44,8 @@ pub(super) struct NoConnection {
 
 impl Endpoints {
     pub(super) fn new(options: EtcdOptions) -> Self {
-        let addresses = Addresses::new(options.endpoints.clone());
-        let resolves = options.srv.is_some();
-        let inner = Inner { options, addresses, resolves, connection: None, is_open: false };
+        let addresses = Addresses::new(&options);
+        let inner = Inner { options, addresses, connection: None, is_open: false };
         Endpoints { inner: Mutex::new(inner), generation: watch::Sender::new(0) }
     }
 
@@ -109,9 +106,7 @@ impl Endpoints {
         if *self.generation.borrow() != generation {
             return;
         }
-        let all_tried = inner.addresses.advance();
-        // The records may have changed.
-        inner.resolves |= all_tried && inner.options.srv.is_some();
+        inner.addresses.advance();
         self.give_up(&mut inner);
     }
 
@@ -149,30 +144,10 @@ impl Endpoints {
         Ok((*self.generation.borrow(), url, inner.options.clone()))
     }
 
-    /// Asks for the SRV records, if that is due. While there is no answer, the addresses that are known do.
     async fn resolve(&self) -> Result<(), NoConnection> {
-        let (domain, suffix) = {
-            let inner = self.lock();
-            match &inner.options.srv {
-                Some(domain) if inner.resolves => (domain.clone(), inner.options.srv_suffix.clone()),
-                Some(_) | None => return Ok(()),
-            }
-        };
-        let found = srv::system_endpoints(&domain, suffix.as_deref()).await;
-        let mut inner = self.lock();
-        match found {
-            Ok(found) => {
-                inner.resolves = false;
-                inner.addresses.configure(found);
-                Ok(())
-            }
-            Err(text) if inner.addresses.count() == 0 => Err(NoConnection { text, hopeless: false }),
-            Err(text) => {
-                inner.resolves = false;
-                tracing::debug!("{text}; the addresses before stay in use");
-                Ok(())
-            }
-        }
+        let Some(records) = self.lock().addresses.unresolved() else { return Ok(()) };
+        let found = srv::system_endpoints(&records.domain, records.suffix.as_deref()).await;
+        self.lock().addresses.resolved(found).map_err(|text| NoConnection { text, hopeless: false })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
