@@ -9,7 +9,9 @@ use crate::embedded::{Controller, Members};
 use crate::etcd::Etcd;
 use crate::node::{Node, merge};
 use crate::programs::{Kind, Programs};
-use crate::sandbox::{Sandbox, free_port};
+use patroni_ports::free_port;
+
+use crate::sandbox::Sandbox;
 use crate::server::{Server, Store};
 use crate::wait::{Limit, wait_for};
 

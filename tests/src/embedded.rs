@@ -8,7 +8,9 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::sandbox::{Sandbox, free_port, signal};
+use patroni_ports::free_port;
+
+use crate::sandbox::{Sandbox, signal};
 use crate::wait::{Limit, wait_for};
 
 /// The password of all of them.

@@ -6,7 +6,9 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::Signal;
 
-use crate::sandbox::{Sandbox, free_port, signal};
+use patroni_ports::free_port;
+
+use crate::sandbox::{Sandbox, signal};
 use crate::wait::{Limit, wait_for};
 
 /// A running etcd; its data survive [`Etcd::stop`] and [`Etcd::start`].

@@ -1,12 +1,9 @@
 //! A temporary directory and everything that runs in it: owned by the user of PostgreSQL, swept on drop.
 
 use std::fs::Permissions;
-use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU16, Ordering};
 
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use tempfile::TempDir;
@@ -167,21 +164,4 @@ pub fn signal(pid: u32, signal: Signal) {
 pub fn process_exists(pid: u32) -> bool {
     let path = PathBuf::from(format!("/proc/{pid}"));
     path.exists() && !is_zombie(&path)
-}
-
-/// A TCP port on loopback that nobody listens on, below the range from which the kernel takes ports for connections.
-/// A UDP socket on the same number, held until this process ends, keeps other test processes from choosing it too.
-pub fn free_port() -> u16 {
-    static RESERVED: Mutex<Vec<UdpSocket>> = Mutex::new(Vec::new());
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = u16::try_from(std::process::id() % 200).unwrap() * 100;
-    for _ in 0..20_000 {
-        let port = 10_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
-        let Ok(reservation) = UdpSocket::bind(("127.0.0.1", port)) else { continue };
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            RESERVED.lock().unwrap().push(reservation);
-            return port;
-        }
-    }
-    panic!("no free port between 10000 and 30000")
 }

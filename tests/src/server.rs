@@ -1,14 +1,15 @@
 //! Servers of other stores than etcd 3, in a sandbox. What is not installed is looked for where `./test` puts it.
 
 use std::fs::File;
-use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::sandbox::{Sandbox, free_port};
+use patroni_ports::free_port;
+
+use crate::sandbox::Sandbox;
 use crate::wait::{Limit, wait_for};
 
 /// A store.
@@ -62,7 +63,7 @@ impl Server {
                 let configuration = json!({
                     "server": true, "bootstrap": true, "bind_addr": "127.0.0.1", "session_ttl_min": "5s",
                     "disable_update_check": true, "log_level": "err", "data_dir": directory.join("data"),
-                    "ports": {"http": port, "server": free_port(), "serf_lan": free_udp_port(), "serf_wan": -1,
+                    "ports": {"http": port, "server": free_port(), "serf_lan": free_port(), "serf_wan": -1,
                               "dns": -1, "grpc": -1},
                 });
                 let file = sandbox.file(directory.join("consul.json"), &configuration.to_string());
@@ -102,17 +103,6 @@ impl Server {
             Store::Consul => "consul",
         };
         format!("{name}://127.0.0.1:{}", self.port)
-    }
-}
-
-/// A port that is free for both kinds of packets; [`free_port`] keeps that of UDP to itself.
-fn free_udp_port() -> u16 {
-    loop {
-        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let port = udp.local_addr().unwrap().port();
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
     }
 }
 

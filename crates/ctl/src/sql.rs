@@ -208,7 +208,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_that_is_not_there_is_told_in_the_words_of_libpq() {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = patroni_ports::free_port();
         let login = Login { user: Some("postgres".to_owned()), ..Login::default() };
         let refused = connect(&Address { host: "127.0.0.1".to_owned(), port }, &login).await.unwrap_err();
         let expected = format!(

@@ -61,7 +61,7 @@ mod tests {
         }
         let good = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let good_address = good.local_addr().unwrap();
-        let refusing = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let refusing = SocketAddr::from(([127, 0, 0, 1], patroni_ports::free_port()));
         for addresses in
             [vec![silent_address, good_address], vec![refusing, good_address], vec![good_address, refusing]]
         {

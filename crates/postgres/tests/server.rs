@@ -268,8 +268,8 @@ fn a_failed_start_says_why() {
         node.bootstrap().await;
         node.control.stop(StopOptions::planned(), &Cancel::new(), &Progress::ignored()).await.expect("stop");
 
-        let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
-        let port = taken.local_addr().expect("address").port();
+        let port = patroni_ports::free_port();
+        let _taken = std::net::TcpListener::bind(("127.0.0.1", port)).expect("bind");
         let own = node.options.borrow().clone();
         let mut options = (*own).clone();
         options.port = port;

@@ -570,8 +570,8 @@ async fn certificates_that_were_replaced_are_taken_up_without_being_told() {
 
 #[tokio::test]
 async fn a_port_that_is_taken_is_named() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let listen = taken.local_addr().unwrap().to_string();
+    let listen = format!("127.0.0.1:{}", patroni_ports::free_port());
+    let taken = std::net::TcpListener::bind(&listen).unwrap();
     let node = node(local(ApiOptions::default())).await;
     let options = ApiOptions { listen: listen.clone(), ..ApiOptions::default() };
     let error = node.api.reload(options).await.unwrap_err().to_string();

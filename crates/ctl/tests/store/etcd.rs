@@ -1,9 +1,9 @@
 //! An etcd on free ports.
 
-use std::net::TcpListener;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use patroni_ports::free_port;
 use tempfile::TempDir;
 
 use crate::{Store, path};
@@ -17,9 +17,7 @@ pub(crate) struct Etcd {
 impl Etcd {
     pub(crate) fn start() -> Self {
         let directory = tempfile::tempdir().expect("directory");
-        let ports: Vec<TcpListener> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0").expect("port")).collect();
-        let urls: Vec<String> = ports.iter().map(|p| format!("http://{}", p.local_addr().expect("address"))).collect();
-        drop(ports);
+        let urls = [(); 2].map(|()| format!("http://127.0.0.1:{}", free_port()));
         let process = Command::new("etcd")
             .args(["--name", "test", "--data-dir"])
             .arg(directory.path().join("etcd"))

@@ -1,11 +1,11 @@
 //! The agents' own store: a single member, in this process.
 
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
 use patroni_dcs::raft::state::{Change, Transaction};
 use patroni_dcs::raft::{RaftClient, RaftNode, RaftOptions};
+use patroni_ports::free_port;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
@@ -24,7 +24,7 @@ pub(crate) struct Raft {
 impl Raft {
     pub(crate) fn start() -> Self {
         let directory = tempfile::tempdir().expect("directory");
-        let port = TcpListener::bind("127.0.0.1:0").expect("port").local_addr().expect("address").port();
+        let port = free_port();
         let address = format!("127.0.0.1:{port}");
         let member = RaftOptions {
             self_addr: Some(address.clone()),

@@ -11,11 +11,11 @@ use base64::engine::general_purpose::STANDARD;
 use patroni_dcs::consul::ConsulOptions;
 use patroni_dcs::{Dcs, Timing};
 use patroni_http::{ClientOptions, HttpClient, Method};
+use patroni_ports::free_port;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::etcd::free_ports;
 use crate::{World, eventually, path, servers};
 
 pub(crate) struct Consul {
@@ -44,7 +44,7 @@ impl Consul {
     pub(crate) async fn start_with(further: Value) -> Option<Self> {
         let program = program()?;
         let directory = tempfile::tempdir().expect("no temporary directory");
-        let ports = free_ports(4);
+        let ports = [(); 4].map(|()| free_port());
         let mut configuration = json!({
             "session_ttl_min": "1s", "log_level": "err", "disable_update_check": true,
             "ports": {"http": ports[0], "server": ports[1], "serf_lan": ports[2], "serf_wan": ports[3], "dns": -1, "grpc": -1},

@@ -1,6 +1,5 @@
 //! Real etcd servers on free ports and in temporary directories.
 
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +8,7 @@ use etcd_client::{Client, GetOptions};
 use patroni_dcs::etcd::EtcdOptions;
 use patroni_dcs::etcd3::Etcd3;
 use patroni_dcs::{Dcs, Timing};
+use patroni_ports::free_port;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -58,7 +58,7 @@ impl Etcd {
     /// Starts without waiting; with another scheme or further arguments the test knows how to reach it.
     pub(crate) fn launch(count: usize, scheme: &str, further: &[String]) -> Self {
         let directory = tempfile::tempdir().expect("no temporary directory");
-        let ports = free_ports(count * 2);
+        let ports: Vec<u16> = (0..count * 2).map(|_| free_port()).collect();
         let peer = |i: usize| format!("http://127.0.0.1:{}", ports[count + i]);
         let all: Vec<String> = (0..count).map(|i| format!("n{i}={}", peer(i))).collect();
         let servers = (0..count).map(|i| {
@@ -82,7 +82,7 @@ impl Etcd {
         let old = self.servers.remove(0);
         let old_id = members.members().iter().find(|member| member.client_urls() == [old.url.as_str()]);
         let old_id = old_id.expect("it is no member").id();
-        let ports = free_ports(2);
+        let ports = [free_port(), free_port()];
         let peer = format!("http://127.0.0.1:{}", ports[1]);
         let (url, name) = (format!("http://127.0.0.1:{}", ports[0]), format!("n{}", ports[0]));
         // It takes no new member until those that there are have been connected for some seconds.
@@ -200,20 +200,4 @@ impl World for Etcd {
         let host = self.urls()[0].trim_start_matches("http://").to_owned();
         ("etcd3", "Etcd3", serde_json::json!({"hosts": [host]}))
     }
-}
-
-/// Below the range from which the kernel takes ports for outgoing connections: one of those could otherwise take a
-/// port between this look and the start of the server.
-pub(crate) fn free_ports(count: usize) -> Vec<u16> {
-    use std::hash::BuildHasher;
-    let mut listeners = Vec::new();
-    let start = std::hash::RandomState::new().hash_one(0) % 20_000;
-    for port in (0..20_000).map(|i| 10_000 + (start + i) % 20_000) {
-        let port = u16::try_from(port).expect("a port");
-        listeners.extend(TcpListener::bind(("127.0.0.1", port)).ok());
-        if listeners.len() == count {
-            break;
-        }
-    }
-    listeners.iter().map(|listener| listener.local_addr().expect("no address").port()).collect()
 }

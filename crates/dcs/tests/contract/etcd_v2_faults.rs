@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use patroni_core::facts::Outcome;
 use patroni_dcs::{Expected, Key, LeaderUpdate, Timing};
+use patroni_ports::free_port;
 use rustix::process::Signal;
 
 use crate::etcd_v2::EtcdV2;
@@ -87,8 +88,8 @@ async fn lost_answers_are_unknown_and_never_guessed() {
 async fn nobody_there_and_silence() {
     let etcd = EtcdV2::start(1).await;
     let quick = Timing { retry_timeout: Duration::from_secs(2), ..TIMING };
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let a = etcd.handle(vec![format!("http://{port}")], "a", quick);
+    let port = free_port();
+    let a = etcd.handle(vec![format!("http://127.0.0.1:{port}")], "a", quick);
     assert!(matches!(a.write(Key::Sync, "{}", Expected::Absent).await, Outcome::Failed(_)));
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let a = etcd.handle(vec![format!("http://{}", silent.local_addr().unwrap())], "a", quick);

@@ -11,6 +11,7 @@ use patroni_core::lsn::Lsn;
 use patroni_dcs::etcd::EtcdOptions;
 use patroni_dcs::etcd3::Etcd3;
 use patroni_dcs::{Dcs, Expected, Key, LeaderUpdate, Timing};
+use patroni_ports::free_port;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -162,9 +163,9 @@ async fn silence_ends_within_the_budget() {
 
 #[tokio::test]
 async fn nobody_there_is_surely_not_done() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let port = free_port();
     let quick = Timing { retry_timeout: Duration::from_secs(1), ..TIMING };
-    let a = connect(&[format!("http://{port}")], "a", quick);
+    let a = connect(&[format!("http://127.0.0.1:{port}")], "a", quick);
     assert!(matches!(a.write(Key::Sync, "{}", Expected::Absent).await, Outcome::Failed(_)));
     assert!(matches!(a.renew(&LeaderUpdate::default()).await, Outcome::Failed(_)));
 }

@@ -9,9 +9,9 @@ use patroni_dcs::raft::admin::{Administration, Phase};
 use patroni_dcs::raft::state::{Change, Transaction};
 use patroni_dcs::raft::{Raft, RaftClient, RaftNode, RaftOptions};
 use patroni_dcs::{Dcs, Expected, Key, LeaderUpdate, Timing};
+use patroni_ports::free_port;
 use tempfile::TempDir;
 
-use crate::etcd::free_ports;
 use crate::{TIMING, World, eventually, leader_of, load, member, path};
 
 /// Leases that outlast the trouble.
@@ -37,7 +37,7 @@ impl Members {
 
     pub(crate) fn configured(count: usize) -> Self {
         let directory = tempfile::tempdir().expect("no temporary directory");
-        let addresses: Vec<String> = free_ports(count).iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        let addresses: Vec<String> = (0..count).map(|_| format!("127.0.0.1:{}", free_port())).collect();
         let options = |address: &String| RaftOptions {
             self_addr: Some(address.clone()),
             partner_addrs: addresses.iter().filter(|other| *other != address).cloned().collect(),

@@ -5,7 +5,6 @@
 #![allow(dead_code, unreachable_pub)]
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, LazyLock};
@@ -189,10 +188,6 @@ pub async fn until(what: &str, mut check: impl AsyncFnMut() -> bool) {
     }
 }
 
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("address").port()
-}
-
 fn options(name: &str, dir: &Path) -> ServerOptions {
     let user = |name: &str| Credentials {
         username: Some(name.into()),
@@ -209,7 +204,7 @@ fn options(name: &str, dir: &Path) -> ServerOptions {
         pgpass: dir.join("pgpass"),
         database: "postgres".into(),
         listen_addresses: "127.0.0.1".into(),
-        port: free_port(),
+        port: patroni_ports::free_port(),
         use_unix_socket: true,
         use_unix_socket_repl: true,
         unix_socket_directories: Some(dir.display().to_string()),
