@@ -113,7 +113,7 @@ impl Config {
         let mut warnings = draft.local.warnings.clone();
         warnings.extend(known::unknown(&draft.local));
         let config = draft.build(JsonMap::new(), None, &mut warnings)?;
-        warnings.extend((purpose == Purpose::Agent).then(|| config.tag_conflicts()).into_iter().flatten());
+        warnings.extend((purpose == Purpose::Agent).then(|| config.doubts()).into_iter().flatten());
         Ok((config, warnings))
     }
 
@@ -145,7 +145,7 @@ impl Config {
         let mut warnings = draft.local.warnings.clone();
         warnings.extend(known::unknown(&draft.local));
         let config = draft.build(self.dynamic.clone(), self.version, &mut warnings)?;
-        warnings.extend(config.tag_conflicts());
+        warnings.extend(config.doubts());
         Ok(Loaded { config: Arc::new(config), warnings, changed: true })
     }
 
@@ -198,8 +198,17 @@ impl Config {
         cache::path(&self.postgresql.data_dir)
     }
 
-    fn tag_conflicts(&self) -> Vec<Warning> {
-        self.effective.get("tags").and_then(Value::as_object).map(contradictory_tags).unwrap_or_default()
+    /// What contradicts itself or cannot serve for all that it is needed for, in what this node says of itself.
+    fn doubts(&self) -> Vec<Warning> {
+        let mut doubts =
+            self.effective.get("tags").and_then(Value::as_object).map(contradictory_tags).unwrap_or_default();
+        if !self.name.fits_in_a_list() {
+            doubts.push(Warning::Name {
+                origin: self.local.origins.of("name").clone(),
+                name: self.name.as_str().to_owned(),
+            });
+        }
+        doubts
     }
 
     fn accept(&self, dynamic: JsonMap, version: Option<Version>, warnings: &mut Vec<Warning>) -> Config {

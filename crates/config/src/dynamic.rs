@@ -42,6 +42,7 @@ fn fault(warning: &Warning) -> Option<String> {
         | Warning::Unknown { .. }
         | Warning::Replaced { .. }
         | Warning::Environment { .. }
+        | Warning::Name { .. }
         | Warning::Cache { .. } => None,
     }
 }

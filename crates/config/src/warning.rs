@@ -66,6 +66,16 @@ pub enum Warning {
     /// A value of the dynamic configuration has the wrong type; the default is used.
     #[error("{0}; using the default")]
     Value(crate::error::WrongValue),
+    /// The name cannot stand in the lists of `/sync`.
+    #[error(
+        "{origin}: the name {name:?} has a comma, or spaces around it, so that /sync cannot hold it: this node is never a synchronous standby; choose another name"
+    )]
+    Name {
+        /// Where it stands.
+        origin: Origin,
+        /// It.
+        name: String,
+    },
     /// A variable cannot be parsed.
     #[error("Exception when parsing {what} {}: {error}; the variable is ignored", quoted(variable))]
     Environment {

@@ -115,6 +115,14 @@ fn a_broken_reload_keeps_the_old_configuration() {
 }
 
 #[test]
+fn a_name_that_sync_cannot_hold_is_warned_of() {
+    let (_file, loaded) = load_kept(&BASE.replacen("name: n", "name: 'a,b'", 1));
+    let texts: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    assert!(texts.iter().any(|text| text.contains("the name \"a,b\" has a comma")), "{texts:?}");
+    assert!(load_kept(BASE).1.warnings.is_empty());
+}
+
+#[test]
 fn unknown_settings_are_named_with_place_and_neighbour() {
     let text = format!("{BASE}  pg_hab: []\n  wal_e: {{command: x}}\nttl: 5\nrest_api: {{}}\ntags: {{anything: 1}}\n");
     let (file, loaded) = load_kept(&text);

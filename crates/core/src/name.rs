@@ -18,6 +18,11 @@ impl MemberName {
         &self.0
     }
 
+    /// Whether `/sync` can name it: its lists have commas between the names, and whoever reads them cuts spaces off (Patroni too).
+    pub fn fits_in_a_list(&self) -> bool {
+        !self.0.is_empty() && !self.0.contains(',') && self.0.trim() == self.0
+    }
+
     /// The replication slot kept for this member on its upstream: lower case, `-` and `.` become `_`, everything else
     /// outside `[a-z0-9_]` becomes `u` and its code point in decimal, cut at 63 characters (Patroni's rule).
     pub fn slot_name(&self) -> String {
@@ -65,6 +70,13 @@ impl fmt::Display for SystemId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_that_a_list_cannot_hold() {
+        for (name, fits) in [("a", true), ("a b", true), ("a,b", false), (" a", false), ("a\t", false), ("", false)] {
+            assert_eq!(MemberName::from(name).fits_in_a_list(), fits, "{name:?}");
+        }
+    }
 
     #[test]
     fn slot_names_follow_patronis_rule() {

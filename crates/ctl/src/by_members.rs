@@ -11,6 +11,7 @@ use futures_util::future::join_all;
 use http::Method;
 use patroni_core::JsonMap;
 use patroni_core::cluster::{Cluster, Member, MemberData, Version};
+use patroni_core::disk::DISK_KEY;
 use patroni_core::name::MemberName;
 use patroni_core::units::in_words;
 use patroni_dcs::raft::RaftOptions;
@@ -253,7 +254,7 @@ fn key_of(member: &Member, status: Option<&Status>) -> JsonMap {
         return key;
     };
     let same = ["state", "role", "timeline", "replication_state", "tags", "pending_restart", "pending_restart_reason"];
-    for name in same.into_iter().chain(["scheduled_restart", "job", "failure"]) {
+    for name in same.into_iter().chain(["scheduled_restart", "job", "failure", DISK_KEY]) {
         key.extend(status.document.get(name).map(|value| (name.to_owned(), value.clone())));
     }
     let names =
@@ -368,6 +369,18 @@ mod tests {
                 "batman\tc\tc\tReplica\tno answer\t\tunknown\t\tunknown\t",
             ]
         );
+    }
+
+    #[test]
+    fn a_full_disk_is_shown() {
+        let a = member("a", &json!({"api_url": "http://x/patroni", "conn_url": "postgres://a/postgres"}));
+        let document = json!({"state": "running", "role": "primary", "timeline": 3,
+                              "disk": {"data": {"state": "full", "free": 3 << 20, "total": 64 << 20}}});
+        let status = Status { document: document.as_object().cloned().expect("an object"), clock_ahead_s: None };
+        let statuses = BTreeMap::from([(a.name.clone(), Ok(status))]);
+        let show = Show { scope: "batman", extended: false, format: Format::Pretty, citus: None };
+        let text = render(&as_stored(&BTreeMap::from([(a.name.clone(), a)]), &statuses), show);
+        assert!(text.contains("\n a: ") && text.contains("full"), "{text}");
     }
 
     #[test]

@@ -36,12 +36,12 @@ pub struct Candidate {
 }
 
 /// Members that run, stream from `me`, and neither refuse (`nosync`) nor belong behind another standby
-/// (`replicatefrom`).
+/// (`replicatefrom`). None whose name `/sync` cannot hold: for "a,b", members `a` and `b` would be allowed to take over.
 pub fn candidates(me: &MemberName, cluster: &Cluster, inspection: &Inspection) -> Candidates {
     let members: BTreeMap<&MemberName, &Member> = cluster
         .members
         .iter()
-        .filter(|(name, m)| m.data.is_running() && !m.data.tags.nosync() && *name != me)
+        .filter(|(name, m)| m.data.is_running() && !m.data.tags.nosync() && name.fits_in_a_list() && *name != me)
         .collect();
     let mut positions: BTreeMap<&MemberName, (&Sender, Lsn)> = BTreeMap::new();
     for sender in inspection.senders.iter().filter(|sender| sender.streams()) {
@@ -204,6 +204,8 @@ mod tests {
         for (members, senders, expected) in rows {
             assert_eq!(picked(&cluster(members), senders.clone(), &on), expected, "{senders:?}");
         }
+        let comma = cluster(&[("a,b", plain.clone()), ("b", plain.clone())]);
+        assert_eq!(picked(&comma, vec![sender("a,b", "sync", 100)], &on), "");
         let catching_up = Sender { state: "catchup".into(), ..sender("a", "async", 1) };
         assert_eq!(picked(&cluster(&two), vec![catching_up], &on), "");
     }
