@@ -15,11 +15,11 @@ fn nofailover_and_failover_priority_decide_the_heir() {
     // Both candidates have everything: the priority decides.
     cluster.nodes[3].wait_primary(Limit(30));
     cluster.wait_streaming(3, Limit(40));
-    cluster.nodes[1].wait_log("following a different leader because I am not allowed to promote", Limit(10));
     cluster.nodes[3].terminate(Limit(30));
     cluster.nodes[2].wait_primary(Limit(30));
     cluster.nodes[2].terminate(Limit(30));
     wait_for("nobody leads", Limit(40), || cluster.key("leader").map_or(Ok(()), Err));
+    cluster.nodes[1].wait_log("following a different leader because I am not allowed to promote", Limit(20));
     cluster.nodes[1].wait_status_of("/replica", 200, Limit(20));
     assert_eq!(cluster.nodes[1].sql("SELECT pg_is_in_recovery()"), "t");
 }

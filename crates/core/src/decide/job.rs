@@ -191,6 +191,10 @@ impl Tick<'_> {
             }
             Job::Start { role, .. } => {
                 memory.role = *role;
+                if done {
+                    // It has answered. If it does not now, that is no start any more.
+                    memory.state = State::Running;
+                }
                 // One that is still starting is announced by the handle that started it.
                 memory.started = done || *outcome == JobOutcome::StillStarting;
             }

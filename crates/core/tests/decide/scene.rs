@@ -481,6 +481,7 @@ impl Scene {
                     "running" => State::Running,
                     "stopped" => State::Stopped,
                     "stopping" => State::Stopping,
+                    "starting" => State::Starting,
                     "crashed" => State::Crashed,
                     "start-failed" => State::StartFailed,
                     _ => return false,
