@@ -7,7 +7,6 @@ use anyhow::{Context, bail};
 use async_trait::async_trait;
 use patroni_config::Loaded;
 use patroni_core::cluster::Cluster;
-use patroni_core::facts::Outcome;
 use patroni_core::plan::Exit;
 use patroni_core::server::{DataDir, Postmaster, Server};
 use patroni_core::view::View;
@@ -95,9 +94,8 @@ async fn first_load(
     loop {
         let load = async {
             let problem = match dcs.load().await {
-                Outcome::Done(cluster) => return Some(cluster),
-                Outcome::Refused => "Can not get cluster from dcs".to_owned(),
-                Outcome::Failed(why) | Outcome::Unknown(why) => format!("Can not get cluster from dcs: {why}"),
+                Ok(cluster) => return Some(cluster),
+                Err(why) => format!("Can not get cluster from dcs: {why}"),
             };
             tracing::warn!("{problem}");
             notifier.report(Stage::Ready, &problem).await;

@@ -75,9 +75,7 @@ impl Store {
     pub async fn load(&mut self, limit: Duration) -> Result<Arc<Cluster>, String> {
         self.changes.mark_unchanged();
         match timeout(limit, self.timed(StoreCall::Load, self.dcs.load())).await {
-            Ok(Outcome::Done(cluster)) => Ok(Arc::new(cluster)),
-            Ok(Outcome::Refused) => Err("the store refused to be read".to_owned()),
-            Ok(Outcome::Failed(why) | Outcome::Unknown(why)) => Err(why),
+            Ok(read) => read.map(Arc::new).map_err(|why| why.to_string()),
             Err(_) => Err(format!("no answer within {}", in_words(limit))),
         }
     }

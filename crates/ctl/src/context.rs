@@ -1,5 +1,6 @@
 //! What commands share: the configuration, the way to the store, the way to the members.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use http::Method;
 use patroni_config::{Config, Environment, Purpose, Source};
 use patroni_core::cluster::{Cluster, Member};
 use patroni_core::facts::Outcome;
+use patroni_dcs::wire::{self, RawKey};
 use patroni_dcs::{Dcs, Expected, Key};
 use patroni_http::{ClientOptions, HttpClient, HttpError, TlsFiles, endpoint_url};
 use serde_json::Value;
@@ -292,11 +294,12 @@ pub(crate) struct Store {
 impl Store {
     /// The cluster as it is now.
     pub(crate) async fn load(&self) -> Result<Cluster, CtlError> {
-        match self.dcs.load().await {
-            Outcome::Done(cluster) => Ok(cluster),
-            Outcome::Refused => failed("the store refused to be read"),
-            Outcome::Failed(reason) | Outcome::Unknown(reason) => failed(format!("the store cannot be read: {reason}")),
-        }
+        Ok(wire::cluster(&self.read().await?))
+    }
+
+    /// The keys as they are now, by their names below the prefix.
+    pub(crate) async fn read(&self) -> Result<BTreeMap<String, RawKey>, CtlError> {
+        self.dcs.read().await.or_else(|why| failed(format!("the store cannot be read: {why}")))
     }
 
     /// What is said of a cluster without any key; `None` where there is one.

@@ -36,9 +36,9 @@ fn completions_are_accepted_by_bash() {
     assert!(script.status.success());
     for (words, expected) in [
         ("list --format", "pretty tsv json yaml yml"),
-        ("-c file store", "add backup move remove restore status --help"),
+        ("-c file store", "add backup get list move remove restore status --help"),
         ("store move", "--group --to --from --verify --force --help"),
-        ("store", "add backup move remove restore status --help"),
+        ("store", "add backup get list move remove restore status --help"),
     ] {
         let check = format!(
             "{}\nCOMP_WORDS=(patronictl {words} ''); COMP_CWORD={}; _patronictl; echo \"${{COMPREPLY[*]}}\"",

@@ -8,6 +8,8 @@ use std::time::Duration;
 use patroni_core::facts::Outcome;
 use tokio::time::Instant;
 
+use crate::Unread;
+
 /// What is known about an attempt that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
@@ -59,8 +61,11 @@ impl Failure {
     }
 
     /// What it means for whoever asked for a read: it changes nothing, so an unknown one did not happen.
-    pub(crate) fn outcome_of_read<T>(self) -> Outcome<T> {
-        self.before_write().outcome()
+    pub(crate) fn unread(self) -> Unread {
+        match self {
+            Failure::NotDone(text) | Failure::Unknown(text) => Unread(text),
+            Failure::LeaseNotFound => Unread("the lease disappeared from the store".to_owned()),
+        }
     }
 }
 

@@ -58,8 +58,20 @@ pub trait Dcs: Send + Sync {
         Ok(())
     }
 
-    /// Reads all keys of the cluster at one revision. Linearizable.
-    async fn load(&self) -> Outcome<Cluster>;
+    /// Reads all keys of the cluster, by their names below its prefix: as the last completed write left them, the leader key no
+    /// earlier than the others.
+    ///
+    /// # Errors
+    /// There was no answer in time, or none that the keys are in.
+    async fn read(&self) -> Result<BTreeMap<String, wire::RawKey>, Unread>;
+
+    /// [`Dcs::read`], and what the keys say.
+    ///
+    /// # Errors
+    /// As of [`Dcs::read`]: no content of a key is an error.
+    async fn load(&self) -> Result<Cluster, Unread> {
+        Ok(wire::cluster(&self.read().await?))
+    }
 
     /// Creates `/leader` with this member's name, if it is absent. `Refused`: somebody else has it.
     /// The moment is the one before the request was sent; the lease is valid until then plus `ttl`.
@@ -94,6 +106,11 @@ pub trait Dcs: Send + Sync {
     /// and `/failsafe`. It carries no data: whoever is woken reads the whole state.
     fn changes(&self) -> watch::Receiver<u64>;
 }
+
+/// Why the store could not be read. A read changes nothing, so that nothing more has to be known of it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unread(pub String);
 
 /// How long things may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

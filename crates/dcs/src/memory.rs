@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use patroni_core::cluster::{Cluster, MemberData, Version};
+use patroni_core::cluster::{MemberData, Version};
 use patroni_core::facts::Outcome;
 use patroni_core::lsn::Lsn;
 use patroni_core::name::MemberName;
@@ -14,7 +14,7 @@ use patroni_core::time::Moment;
 use tokio::sync::watch;
 
 use crate::wire::{self, RawKey};
-use crate::{Dcs, Expected, Key, LeaderUpdate, Timing};
+use crate::{Dcs, Expected, Key, LeaderUpdate, Timing, Unread};
 
 /// Tells the time.
 pub type Clock = Arc<dyn Fn() -> Moment + Send + Sync>;
@@ -193,7 +193,7 @@ impl Memory {
         }
     }
 
-    fn run<T>(&self, action: impl FnOnce(&mut Inner, Moment) -> Outcome<T>) -> Outcome<T> {
+    fn run<T>(&self, action: impl FnOnce(&mut Inner, Moment) -> T) -> T {
         let now = (self.store.clock)();
         let mut inner = self.store.lock();
         inner.expire(now);
@@ -225,15 +225,12 @@ impl Dcs for Memory {
         self.own().timing = timing;
     }
 
-    async fn load(&self) -> Outcome<Cluster> {
+    async fn read(&self) -> Result<BTreeMap<String, RawKey>, Unread> {
         let fault = self.own().fault;
         match fault {
-            Fault::None => {}
-            Fault::Unreachable | Fault::AnswersLost => {
-                return Outcome::Failed("the store cannot be reached".into());
-            }
+            Fault::None => Ok(self.run(|inner, _| inner.keys.clone())),
+            Fault::Unreachable | Fault::AnswersLost => Err(Unread("the store cannot be reached".to_owned())),
         }
-        self.run(|inner, _| Outcome::Done(wire::cluster(&inner.keys)))
     }
 
     async fn acquire(&self) -> Outcome<Moment> {

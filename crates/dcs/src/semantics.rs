@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use patroni_core::JsonMap;
-use patroni_core::cluster::{Cluster, MemberData, Version};
+use patroni_core::cluster::{MemberData, Version};
 use patroni_core::facts::Outcome;
 use patroni_core::lsn::Lsn;
 use patroni_core::name::MemberName;
@@ -19,7 +19,7 @@ use crate::boot_time::boot_time;
 use crate::noticed::{Changes, Filter};
 use crate::primitives::{News, Primitives, Prolonged, Swap, When};
 use crate::wire::{self, RawKey};
-use crate::{Dcs, Expected, Key, LeaderUpdate, OpenError, Timing};
+use crate::{Dcs, Expected, Key, LeaderUpdate, OpenError, Timing, Unread};
 
 /// A handle for one member.
 pub(crate) struct Semantics<P> {
@@ -65,8 +65,8 @@ impl<P: Primitives> Dcs for Semantics<P> {
         self.shared.store.reload(configuration)
     }
 
-    async fn load(&self) -> Outcome<Cluster> {
-        self.shared.load().await.map_or_else(Failure::outcome_of_read, Outcome::Done)
+    async fn read(&self) -> Result<BTreeMap<String, RawKey>, Unread> {
+        self.shared.read().await.map_err(Failure::unread)
     }
 
     async fn acquire(&self) -> Outcome<Moment> {
@@ -107,7 +107,7 @@ impl<P: Primitives> Dcs for Semantics<P> {
 const ROUNDS: usize = 3;
 
 impl<P: Primitives> Shared<P> {
-    async fn load(&self) -> Result<Cluster, Failure> {
+    async fn read(&self) -> Result<BTreeMap<String, RawKey>, Failure> {
         let writes = self.state().writes;
         let keys = self.store.read(self.deadline()).await?;
         let mut state = self.state();
@@ -116,7 +116,7 @@ impl<P: Primitives> Shared<P> {
             state.known = [wire::STATUS, wire::FAILSAFE].into_iter().filter_map(present).collect();
             state.member = keys.get(&self.member_key).cloned();
         }
-        Ok(wire::cluster(&keys))
+        Ok(keys)
     }
 
     /// The moment is that before anything was sent: an attempt whose answer was lost may be the one that created the key.

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use patroni_core::cluster::Cluster;
-use patroni_core::facts::Outcome;
 use patroni_core::request::{Answer, Request};
 use patroni_core::time::{Moment, Now};
 use patroni_core::units::in_words;
@@ -151,9 +150,8 @@ impl ApiState {
     /// Reads the store now.
     async fn load(&self) -> Result<Cluster, reply::Reply> {
         let reason = match tokio::time::timeout(LOAD_LIMIT, self.dcs.load()).await {
-            Ok(Outcome::Done(cluster)) => return Ok(cluster),
-            Ok(Outcome::Refused) => "the store refused".to_owned(),
-            Ok(Outcome::Failed(reason) | Outcome::Unknown(reason)) => reason,
+            Ok(Ok(cluster)) => return Ok(cluster),
+            Ok(Err(why)) => why.to_string(),
             Err(_) => format!("no answer within {}", in_words(LOAD_LIMIT)),
         };
         tracing::warn!(target: "patroni::api", "The store could not be read for a request: {reason}");

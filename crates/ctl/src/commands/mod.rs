@@ -57,6 +57,8 @@ pub(crate) const ALL: &[Command] = &[
     show_config::COMMAND,
     store::add::COMMAND,
     store::backup::COMMAND,
+    store::get::COMMAND,
+    store::list::COMMAND,
     store::move_keys::COMMAND,
     store::remove::COMMAND,
     store::restore::COMMAND,

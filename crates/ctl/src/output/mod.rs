@@ -8,8 +8,13 @@ use std::io::Write;
 
 /// Writes text to standard output. A reader that went away ends the program quietly, as it would any other tool.
 pub(crate) fn write(text: &str) {
+    write_bytes(text.as_bytes());
+}
+
+/// As [`write`], whatever the bytes are.
+pub(crate) fn write_bytes(bytes: &[u8]) {
     let mut stdout = std::io::stdout().lock();
-    if stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_err() {
+    if stdout.write_all(bytes).and_then(|()| stdout.flush()).is_err() {
         std::process::exit(1);
     }
 }

@@ -88,6 +88,7 @@ on_both! {
     nonsense_and_a_failing_editor_change_nothing_and_lose_nothing
     without_an_answering_member_requests_go_to_the_store
     mistyped_members_are_told_which_ones_were_meant
+    keys_are_shown_as_they_are
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -129,6 +130,28 @@ fn a_concurrent_change_wins_and_the_text_is_kept(store: Box<dyn Store>) {
     assert_eq!(world.store.get("config"), CONFIG.replace("30", "99").replace('ä', "\\u00e4"));
     let kept = world.kept();
     assert!(kept.len() == 1 && kept[0].contains("ttl: 40"), "{kept:?}");
+}
+
+fn keys_are_shown_as_they_are(store: Box<dyn Store>) {
+    let world = World::with_members(store);
+    let listed = world.patronictl(&["store", "list", "batman", "-f", "json"], None);
+    assert!(listed.status.success(), "{listed:?}");
+    let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).expect("JSON");
+    let keys: Vec<&str> = listed.as_array().expect("an array").iter().filter_map(|row| row["Key"].as_str()).collect();
+    assert_eq!(keys, ["config", "leader", "members/p0", "members/p1"]);
+    assert_eq!(listed[0]["Value"], CONFIG);
+    assert!(listed[0]["Version"].as_u64().is_some_and(|version| version > 0), "{listed}");
+    for name in ["leader", "/service/batman/leader"] {
+        let got = world.patronictl(&["store", "get", name, "batman"], None);
+        assert_eq!((got.status.code(), text(&got.stdout)), (Some(0), "p0\n".to_owned()), "{name}");
+    }
+    let error = error_of(&world.patronictl(&["store", "get", "sync", "batman"], None));
+    assert!(
+        error.contains("there is no key sync below /service/batman/; there are: config, leader, members/p0"),
+        "{error}"
+    );
+    let error = error_of(&world.patronictl(&["store", "get", "leader", "robin"], None));
+    assert!(error.contains("has no keys below /service/robin/"), "{error}");
 }
 
 fn nonsense_and_a_failing_editor_change_nothing_and_lose_nothing(store: Box<dyn Store>) {

@@ -16,7 +16,7 @@ use etcd_client::{
     Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse,
 };
 use patroni_core::JsonMap;
-use patroni_core::cluster::{Cluster, MemberData, Version};
+use patroni_core::cluster::{MemberData, Version};
 use patroni_core::facts::Outcome;
 use patroni_core::lsn::Lsn;
 use patroni_core::name::MemberName;
@@ -31,7 +31,7 @@ use crate::attempts::Failure;
 pub use crate::etcd::EtcdOptions;
 use crate::noticed::Changes;
 use crate::wire::{self, ClusterPath, RawKey};
-use crate::{Dcs, Expected, Key, LeaderUpdate, OpenError, Timing};
+use crate::{Dcs, Expected, Key, LeaderUpdate, OpenError, Timing, Unread};
 
 /// The backend. Nothing is sent, and etcd need not be up, until an operation is asked for; a lease is taken only by
 /// operations that need one, so a handle that only reads (`patronictl`) leaves no trace.
@@ -100,11 +100,8 @@ impl Dcs for Etcd3 {
         Ok(())
     }
 
-    async fn load(&self) -> Outcome<Cluster> {
-        match self.shared.load().await {
-            Ok(cluster) => Outcome::Done(cluster),
-            Err(failure) => failure.outcome_of_read(),
-        }
+    async fn read(&self) -> Result<BTreeMap<String, RawKey>, Unread> {
+        self.shared.read().await.map_err(Failure::unread)
     }
 
     async fn acquire(&self) -> Outcome<Moment> {
@@ -148,7 +145,7 @@ impl Dcs for Etcd3 {
 }
 
 impl Shared {
-    async fn load(&self) -> Result<Cluster, Failure> {
+    async fn read(&self) -> Result<BTreeMap<String, RawKey>, Failure> {
         let prefix = self.prefix.as_str();
         let get = |mut attempt: Attempt| async move {
             attempt.client.get(prefix, Some(GetOptions::new().with_prefix())).await
@@ -169,7 +166,7 @@ impl Shared {
             let own = answer.kvs().iter().find(|kv| kv.key() == self.member_key.as_bytes());
             state.member = own.map(|kv| (kv.value().to_vec(), kv.lease()));
         });
-        Ok(wire::cluster(&keys))
+        Ok(keys)
     }
 
     async fn touch_member(&self, data: &MemberData) -> Result<Outcome<()>, Failure> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use patroni_core::JsonMap;
-use patroni_core::cluster::{Cluster, MemberData, Version};
+use patroni_core::cluster::{MemberData, Version};
 use patroni_core::facts::Outcome;
 use patroni_core::lsn::Lsn;
 use patroni_core::name::MemberName;
@@ -20,7 +20,7 @@ use super::state::{Change, Condition, Content, Event, Keep, LeaseId, Reply, Revi
 use crate::boot_time::boot_time;
 use crate::noticed::{Changes, Filter};
 use crate::wire::{self, ClusterPath, RawKey};
-use crate::{Dcs, Expected, Key, LeaderUpdate, OpenError, Timing};
+use crate::{Dcs, Expected, Key, LeaderUpdate, OpenError, Timing, Unread};
 
 /// The handle of one member of the cluster.
 pub struct Raft {
@@ -105,12 +105,9 @@ impl Dcs for Raft {
         Ok(())
     }
 
-    async fn load(&self) -> Outcome<Cluster> {
-        match self.shared.load().await {
-            Ok(cluster) => Outcome::Done(cluster),
-            // A read changes nothing, so an unknown one did not happen.
-            Err(Failure::NotDone(why) | Failure::Unknown(why) | Failure::Refused(why)) => Outcome::Failed(why),
-        }
+    async fn read(&self) -> Result<BTreeMap<String, RawKey>, Unread> {
+        let read = self.shared.read(&self.shared.prefix, self.shared.deadline()).await;
+        read.map_err(|(Failure::NotDone(why) | Failure::Unknown(why) | Failure::Refused(why))| Unread(why))
     }
 
     async fn acquire(&self) -> Outcome<Moment> {
@@ -153,11 +150,6 @@ impl Dcs for Raft {
 }
 
 impl Shared {
-    async fn load(&self) -> Result<Cluster, Failure> {
-        let keys = self.read(&self.prefix, self.deadline()).await?;
-        Ok(wire::cluster(&keys))
-    }
-
     async fn read(&self, prefix: &str, deadline: Instant) -> Result<BTreeMap<String, RawKey>, Failure> {
         let left = deadline.saturating_duration_since(Instant::now());
         let request = Request::Read { prefix: prefix.to_owned() };

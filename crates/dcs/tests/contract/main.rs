@@ -26,7 +26,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use patroni_core::cluster::{Cluster, MemberData};
-use patroni_core::facts::Outcome;
 use patroni_core::name::MemberName;
 use patroni_core::time::Moment;
 use patroni_dcs::wire::ClusterPath;
@@ -93,10 +92,7 @@ fn path() -> ClusterPath {
 }
 
 async fn load(dcs: &Arc<dyn Dcs>) -> Cluster {
-    match dcs.load().await {
-        Outcome::Done(cluster) => cluster,
-        other => panic!("load: {other:?}"),
-    }
+    dcs.load().await.unwrap_or_else(|why| panic!("load: {why}"))
 }
 
 fn member(state: &str) -> MemberData {

@@ -1,7 +1,9 @@
-//! `patronictl store ...`: the store itself, not what a cluster keeps in it.
+//! `patronictl store ...`: the store itself, and the keys of a cluster as they are.
 
 pub(super) mod add;
 pub(super) mod backup;
+pub(super) mod get;
+pub(super) mod list;
 pub(super) mod move_keys;
 pub(super) mod remove;
 pub(super) mod restore;
