@@ -156,6 +156,20 @@ fn validate_config_tells_what_is_wrong() {
     cluster.nodes[0].write_config(&cluster.sandbox);
     let (valid, text) = validate(&cluster);
     assert!(valid, "{text}");
+    // What a start would warn of is no error.
+    let good = cluster.nodes[0].config.clone();
+    cluster.nodes[0].config["bootsrap"] = json!({"dcs": {"ttl": 20}});
+    cluster.nodes[0].config["postgresql"]["conect_address"] = json!("192.0.2.1:7001");
+    cluster.nodes[0].write_config(&cluster.sandbox);
+    let (valid, text) = validate(&cluster);
+    assert!(valid, "{text}");
+    for meant in [
+        "unknown setting bootsrap (did you mean bootstrap?)",
+        "unknown setting postgresql.conect_address (did you mean postgresql.connect_address?)",
+    ] {
+        assert!(text.contains(meant), "{meant}: {text}");
+    }
+    cluster.nodes[0].config = good;
     // The agents keep the store themselves, which must not be open to everybody.
     let etcd3 = cluster.nodes[0].config.as_object_mut().unwrap().remove("etcd3").unwrap();
     cluster.nodes[0].write_config(&cluster.sandbox);

@@ -182,6 +182,8 @@ fn dialogue(cluster: &Cluster, kind: Kind, arguments: &str, answers: &[(&str, &s
         .command("script".as_ref())
         .args(["-qec", &format!("{program} -c {config} {arguments}"), "/dev/null"])
         .env("COLUMNS", "200")
+        // What Python does where a locale is set: in the locale "C" it takes any bytes for text.
+        .env("PYTHONIOENCODING", "utf-8:strict")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -202,7 +204,9 @@ fn dialogue(cluster: &Cluster, kind: Kind, arguments: &str, answers: &[(&str, &s
             if screen[answered..].ends_with(prompt) { Ok(()) } else { Err(screen.clone()) }
         });
         answered = screen.len();
-        input.write_all(answer.as_bytes()).unwrap();
+        // Each character is one byte: "\u{ff}" is none of UTF-8.
+        let bytes: Vec<u8> = answer.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect();
+        input.write_all(&bytes).unwrap();
     }
     let code = wait_for("the end", Limit(30), || child.try_wait().unwrap().ok_or(arguments)).code();
     // Only now: the end of its input would be typed as Ctrl-D.
@@ -232,6 +236,8 @@ fn questions_are_asked_and_answers_taken_as_in_the_reference() {
         ("switchover batman", &[("Primary [n0]: ", "\x04")]),
         ("failover batman", &[candidate]),
         ("failover batman", &[("Candidate ['n1'] []: ", "n1\n"), ("[y/N]: ", "maybe\n"), ("[y/N]: ", "n\n")]),
+        ("failover batman", &[("Candidate ['n1'] []: ", "\u{ff}\n"), ("Candidate ['n1'] []: ", "\n")]),
+        ("failover batman", &[("Candidate ['n1'] []: ", "n1\n"), ("[y/N]: ", "\u{ff}\n"), ("[y/N]: ", "n\n")]),
         ("restart batman n1", &[("[now]: ", "\n"), ("[y/N]: ", "n\n")]),
         ("restart batman n1", &[("[now]: ", "\n"), ("[y/N]: ", "y\n"), ("[]: ", "x.y\n")]),
         ("reinit batman n1", &[("[y/N]: ", "n\n")]),
@@ -286,7 +292,8 @@ fn reinit_waits_until_the_copy_runs_and_the_doctor_sees_what_is_wrong() {
     // Archiving that fails, a slot that nobody uses, a rule that keeps the replica out, a setting that waits.
     cluster.nodes[0].patch_config(&json!({
         "ignore_slots": [{"name": "forgotten"}],
-        "postgresql": {"parameters": {"archive_mode": "on", "archive_command": "false", "max_connections": 60}},
+        "postgresql": {"parameters": {"archive_mode": "on", "archive_command": "false", "max_connections": 60,
+                                       "superuser_reserved_connections": 50}},
     }));
     cluster.nodes[0].config["postgresql"]["pg_hba"] =
         json!(["local all all trust", "host all all 127.0.0.1/32 md5", "host replication all 10.9.9.9/32 md5"]);
@@ -315,6 +322,11 @@ fn reinit_waits_until_the_copy_runs_and_the_doctor_sees_what_is_wrong() {
         let told = line.is_some_and(|line| line.contains("FATAL:  no pg_hba.conf entry for replication connection"));
         if told { Ok(()) } else { Err(found) }
     });
+    // The doctor itself is let in as the superuser.
+    let clients: Vec<_> = (0..10).map(|_| cluster.nodes[0].connect().unwrap()).collect();
+    let found = text(&cluster.ctl(&["doctor"]));
+    assert!(found.contains("* PostgreSQL of n0 takes no more connections of applications: "), "{found}");
+    drop(clients);
 
     cluster.nodes[1].kill_agent();
     let explained = cluster.ctl_ok(&["explain"]);

@@ -133,6 +133,11 @@ fn a_shutdown_that_does_not_end_says_whom_it_waits_for() {
         node.wait_state("its progress", Limit(20), |status| {
             status["job"]["progress"].as_str().is_some_and(|progress| progress.contains(&words))
         });
+        wait_for("the doctor sees it", Limit(20), || {
+            let said = cluster.ctl(&["doctor", "batman"]);
+            let text = String::from_utf8_lossy(&said.stdout).into_owned();
+            if text.contains(&words) { Ok(()) } else { Err(text) }
+        });
         signal(walwriter, Signal::CONT);
         let answer = answer.join().unwrap();
         assert_eq!((answer.status, answer.body.as_str()), (200, "restarted successfully"));

@@ -121,6 +121,13 @@ async fn agrees(http: &HttpClient, name: &MemberName, url: &str, body: String, l
     }
 }
 
+/// How far a member is with the long action that it carries out, as far as it is one that tells (`job.progress` of its status).
+pub async fn progress(http: &HttpClient, api_url: &str) -> Option<String> {
+    let answer = http.request(Method::GET, api_url, None, STATUS_LIMIT).await.ok()?;
+    let status: Value = serde_json::from_str(&answer.body).ok()?;
+    Some(status.get("job")?.get("progress")?.as_str()?.to_owned())
+}
+
 /// Does an agent run at this address? Any answer to `GET /liveness` says so.
 pub async fn is_alive(http: &HttpClient, api_url: &str) -> bool {
     http.request(Method::GET, &endpoint_url(api_url, "liveness"), None, LIVENESS_LIMIT).await.is_ok()

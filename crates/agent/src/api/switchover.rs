@@ -7,7 +7,6 @@ use patroni_core::JsonMap;
 use patroni_core::cluster::{Cluster, FailoverRequest, Schedule, Version};
 use patroni_core::election::{Election, limitation};
 use patroni_core::facts::Outcome;
-use patroni_core::job::Stage;
 use patroni_core::name::MemberName;
 use patroni_core::peer::Peer;
 use patroni_core::python::PythonText;
@@ -56,7 +55,7 @@ pub(crate) async fn post(state: &ApiState, action: Handover, body: &JsonMap) -> 
         if order.scheduled.is_some() {
             return Reply::text(202, format!("{} scheduled", order.action.title()));
         }
-        return result(state, &order, cluster.leader_name()).await;
+        return result(state, &order, &cluster).await;
     }
     Reply::text(503, "failed to write failover key into DCS")
 }
@@ -204,8 +203,9 @@ fn may_take_over(peer: &Peer) -> bool {
     }
 }
 
-/// Waits for what becomes of the leader.
-async fn result(state: &ApiState, order: &Order, old: Option<&MemberName>) -> Reply {
+/// Waits for what becomes of the leader, which was that of `before`.
+async fn result(state: &ApiState, order: &Order, before: &Cluster) -> Reply {
+    let old = before.leader_name();
     let limit = state.view.borrow().settings.loop_wait.max(Duration::from_secs(10)) * 2;
     let deadline = Instant::now() + limit;
     let mut changes = state.dcs.changes();
@@ -214,20 +214,27 @@ async fn result(state: &ApiState, order: &Order, old: Option<&MemberName>) -> Re
             sleep(POLL_INTERVAL).await;
         }
         changes.mark_unchanged();
-        match state.dcs.load().await {
-            Outcome::Done(cluster) => {
-                if let Some(reply) = verdict(order, &cluster, old) {
-                    return reply;
-                }
-            }
-            Outcome::Refused | Outcome::Failed(_) | Outcome::Unknown(_) => {}
+        // A store that does not answer is asked again until the limit.
+        if let Ok(cluster) = state.dcs.load().await
+            && let Some(reply) = verdict(order, &cluster, old)
+        {
+            return reply;
         }
     }
-    let progress = match state.view.borrow().job.as_ref().map(|job| &job.stage) {
-        Some(Stage::Committed(text)) => format!(" ({text})"),
-        Some(Stage::Revocable | Stage::Copying(_) | Stage::ShutDown { .. }) | None => String::new(),
-    };
+    let progress = progress_of_leader(state, before).await.map(|text| format!(" ({text})")).unwrap_or_default();
     Reply::text(503, format!("{} status unknown{progress}", order.action.title()))
+}
+
+/// What the leader is about that should have made way; this may be that one.
+async fn progress_of_leader(state: &ApiState, before: &Cluster) -> Option<String> {
+    let leader = before.leader_member()?;
+    let view = state.view.borrow().clone();
+    if view.settings.name == leader.name {
+        let shown = view.job.as_ref()?.shown();
+        return Some(shown.get("progress")?.as_str()?.to_owned());
+    }
+    let http = state.http.borrow().clone();
+    peers::progress(&http, leader.data.api_url.as_deref()?).await
 }
 
 /// What a snapshot says about the result, if it says anything yet.

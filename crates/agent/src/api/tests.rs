@@ -10,6 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hyper::Method;
 use patroni_core::cluster::FailoverRequest;
+use patroni_core::job::{Job, JobView, Stage};
+use patroni_core::name::MemberName;
 use patroni_core::server::Postmaster;
 use patroni_dcs::memory::{Memory, Store};
 use patroni_dcs::{Expected, Key, Timing, wire};
@@ -22,7 +24,7 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::*;
-use patroni_core::name::MemberName;
+use crate::peers;
 
 /// How long a connection without a request is let be.
 const HALF_OPEN: Duration = Duration::from_secs(10);
@@ -50,6 +52,7 @@ struct Node {
     address: SocketAddr,
     view: watch::Sender<Arc<View>>,
     probe: Arc<Probe>,
+    working: watch::Sender<Option<Moment>>,
     requests: mpsc::Receiver<Envelope>,
     signals: mpsc::Receiver<Signal>,
     leader: Memory,
@@ -72,13 +75,14 @@ async fn node(options: ApiOptions) -> Node {
     let candidate = store.handle(MemberName::from("postgresql1"), timing);
     let view = watch::Sender::new(Arc::new(sample::view("postgresql0", sample::primary())));
     let probe = Arc::new(Probe { hangs: AtomicBool::new(false) });
+    let working = watch::Sender::new(None);
     let (request_sender, requests) = mpsc::channel(4);
     let (signal_sender, signals) = mpsc::channel(16);
     let client = HttpClient::new(ClientOptions::default()).unwrap();
     let parts = ApiParts {
         view: view.subscribe(),
         probe: probe.clone(),
-        working: watch::channel(None).1,
+        working: working.subscribe(),
         requests: request_sender,
         signals: signal_sender,
         agreement: Arc::default(),
@@ -92,7 +96,8 @@ async fn node(options: ApiOptions) -> Node {
     let api = serve(options, parts, cancel.clone()).await.unwrap();
     let address = api.address().await.unwrap();
     assert!(leader.acquire().await.is_done());
-    let node = Node { api, address, view, probe, requests, signals, leader, candidate, _stop: cancel.drop_guard() };
+    let node =
+        Node { api, address, view, probe, working, requests, signals, leader, candidate, _stop: cancel.drop_guard() };
     node.announce().await;
     let config = wire::config(&sample::map(json!({"ttl": 30, "loop_wait": 2})));
     assert!(node.leader.write(Key::Config, &config, Expected::Absent).await.is_done());
@@ -338,7 +343,7 @@ async fn configuration_is_patched_by_many_and_loses_nothing() {
     for writer in writers {
         assert_eq!(writer.await.unwrap().0, 200);
     }
-    let stored = node.leader.load().await.done().unwrap().config.unwrap().data.unwrap();
+    let stored = node.leader.load().await.unwrap().config.unwrap().data.unwrap();
     for number in 0..8 {
         assert_eq!(stored.get(&format!("key{number}")), Some(&json!(number)));
     }
@@ -349,7 +354,7 @@ async fn configuration_is_patched_by_many_and_loses_nothing() {
         "{body}"
     );
     assert_eq!(node.ask("PUT", "/config", Some(r#"{"ttl":20}"#)).await, (200, r#"{"ttl": 20}"#.to_owned()));
-    let stored = node.leader.load().await.done().unwrap().config.unwrap().data.unwrap();
+    let stored = node.leader.load().await.unwrap().config.unwrap().data.unwrap();
     assert_eq!(json!(stored), json!({"ttl": 20}));
 }
 
@@ -357,7 +362,7 @@ async fn configuration_is_patched_by_many_and_loses_nothing() {
 #[tokio::test]
 async fn a_setting_that_cannot_be_used_is_refused() {
     let node = node(local(ApiOptions::default())).await;
-    let stored = async || node.leader.load().await.done().unwrap().config.unwrap().data.unwrap();
+    let stored = async || node.leader.load().await.unwrap().config.unwrap().data.unwrap();
     let before = stored().await;
     let refused = (422, "ttl is \"abc\", but must be a whole number of seconds".to_owned());
     assert_eq!(node.ask("PATCH", "/config", Some(r#"{"ttl":"abc","pause":true}"#)).await, refused);
@@ -385,7 +390,7 @@ async fn a_switchover_is_a_key_and_its_result_the_new_leader() {
         tokio::pin!(asked);
         let carried_out = async {
             let request = loop {
-                let cluster = node.leader.load().await.done().unwrap();
+                let cluster = node.leader.load().await.unwrap();
                 match cluster.failover {
                     Some(request) if request.candidate.is_some() => break request,
                     _ => tokio::time::sleep(Duration::from_millis(5)).await,
@@ -402,6 +407,25 @@ async fn a_switchover_is_a_key_and_its_result_the_new_leader() {
     };
     assert_eq!(result, (200, "Successfully switched over to \"postgresql1\"".to_owned()));
     assert_eq!(node.signals.try_recv(), Ok(Signal::Wake));
+}
+
+/// Whoever asked for a switchover that does not end, of whatever member, is told what the leader waits for.
+#[tokio::test]
+async fn what_a_member_is_about_can_be_asked() {
+    let node = node(local(ApiOptions::default())).await;
+    let url = format!("http://{}/patroni", node.address);
+    let http = HttpClient::new(ClientOptions::default()).unwrap();
+    assert_eq!(peers::progress(&http, &url).await, None);
+    let mut view = sample::view("postgresql0", sample::primary());
+    view.job = Some(JobView {
+        job: Job::Shutdown,
+        title: "demote".to_owned(),
+        since: sample::NOW.boot,
+        stage: Stage::Committed("it waits for process 7".to_owned()),
+    });
+    node.view.send_replace(Arc::new(view));
+    node.working.send_replace(Some(sample::NOW.boot));
+    assert_eq!(peers::progress(&http, &url).await.as_deref(), Some("it waits for process 7"));
 }
 
 #[tokio::test]

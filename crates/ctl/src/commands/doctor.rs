@@ -193,11 +193,7 @@ fn is_about_connections(reason: &str) -> bool {
 }
 
 fn too_many_clients(leader: &MemberName, reason: &str) -> Finding {
-    finding(
-        format!("PostgreSQL of {leader} takes no more connections: {reason}"),
-        "end idle sessions (pg_stat_activity), put a connection pool in front, or raise max_connections and restart; agents connect as superuser, \
-         for whom superuser_reserved_connections are kept",
-    )
+    finding(format!("PostgreSQL of {leader} takes no more connections: {reason}"), server::REMEDY_OF_CONNECTIONS)
 }
 
 /// A connection failed because of the user or the password, and not because there is no server to be reached.

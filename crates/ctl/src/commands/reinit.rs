@@ -1,9 +1,11 @@
 //! `patronictl reinit`: replicas throw their data away and are cloned anew.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use http::Method;
 use patroni_core::cluster::Member;
+use patroni_core::view::FAILURE_KEY;
 use serde_json::json;
 
 use crate::cli::definition::{CLUSTER_NAME_REQUIRED, Command, FORCE, GROUP, Kind, MEMBER_NAMES, Opt};
@@ -68,6 +70,7 @@ async fn start(context: &Context, member: &Member, force: bool, from_leader: boo
 async fn wait(context: &Context, mut members: Vec<&Member>) -> Result<(), CtlError> {
     let mut announced = 0;
     let mut broken = Vec::new();
+    let mut failures = BTreeMap::new();
     while !members.is_empty() {
         if announced != members.len() {
             announced = members.len();
@@ -77,6 +80,12 @@ async fn wait(context: &Context, mut members: Vec<&Member>) -> Result<(), CtlErr
         let mut waiting = Vec::new();
         for member in members {
             let status = statuses::ask(context, member).await;
+            let failure = status.as_ref().ok().and_then(|status| status.text(FAILURE_KEY)).map(str::to_owned);
+            if let (Some(why), true) = (&failure, failures.get(&member.name) != failure.as_ref()) {
+                progress::show("");
+                output::echo(&format!("{}: {why}; the agent tries again", member.name));
+                failures.insert(&member.name, why.clone());
+            }
             if let Some(what) = unfinished(&status) {
                 progress::show(&format!("{}: {what}", member.name));
                 waiting.push(member);
@@ -86,7 +95,8 @@ async fn wait(context: &Context, mut members: Vec<&Member>) -> Result<(), CtlErr
             output::echo(&format!("Reinitialize is completed on: {}", member.name));
             let state = status.as_ref().ok().and_then(|status| status.text("state")).unwrap_or_default();
             if matches!(state, "start failed" | "crashed") {
-                broken.push(format!("{} ({state})", member.name));
+                let why = failure.map(|why| format!(": {why}")).unwrap_or_default();
+                broken.push(format!("{} ({state}{why})", member.name));
             }
         }
         members = waiting;
@@ -94,7 +104,7 @@ async fn wait(context: &Context, mut members: Vec<&Member>) -> Result<(), CtlErr
     if broken.is_empty() {
         return Ok(());
     }
-    failed(format!("PostgreSQL does not run on {}: see the log of the agent there", broken.join(", ")))
+    failed(format!("PostgreSQL does not run on {}; the log of the agent there says more", broken.join(", ")))
 }
 
 /// What a member is still doing; `None` when it is through.

@@ -54,7 +54,8 @@ fn of_key(cluster: &Cluster, member: &Member, status: Option<&Status>, scope: &s
     if !data.is_running() && data.state.as_deref() != Some("creating replica") {
         let state = data.state.as_deref().unwrap_or("unknown");
         let remedy = format!("look into the log of PostgreSQL and of the agent on {name}");
-        let why = data.extra.get(FAILURE_KEY).and_then(Value::as_str).map(|why| format!(": {why}")).unwrap_or_default();
+        let failure = data.extra.get(FAILURE_KEY).and_then(Value::as_str).map(str::to_owned);
+        let why = status.and_then(Status::job).or(failure).map(|why| format!(": {why}")).unwrap_or_default();
         found.push(finding(format!("PostgreSQL of {name} is in state {state:?}{why}"), remedy));
     }
     if data.pending_restart {
@@ -260,6 +261,12 @@ mod tests {
                 json!({"xlog_location": null, "replication_state": null, "state": "starting"}),
                 json!({"xlog": {}}),
                 "PostgreSQL of b is in state \"starting\"",
+                true,
+            ),
+            (
+                json!({"xlog_location": null, "replication_state": null, "state": "stopping"}),
+                json!({"xlog": {}, "job": {"title": "demote", "progress": "it waits for process 7 (archiver)"}}),
+                "PostgreSQL of b is in state \"stopping\": demote: it waits for process 7 (archiver)",
                 true,
             ),
             (

@@ -45,6 +45,8 @@ pub(crate) struct Facts {
     pub(crate) turned_down: Vec<(String, String)>,
     /// Lines of `pg_hba.conf` with errors: line and error.
     pub(crate) hba_errors: Vec<(String, String)>,
+    /// Its connections.
+    pub(crate) connections: Connections,
     /// Its WAL.
     pub(crate) kept_wal: KeptWal,
     /// Its parameters.
@@ -62,6 +64,15 @@ pub(crate) struct Failure {
     pub(crate) at: String,
     /// The last time that a segment was archived, or `never`.
     pub(crate) succeeded: String,
+}
+
+/// The connections of clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Connections {
+    /// There are so many.
+    pub(crate) used: u64,
+    /// There can be so many of users without privileges: what is reserved for others is not counted. 0: not known.
+    pub(crate) room: u64,
 }
 
 /// A replication slot.
@@ -104,6 +115,10 @@ const COMMITS: &str = "SELECT concat(split_part(c, '=', 2), ' for ', concat_ws('
                        '^synchronous_commit=(off|local|false|no|0)$' UNION ALL SELECT reset_val || ' for the server', \
                        NULL FROM pg_settings WHERE name = 'synchronous_commit' AND reset_val IN ('off', 'local') AND \
                        source NOT LIKE '%user' AND source <> 'database' ORDER BY 1";
+/// Walsenders have room of their own. This session is left out: it may well stand on a reserved place.
+const CONNECTIONS: &str = "SELECT count(*) FILTER (WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()), \
+                           current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int - \
+                           coalesce(current_setting('reserved_connections', true)::int, 0) FROM pg_stat_activity";
 const RULES: &str = "SELECT type, to_json(database), to_json(user_name), address, netmask, auth_method, line_number, error \
                      FROM pg_hba_file_rules ORDER BY line_number";
 
@@ -137,6 +152,10 @@ pub(crate) async fn ask(client: &Client) -> Facts {
         } else {
             facts.hba_errors.push((text(row, 6), error));
         }
+    }
+    for row in questions.rows("connections", CONNECTIONS).await.iter().flatten() {
+        let number = |index| text(row, index).parse().unwrap_or(0);
+        facts.connections = Connections { used: number(0), room: number(1) };
     }
     for row in questions.rows("the WAL that is left", KEPT_WAL).await.iter().flatten() {
         facts.kept_wal = KeptWal { first: text(row, 0), segment_size: text(row, 1).parse().unwrap_or(0) };
@@ -223,6 +242,7 @@ pub(crate) fn findings(
 ) -> Vec<Finding> {
     let mut found: Vec<Finding> = facts.slots.iter().filter_map(|slot| of_slot(cluster, slot)).collect();
     found.extend(of_archiver(facts, leader));
+    found.extend(of_connections(facts.connections, leader));
     if facts.cannot_rewind {
         found.push(finding(
             "pg_rewind cannot work: wal_log_hints is off and there are no data checksums",
@@ -285,6 +305,25 @@ fn of_archiver(facts: &Facts, leader: &str) -> Option<Finding> {
         )
     })
 }
+
+/// Whoever asks is a superuser mostly, and gets in where nobody else does.
+fn of_connections(Connections { used, room }: Connections, leader: &str) -> Option<Finding> {
+    if room == 0 || used * 10 < room * 9 {
+        return None;
+    }
+    let what = if used < room {
+        format!("{used} of the {room} connections that PostgreSQL of {leader} has for applications are in use")
+    } else {
+        format!(
+            "PostgreSQL of {leader} takes no more connections of applications: {used} are there, and it has room for {room}"
+        )
+    };
+    Some(finding(what, REMEDY_OF_CONNECTIONS))
+}
+
+/// What helps where there are too many clients.
+pub(crate) const REMEDY_OF_CONNECTIONS: &str = "end idle sessions (pg_stat_activity), put a connection pool in front, or raise max_connections and \
+                                                restart; agents connect as superuser, for whom superuser_reserved_connections are kept";
 
 fn of_slot(cluster: &Cluster, slot: &Slot) -> Option<Finding> {
     let name = &slot.name;
@@ -390,6 +429,15 @@ mod tests {
             (
                 Facts { turned_down: vec![("off for role app".to_owned(), String::new())], ..healthy.clone() },
                 "synchronous_commit is off for role app: those commits do not wait for standbys, and a failover can lose them",
+            ),
+            (Facts { connections: Connections { used: 86, room: 97 }, ..healthy.clone() }, ""),
+            (
+                Facts { connections: Connections { used: 88, room: 97 }, ..healthy.clone() },
+                "88 of the 97 connections that PostgreSQL of a has for applications are in use",
+            ),
+            (
+                Facts { connections: Connections { used: 97, room: 97 }, ..healthy.clone() },
+                "PostgreSQL of a takes no more connections of applications: 97 are there, and it has room for 97",
             ),
             (hba, "pg_hba.conf of a has no rule for replication of user rep from b (10.0.0.2)"),
             (
