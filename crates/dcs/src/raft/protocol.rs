@@ -11,8 +11,8 @@ use super::admin::{Backup, StoreStatus};
 use super::state::{Content, Event, Reply, RequestId, Revision, Transaction};
 
 /// The version of the protocol that this program speaks.
-pub const VERSION: u16 = 1;
-/// The oldest it still understands.
+pub const VERSION: u16 = 2;
+/// The oldest it still understands: what came before forward secrecy.
 pub const OLDEST_VERSION: u16 = 1;
 
 /// A cluster of the store, named at random by the member that founded it.

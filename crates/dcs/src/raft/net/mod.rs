@@ -3,7 +3,9 @@
 mod channel;
 mod messages;
 mod pool;
+mod sealing;
 mod transport;
+mod version_1;
 
 pub(crate) use channel::{Channel, LARGE_FRAME, SMALL_FRAME, Secret};
 pub(crate) use messages::{Call, Hello, Peer, Refusal, Return, Welcome};
