@@ -223,6 +223,44 @@ fn a_new_password_of_the_superuser_is_taken_over() {
     cluster.wait_streaming(1, Limit(60));
 }
 
+/// The configuration has it first, and goes on changing before the server is told. The address comes at the same time.
+#[test]
+fn a_password_that_the_server_does_not_know_yet_locks_nobody_out() {
+    let mut cluster = Cluster::of(1).start();
+    let port = free_port();
+    let address = format!("127.0.0.1:{port}");
+    let sandbox = &cluster.sandbox;
+    let node = &mut cluster.nodes[0];
+    let works = |node: &Node, value: &str| {
+        node.patch_config(&json!({"postgresql": {"parameters": {"work_mem": value}}}));
+        node.wait_sql("SHOW work_mem", value, Limit(30));
+    };
+    // The test goes on connecting with what the server knows.
+    let in_force = node.config.clone();
+    let is_told = |node: &mut Node, change: &Value| {
+        node.change_config(change);
+        node.write_config(sandbox);
+        node.signal(Signal::HUP);
+        std::mem::replace(&mut node.config, in_force.clone())
+    };
+    is_told(node, &json!({"postgresql": {"authentication": {"superuser": {"password": "another"}}}}));
+    works(node, "7MB");
+    works(node, "8MB");
+    let change = json!({"postgresql": {
+        "listen": address, "connect_address": address, "authentication": {"superuser": {"password": "third"}},
+    }});
+    let new = is_told(node, &change);
+    node.wait_state("a restart is pending", Limit(20), |state| state["pending_restart"] == true);
+    works(node, "9MB");
+    node.sql("ALTER ROLE postgres PASSWORD 'third'");
+    node.config = new;
+    works(node, "10MB");
+    assert_eq!(node.post("/restart", &json!({})).status, 200);
+    node.pg_port = port;
+    node.wait_primary(Limit(60));
+    works(node, "11MB");
+}
+
 /// A standby starts with no less than its primary had, whatever is configured.
 fn a_standby_shows_what_waits_for_its_restart(kind: Kind) -> Value {
     let cluster = Cluster::mixed(&[kind, kind]).start();

@@ -15,7 +15,7 @@ use patroni_http::HttpClient;
 use patroni_postgres::conf::FileOptions;
 use patroni_postgres::control::Control;
 use patroni_postgres::options::ServerOptions;
-use patroni_postgres::sql::Connection;
+use patroni_postgres::sql::{Connection, DEFAULT_OPTIONS};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -36,6 +36,8 @@ pub struct Configuration {
     config: Arc<Config>,
     settings: Arc<Settings>,
     server: watch::Sender<Arc<ServerOptions>>,
+    /// Those that led to the server when it was told of something last.
+    reached: Option<ServerOptions>,
     /// A restart of the server that was started at this time brings these options into force.
     after_restart: Option<(String, Arc<ServerOptions>)>,
     addresses: Addresses,
@@ -76,6 +78,7 @@ impl Configuration {
             settings: Arc::new(config.settings().clone()),
             addresses: options::addresses(&config, &server, &options::file_options(&config)),
             server: watch::Sender::new(server),
+            reached: None,
             after_restart: None,
             seen: None,
             untold: Some(Untold::Adopted),
@@ -188,7 +191,8 @@ impl Configuration {
         let server = Arc::new(options::server_options(&self.config));
         self.addresses = options::addresses(&self.config, &server, &options::file_options(&self.config));
         // A password may be in force already, an address may not.
-        self.server.send_modify(|in_force| *in_force = in_force.or_as(&server));
+        let reached = self.reached.as_ref();
+        self.server.send_modify(|in_force| *in_force = in_force.or_as([&*server].into_iter().chain(reached)));
         if self.untold.is_none_or(|before| before != Untold::Adopted) {
             self.untold = Some(untold);
         }
@@ -216,7 +220,9 @@ impl Configuration {
     }
 
     fn bring_into_force(&self, server: &ServerOptions) {
-        self.server.send_modify(|before| *before = server.or_as(before));
+        // What leads to the server does so until the other side of the change is done as well, whatever changes meanwhile.
+        let reached = self.reached.as_ref();
+        self.server.send_modify(|before| *before = server.or_as([&**before].into_iter().chain(reached)));
     }
 
     /// Tells PostgreSQL what it has not been told yet. Needs the handle, so it waits for a job to end. True: it was told.
@@ -246,7 +252,8 @@ impl Configuration {
         server: Arc<ServerOptions>,
         untold: Untold,
     ) -> patroni_postgres::Result<JsonMap> {
-        let connection = control.monitor().connect("configuration").await?;
+        let (connection, reached) = control.options().reach(None, "Patroni configuration", DEFAULT_OPTIONS).await?;
+        self.reached = Some(reached);
         if untold == Untold::Adopted {
             control.adopt(if running.wal.is_standby() { Role::Replica } else { Role::Primary }).await?;
             self.adopt_standby_names(control, facts, &connection).await?;

@@ -54,7 +54,7 @@ pub fn server_options(config: &Config) -> ServerOptions {
         replica_methods: replica_methods(config),
         create_replica_methods: postgresql.create_replica_methods.clone(),
         bootstrap: config.bootstrap.as_ref().map(|bootstrap| bootstrap_options(config, bootstrap)).unwrap_or_default(),
-        other: None,
+        others: Vec::new(),
     }
 }
 

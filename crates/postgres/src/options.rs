@@ -65,8 +65,8 @@ pub struct ServerOptions {
     pub replica_methods: BTreeMap<String, Value>,
     /// The section `bootstrap`.
     pub bootstrap: BootstrapOptions,
-    /// How the server was reached before, or will be once it has been told of a change. See [`ServerOptions::or_as`].
-    pub other: Option<Arc<ServerOptions>>,
+    /// How the server was reached before, and will be once it has been told of a change. See [`ServerOptions::or_as`].
+    pub others: Vec<Arc<ServerOptions>>,
 }
 
 /// The section `bootstrap`, without `dcs`.
@@ -150,5 +150,40 @@ impl ServerOptions {
         let is_local = |a: &str| ["*", "localhost", "0.0.0.0", "127.0.0.1"].contains(&a.to_lowercase().as_str());
         let mut addresses = self.listen_addresses.split(',').map(str::trim);
         if addresses.clone().any(is_local) { "localhost" } else { addresses.next().unwrap_or("localhost") }
+    }
+}
+
+#[cfg(test)]
+pub(crate) fn sample() -> ServerOptions {
+    let credentials = |name: &str| Credentials {
+        username: Some(name.into()),
+        password: Some("pass".into()),
+        tls: BTreeMap::from([("sslcert".into(), "/c rt".into())]),
+    };
+    ServerOptions {
+        log_directories: Vec::new(),
+        scope: "batman".into(),
+        name: "n2".into(),
+        data_dir: PathBuf::from("/data"),
+        bin_dir: None,
+        bin_name: BTreeMap::new(),
+        pgpass: PathBuf::from("/home/pgpass"),
+        database: "postgres".into(),
+        listen_addresses: "*".into(),
+        port: 5432,
+        use_unix_socket: false,
+        use_unix_socket_repl: false,
+        unix_socket_directories: None,
+        superuser: credentials("postgres"),
+        replication: credentials("rep"),
+        rewind: credentials("rewinder"),
+        pg_ctl_timeout: Duration::from_secs(60),
+        callbacks: BTreeMap::new(),
+        before_stop: None,
+        pre_promote: None,
+        create_replica_methods: Vec::new(),
+        replica_methods: BTreeMap::new(),
+        bootstrap: BootstrapOptions::default(),
+        others: Vec::new(),
     }
 }

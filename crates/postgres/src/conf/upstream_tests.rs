@@ -1,7 +1,4 @@
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use patroni_core::job::UpstreamMember;
 use patroni_core::settings::StandbyCluster;
@@ -9,46 +6,12 @@ use serde_json::json;
 
 use super::*;
 use crate::conf::FileOptions;
-use crate::options::{BootstrapOptions, Credentials, ServerOptions};
-
-fn server() -> ServerOptions {
-    let credentials = |name: &str| Credentials {
-        username: Some(name.into()),
-        password: Some("pass".into()),
-        tls: BTreeMap::from([("sslcert".into(), "/c rt".into())]),
-    };
-    ServerOptions {
-        log_directories: Vec::new(),
-        scope: "batman".into(),
-        name: "n2".into(),
-        data_dir: PathBuf::from("/data"),
-        bin_dir: None,
-        bin_name: BTreeMap::new(),
-        pgpass: PathBuf::from("/home/pgpass"),
-        database: "postgres".into(),
-        listen_addresses: "*".into(),
-        port: 5432,
-        use_unix_socket: false,
-        use_unix_socket_repl: false,
-        unix_socket_directories: None,
-        superuser: credentials("postgres"),
-        replication: credentials("rep"),
-        rewind: credentials("rewinder"),
-        pg_ctl_timeout: Duration::from_secs(60),
-        callbacks: BTreeMap::new(),
-        before_stop: None,
-        pre_promote: None,
-        create_replica_methods: Vec::new(),
-        replica_methods: BTreeMap::new(),
-        bootstrap: BootstrapOptions::default(),
-        other: None,
-    }
-}
+use crate::options::sample;
 
 fn conf(version: u32, change: impl FnOnce(&mut FileOptions)) -> Conf {
     let mut files = FileOptions { use_slots: true, ..FileOptions::default() };
     change(&mut files);
-    Conf::new(Arc::new(server()), Arc::new(files), version)
+    Conf::new(Arc::new(sample()), Arc::new(files), version)
 }
 
 fn member(conn_url: &str) -> Upstream {

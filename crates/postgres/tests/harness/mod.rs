@@ -225,7 +225,7 @@ fn options(name: &str, dir: &Path) -> ServerOptions {
             ],
             ..BootstrapOptions::default()
         },
-        other: None,
+        others: Vec::new(),
     }
 }
 
