@@ -164,6 +164,51 @@ fn progress_of_a_clone_is_shown_and_one_that_was_killed_in_the_middle_is_made_ag
     assert!(!mark(&cluster).exists());
 }
 
+/// By a script that has copied what makes the directory look whole.
+#[test]
+fn a_copy_by_a_script_that_was_interrupted_is_made_again_and_the_script_ended() {
+    let mut cluster = Cluster::of(2).prepare();
+    if cluster.programs.test_the_reference() {
+        eprintln!("skipped: the reference starts half a copy, beside the script that goes on");
+        return;
+    }
+    cluster.start_node(0);
+    cluster.nodes[0].wait_primary(Limit(60));
+    let (source, data) = (cluster.nodes[0].data.clone(), cluster.nodes[1].data.clone());
+    let pid_file = cluster.sandbox.path().join("pid");
+    let script = format!(
+        "#!/bin/sh\necho $$ > {pid}\nmkdir -p {data}/global\ncp {source}/PG_VERSION {data}\n\
+         cp {source}/global/pg_control {data}/global\nsleep 600\ntouch {data}/still-at-work\n",
+        pid = pid_file.display(),
+        data = data.display(),
+        source = source.display()
+    );
+    let command = cluster.sandbox.file("copy", &script);
+    for keep_data in [false, true] {
+        let postgresql = &mut cluster.nodes[1].config["postgresql"];
+        postgresql["create_replica_methods"] = json!(["half"]);
+        postgresql["half"] = json!({"command": command, "keep_data": keep_data, "no_params": true});
+        cluster.start_node(1);
+        wait_for("it looks whole, and is marked", Limit(60), || {
+            let text = std::fs::read_to_string(data.join("logrotate")).unwrap_or_default();
+            let known = std::fs::read_to_string(mark(&cluster)).unwrap_or_default();
+            if text.contains("clone") && known.contains("\"pid\"") { Ok(()) } else { Err((text, known)) }
+        });
+        cluster.nodes[1].kill_agent();
+        let pid: i32 = std::fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
+        let is_at_work = || std::path::Path::new("/proc").join(pid.to_string()).join("exe").exists();
+        assert!(is_at_work());
+        cluster.nodes[1].config["postgresql"]["create_replica_methods"] = json!(["basebackup"]);
+        cluster.start_node(1);
+        cluster.nodes[1].wait_streaming(Limit(60));
+        assert!(!is_at_work(), "keep_data: {keep_data}");
+        cluster.nodes[1].wait_log("the rest of a copy that was interrupted", Limit(1));
+        assert!(!mark(&cluster).exists() && !data.join("logrotate").exists());
+        cluster.nodes[1].terminate(Limit(30));
+        std::fs::remove_dir_all(&data).unwrap();
+    }
+}
+
 #[test]
 fn an_interrupted_rewind_is_not_started_and_finished_after_a_power_cut() {
     let mut cluster = Cluster::of(2).prepare();

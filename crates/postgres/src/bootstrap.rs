@@ -14,12 +14,13 @@ use tokio::time::sleep;
 use crate::cancel::{Cancel, Progress};
 use crate::clone::give_password;
 use crate::conf::CustomBootstrap;
-use crate::control::{Control, Mode, StartOptions, Started, StopOptions};
+use crate::control::{Control, Mode, StartOptions, Started, StopOptions, blocking};
 use crate::controldata::peek_state;
 use crate::method_commands::bootstrap_words;
 use crate::options::{Credentials, ServerOptions};
 use crate::programs::{self, Stderr, command_of, describe, split};
 use crate::sql::{Connection, Conninfo, DEFAULT_OPTIONS, SqlError, quote_identifier, quote_literal};
+use crate::unfinished::{Making, Unfinished, end_leftovers};
 use crate::{Error, Result};
 
 /// Options of initdb that would break what is done here.
@@ -44,6 +45,7 @@ impl Control {
     /// The data directory is not empty (nothing is touched then); a step failed.
     pub async fn bootstrap(&mut self, cancel: &Cancel, progress: &Progress) -> Result<()> {
         let options = self.options();
+        self.put_half_a_cluster_aside(&options).await?;
         let empty =
             crate::data_dir::is_empty(&options.data_dir).map_err(|e| Error::file("read", &options.data_dir, e))?;
         if !empty {
@@ -55,6 +57,21 @@ impl Control {
             self.clean_up_failed_bootstrap().await;
         }
         result
+    }
+
+    /// What an agent left that was killed while it made a new cluster.
+    async fn put_half_a_cluster_aside(&mut self, options: &ServerOptions) -> Result<()> {
+        let data_dir = options.data_dir.clone();
+        if blocking(move || {
+            Ok(!crate::data_dir::is_empty(&data_dir).unwrap_or(true) && Unfinished::is_half_a_copy(&data_dir))
+        })
+        .await?
+        {
+            end_leftovers(&options.programs(), &options.data_dir).await;
+            tracing::warn!("the making of data directory {} was interrupted", options.data_dir.display());
+            self.move_data_directory().await?;
+        }
+        Ok(())
     }
 
     async fn make_cluster(&mut self, options: &ServerOptions, cancel: &Cancel, progress: &Progress) -> Result<()> {
@@ -154,7 +171,10 @@ impl Control {
         tracing::info!("Running custom bootstrap script: {command}");
         let words = bootstrap_words(command, config, &options.scope, &options.data_dir)?;
         progress.commit(cancel, "running custom bootstrap script")?;
-        programs::run(command_of(&words), None, Stderr::Log, cancel, None).await?.success()?;
+        let making = Making::begin(&options.data_dir).await;
+        let started = |pid| making.started(pid);
+        let script = programs::run_known(command_of(&words), None, Stderr::Log, cancel, &started);
+        making.watch(script).await?.success()?;
         let trigger = options.data_dir.join("promote");
         if trigger.exists() {
             fs::remove_file(&trigger).map_err(|e| Error::file("remove", trigger, e))?;
@@ -203,8 +223,9 @@ impl Control {
         if let Err(error) = self.stop(stop, &Cancel::new(), &Progress::ignored()).await {
             tracing::error!("cannot stop PostgreSQL after the failed bootstrap: {error}");
         }
-        if let Err(error) = self.move_data_directory().await {
-            tracing::error!("cannot move the data directory of the failed bootstrap away: {error}");
+        match self.move_data_directory().await {
+            Ok(()) => Unfinished::clear(&self.options().data_dir),
+            Err(error) => tracing::error!("cannot move the data directory of the failed bootstrap away: {error}"),
         }
     }
 }
@@ -233,7 +254,9 @@ async fn initdb(options: &ServerOptions, cancel: &Cancel, progress: &Progress) -
     }
     command.arg(&options.data_dir);
     progress.commit(cancel, "running initdb")?;
-    let output = programs::run(command, password, Stderr::Log, cancel, None).await?;
+    let making = Making::begin(&options.data_dir).await;
+    let started = |pid| making.started(pid);
+    let output = making.watch(programs::run_known(command, password, Stderr::Log, cancel, &started)).await?;
     for line in output.stdout.lines().filter(|l| !l.trim().is_empty()) {
         tracing::info!("{line}");
     }

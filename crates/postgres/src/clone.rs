@@ -22,7 +22,7 @@ use crate::method_commands::replica_words;
 use crate::options::ServerOptions;
 use crate::programs::{self, Output, Stderr, command_of};
 use crate::sql::Conninfo;
-use crate::unfinished::{Unfinished, end_leftovers};
+use crate::unfinished::{Making, Unfinished, end_leftovers};
 use crate::{Error, Result};
 
 /// The method that is built in.
@@ -91,6 +91,7 @@ impl Control {
         let methods = methods(&options, order);
         progress.commit(cancel, "creating replica")?;
         end_leftovers(&options.programs(), &options.data_dir).await;
+        self.tell_of_half_a_copy(&options).await;
         let result = self.try_methods(&options, order, methods, cancel, progress).await;
         if result.is_ok() || data_dir::is_empty(&options.data_dir).unwrap_or(false) {
             Unfinished::clear(&options.data_dir);
@@ -131,6 +132,17 @@ impl Control {
         Err(failure)
     }
 
+    async fn tell_of_half_a_copy(&self, options: &ServerOptions) {
+        let data_dir = options.data_dir.clone();
+        let is_half = move || !data_dir::is_empty(&data_dir).unwrap_or(true) && Unfinished::is_half_a_copy(&data_dir);
+        if let Ok(true) = blocking(move || Ok(is_half())).await {
+            let path = options.data_dir.display();
+            tracing::warn!(
+                "what is in data directory {path} is the rest of a copy that was interrupted: it is made again"
+            );
+        }
+    }
+
     /// A trigger file in the copy would promote it.
     fn forget_trigger(&self, options: &ServerOptions) -> Result<()> {
         let trigger = options.data_dir.join("promote");
@@ -154,7 +166,7 @@ impl Control {
         let arguments = basebackup_options(options.replica_methods.get(BASEBACKUP), version);
         let mut attempt = 1;
         loop {
-            self.make_room(options).await?;
+            let making = self.begin_copy(options, false).await?;
             check_wal_directory(&arguments)?;
             let mut command = options.programs().command("pg_basebackup");
             command.arg(format!("--pgdata={}", options.data_dir.display()));
@@ -167,8 +179,9 @@ impl Control {
             command.env("LC_ALL", "C");
             let copying = Copying::new(order.source_name.as_deref().unwrap_or("source"), progress);
             let watch = |line: &str| copying.take(line);
-            let output = programs::run(command, None, Stderr::Watch(&watch), cancel, None).await;
-            let Err(error) = output.and_then(Output::success) else { return Ok(()) };
+            let started = |pid| making.started(pid);
+            let work = programs::run_known(command, None, Stderr::Watch(&watch), cancel, &started);
+            let Err(error) = making.watch(work).await.and_then(Output::success) else { return Ok(()) };
             tracing::error!("Error when fetching backup: {error}");
             self.make_room(options).await?;
             if attempt == ATTEMPTS || matches!(error, Error::Cancelled) {
@@ -192,12 +205,8 @@ impl Control {
         progress: &Progress,
     ) -> Result<()> {
         let config = method_config(options, name);
-        let flag = |key: &str| config.get(key).is_some_and(truthy);
-        if flag("keep_data") {
-            tracing::info!("Leaving data directory uncleaned");
-        } else {
-            self.make_room(options).await?;
-        }
+        let keep_data = config.get("keep_data").is_some_and(truthy);
+        let making = self.begin_copy(options, keep_data).await?;
         let program_version = options.programs().server_version(cancel).await.unwrap_or(0);
         let connection = order.source.as_ref().map(|s| without_password(s).dsn(program_version)).unwrap_or_default();
         let words = replica_words(name, &config, &options.scope, &options.data_dir, &connection)?;
@@ -205,18 +214,26 @@ impl Control {
         if let Some(source) = &order.source {
             give_password(&mut command, options, source).await?;
         }
-        let result = run_script(command, &options.data_dir, &Copying::new(name, progress), cancel).await;
-        if result.is_err() && !flag("keep_data") {
+        let result = run_script(command, &options.data_dir, &Copying::new(name, progress), &making, cancel).await;
+        if result.is_err() && !keep_data {
             self.make_room(options).await?;
         }
         result
     }
 
-    /// Leaves nothing in the data directory, and a mark beside it that what comes there now is not whole yet.
-    async fn make_room(&mut self, options: &ServerOptions) -> Result<()> {
-        if let Err(error) = Unfinished::Clone.mark(&options.data_dir) {
-            tracing::warn!("should this copy be interrupted, its rest will not be recognized: {error}");
+    /// Leaves a mark that what comes into the data directory now is not whole yet, and nothing in there unless it is to be kept.
+    async fn begin_copy(&mut self, options: &ServerOptions, keep_data: bool) -> Result<Making> {
+        let making = Making::begin(&options.data_dir).await;
+        if keep_data {
+            tracing::info!("Leaving data directory uncleaned");
+            return Ok(making);
         }
+        self.make_room(options).await?;
+        // The mark names the directory, which may be gone now.
+        Ok(Making::begin(&options.data_dir).await)
+    }
+
+    async fn make_room(&mut self, options: &ServerOptions) -> Result<()> {
         let empty = data_dir::is_empty(&options.data_dir).map_err(|e| Error::file("read", &options.data_dir, e))?;
         if empty { Ok(()) } else { self.remove_data_directory().await }
     }
@@ -282,9 +299,16 @@ pub(crate) async fn give_password(command: &mut Command, options: &ServerOptions
 }
 
 /// Runs a program that copies, and looks how much there is meanwhile.
-async fn run_script(command: Command, data_dir: &Path, copying: &Copying<'_>, cancel: &Cancel) -> Result<()> {
-    let work = programs::run(command, None, Stderr::Log, cancel, None);
-    let mut work = std::pin::pin!(work);
+async fn run_script(
+    command: Command,
+    data_dir: &Path,
+    copying: &Copying<'_>,
+    making: &Making,
+    cancel: &Cancel,
+) -> Result<()> {
+    let started = |pid| making.started(pid);
+    let work = programs::run_known(command, None, Stderr::Log, cancel, &started);
+    let mut work = std::pin::pin!(making.watch(work));
     let mut pause = PAUSE_BETWEEN_LOOKS;
     loop {
         tokio::select! {

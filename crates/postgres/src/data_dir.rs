@@ -15,11 +15,13 @@ use crate::programs::Programs;
 use crate::unfinished::Unfinished;
 use crate::{Error, Result};
 
-/// Looks into a data directory: its state, and the content of `pg_control` where there is one.
-pub async fn inspect(programs: &Programs, data_dir: &Path) -> (DataDir, Option<ControlValues>) {
+/// Looks into a data directory: its state, and the content of `pg_control` where there is one. `is_served`: a process of PostgreSQL
+/// works in it.
+pub async fn inspect(programs: &Programs, data_dir: &Path, is_served: bool) -> (DataDir, Option<ControlValues>) {
     let path = data_dir.to_owned();
-    match blocking(move || is_readable(&path)).await {
+    match blocking(move || Ok(is_readable(&path)? && (is_served || !Unfinished::is_half_a_copy(&path)))).await {
         Ok(true) => {}
+        // Nothing, or nothing of use.
         Ok(false) => return (DataDir::Empty, None),
         Err(error) => return (not_readable(&error), None),
     }
@@ -28,8 +30,6 @@ pub async fn inspect(programs: &Programs, data_dir: &Path) -> (DataDir, Option<C
             Some(id) => (DataDir::Present(id), Some(values)),
             None => (DataDir::Invalid("pg_controldata printed no system identifier".into()), None),
         },
-        // What a clone that was interrupted has left.
-        Err(_) if Unfinished::read(data_dir) == Some(Unfinished::Clone) => (DataDir::Empty, None),
         Err(error @ (Error::Timeout { .. } | Error::Spawn { .. })) => (DataDir::Unknown(error.to_string()), None),
         Err(error) => (DataDir::Invalid(error.to_string()), None),
     }

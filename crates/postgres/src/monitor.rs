@@ -71,7 +71,7 @@ impl Monitor {
             Found::Alive(postmaster) => {
                 self.inspect_alive(&postmaster, look.status.ok().flatten(), look.has_control_file, deadline).await
             }
-            Found::SingleUser { pid } => (self.data_dir(deadline).await.0, unreachable_single_user(pid)),
+            Found::SingleUser { pid } => (self.data_dir(true, deadline).await.0, unreachable_single_user(pid)),
             Found::Nobody | Found::Foreign { .. } => self.stopped(deadline).await,
         };
         Server { data_dir, postmaster, other_wal: look.other_wal }
@@ -91,7 +91,7 @@ impl Monitor {
         if !postmaster.is_alive() {
             return self.stopped(deadline).await;
         }
-        (self.data_dir(deadline).await.0, state)
+        (self.data_dir(true, deadline).await.0, state)
     }
 
     /// What a postmaster that was found alive does, and whose it is, if it answers.
@@ -167,7 +167,7 @@ impl Monitor {
     }
 
     async fn stopped(&self, deadline: Instant) -> (DataDir, PostmasterState) {
-        let (data_dir, values) = self.data_dir(deadline).await;
+        let (data_dir, values) = self.data_dir(false, deadline).await;
         if self.killed_remain() {
             return (data_dir, PostmasterState::Stopping);
         }
@@ -326,10 +326,10 @@ impl Monitor {
         }
     }
 
-    async fn data_dir(&self, deadline: Instant) -> (DataDir, Option<ControlValues>) {
+    async fn data_dir(&self, is_served: bool, deadline: Instant) -> (DataDir, Option<ControlValues>) {
         let options = self.options();
         let deadline = deadline.max(Instant::now() + LEAST);
-        match timeout_at(deadline, data_dir::inspect(&options.programs(), &options.data_dir)).await {
+        match timeout_at(deadline, data_dir::inspect(&options.programs(), &options.data_dir, is_served)).await {
             Ok(result) => result,
             Err(_) => (DataDir::Unknown("pg_controldata did not finish in time".into()), None),
         }
@@ -349,7 +349,7 @@ fn control_data(options: &ServerOptions, values: ControlValues) -> Option<Contro
     let data_dir = &options.data_dir;
     let standby = data_dir::has_standby_signal(data_dir);
     let control = values.control_data(standby, data_dir::has_backup_label(data_dir)).ok()?;
-    let torn = matches!(Unfinished::in_force(data_dir, Some(control.state)), Some(Unfinished::Rewind { .. }));
+    let torn = Unfinished::in_force(data_dir, Some(control.state)).is_some();
     Some(ControlData { torn, ..control })
 }
 

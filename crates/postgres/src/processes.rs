@@ -28,6 +28,8 @@ pub(crate) struct Stat {
     pub(crate) state: char,
     /// The process number of its parent.
     pub(crate) parent: i32,
+    /// Its process group.
+    pub(crate) group: i32,
     /// Processor time used so far, in clock ticks.
     pub(crate) ticks: u64,
     /// When it started, in clock ticks since boot.
@@ -48,6 +50,7 @@ impl Stat {
         Some(Stat {
             state: fields.first()?.chars().next()?,
             parent: fields.get(1)?.parse().ok()?,
+            group: fields.get(2)?.parse().ok()?,
             ticks: number(11)? + number(12)?,
             start: number(19)?,
         })
@@ -73,6 +76,11 @@ pub(crate) fn tree(root: i32) -> BTreeMap<i32, Stat> {
         index += 1;
     }
     all.into_iter().filter(|(pid, stat)| found.contains(pid) && !stat.is_dead()).collect()
+}
+
+/// The processes of a group that have not exited.
+pub(crate) fn group(number: i32) -> Vec<i32> {
+    numbers().filter(|pid| Stat::of(*pid).is_some_and(|stat| stat.group == number && !stat.is_dead())).collect()
 }
 
 /// The postmaster that works in a data directory whose pid file cannot be read: a process called `postgres` that works there, and
@@ -224,7 +232,7 @@ mod tests {
     #[test]
     fn a_line_of_the_kernel_is_read_whatever_the_program_is_called() {
         let line = "77 (a) D 1) S 1 77 77 0 -1 4194560 100 0 0 0 12 3 0 0 20 0 1 0 5000 1000 10 18446744073709551615 1";
-        let expected = Stat { state: 'S', parent: 1, ticks: 15, start: 5000 };
+        let expected = Stat { state: 'S', parent: 1, group: 77, ticks: 15, start: 5000 };
         assert_eq!(Stat::parse(line), Some(expected));
         assert_eq!(Stat::parse("77 (a"), None);
     }

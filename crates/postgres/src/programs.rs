@@ -165,7 +165,23 @@ pub async fn run(
     limit: Option<Duration>,
 ) -> Result<Output> {
     let program = command.as_std().get_program().to_string_lossy().into_owned();
-    drive(command, program, stdin, stderr, cancel, limit, true).await
+    let how = How { stdin, stderr, limit, is_ended: true, started: &|_| {} };
+    drive(command, program, how, cancel).await
+}
+
+/// The same without a limit; `started` is told the process.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) async fn run_known(
+    command: Command,
+    stdin: Option<&str>,
+    stderr: Stderr<'_>,
+    cancel: &Cancel,
+    started: &(dyn Fn(i32) + Sync),
+) -> Result<Output> {
+    let program = command.as_std().get_program().to_string_lossy().into_owned();
+    drive(command, program, How { stdin, stderr, limit: None, is_ended: true, started }, cancel).await
 }
 
 /// The same for a program that must not be interrupted: it goes on when `cancel` fires, and when the agent ends, and its pipes with it.
@@ -182,23 +198,29 @@ pub async fn run_to_its_end(command: Command, stderr: Stderr<'_>, cancel: &Cance
             None => ignoring.env_remove(name),
         };
     }
-    drive(ignoring, program.to_string_lossy().into_owned(), None, stderr, cancel, None, false).await
+    let how = How { stdin: None, stderr, limit: None, is_ended: false, started: &|_| {} };
+    drive(ignoring, program.to_string_lossy().into_owned(), how, cancel).await
 }
 
-async fn drive(
-    mut command: Command,
-    program: String,
-    stdin: Option<&str>,
-    stderr: Stderr<'_>,
-    cancel: &Cancel,
+/// How a program is run.
+struct How<'a> {
+    stdin: Option<&'a str>,
+    stderr: Stderr<'a>,
     limit: Option<Duration>,
+    /// It ends when it is cancelled.
     is_ended: bool,
-) -> Result<Output> {
+    /// Told its process number.
+    started: &'a (dyn Fn(i32) + Sync),
+}
+
+async fn drive(mut command: Command, program: String, how: How<'_>, cancel: &Cancel) -> Result<Output> {
+    let How { stdin, stderr, limit, is_ended, started } = how;
     cancel.check()?;
     command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.stdin(if stdin.is_some() { Stdio::piped() } else { Stdio::null() });
     let mut child = command.spawn().map_err(|source| Error::Spawn { program: program.clone(), source })?;
     let group = Group::of(&child);
+    started(group.0.load(Ordering::Relaxed));
     if !is_ended {
         group.forget();
     }

@@ -287,7 +287,7 @@ fn a_rewind_that_was_interrupted_goes_on_with_the_same_primary_only() {
         rewind::run(&context, &RewindSource::Leader(member(&new)), None, &Cancel::new(), &Progress::ignored())
             .await
             .expect("rewind");
-        assert_eq!(Unfinished::read(&data_dir), None);
+        assert_eq!(Unfinished::rewind_of(&data_dir), None);
         // As left by an agent that died while pg_rewind flushed what it had written.
         Unfinished::rewind(&data_dir, "b", Timeline(2)).mark(&data_dir).expect("mark");
         let Postmaster::Stopped(Some(control)) = old.inspect().await.postmaster else { panic!("it runs") };

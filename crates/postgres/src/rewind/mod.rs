@@ -121,7 +121,7 @@ async fn compare(context: &RewindContext, upstream: &RewindSource, local: &Local
 /// changed, would stay. The same primary may have gone on to a timeline of its own.
 fn mixed(unfinished: &Unfinished, upstream: &RewindSource, primary: &PrimaryTimeline) -> Option<String> {
     let Unfinished::Rewind { source, timeline, .. } = unfinished else {
-        return Some("a copy of its data directory was interrupted".to_owned());
+        return None;
     };
     let parent = primary.history.last().map(|switch| switch.timeline);
     let is_same = upstream.to_string() == *source
@@ -182,7 +182,7 @@ pub async fn run(
     let data_dir = &context.options.data_dir;
     let waited = wait_for_rewind(&context.programs, data_dir, cancel, progress).await.map_err(cancelled_or_local)?;
     if waited && Unfinished::in_force(data_dir, peek_state(data_dir)).is_none() {
-        let timeline = Unfinished::read(data_dir).and_then(|finished| finished.timeline());
+        let timeline = Unfinished::rewind_of(data_dir).and_then(|finished| finished.timeline());
         Unfinished::clear(data_dir);
         ask_to_write(context, source).await;
         return Ok(timeline);
@@ -193,7 +193,7 @@ pub async fn run(
         return Err(RewindError::Refused(why));
     }
     progress.commit(cancel, format!("running pg_rewind from {source}")).map_err(cancelled_or_local)?;
-    let was_torn = Unfinished::read(data_dir).is_some();
+    let was_torn = Unfinished::rewind_of(data_dir).is_some();
     Unfinished::rewind(data_dir, &source.to_string(), timeline).mark(data_dir).map_err(RewindError::Local)?;
     let copying = Copying::new(&source.to_string(), progress);
     let result = program::pg_rewind(context, source, &copying, cancel).await;
