@@ -15,6 +15,7 @@ mod etcd_members;
 mod etcd_v2;
 mod etcd_v2_faults;
 mod faults;
+mod histories;
 mod raft;
 mod raft_disk;
 mod raft_tls;

@@ -3,17 +3,16 @@
 //!
 //! `PATRONI_HISTORIES=5000` makes as many histories; the seed of a bad one is told.
 
-mod linear;
 mod membership;
 mod network;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use patroni_linear::{Done, Kind, Operation, explains};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use self::linear::{Done, Kind, Operation};
 use self::network::Network;
 use super::client::{Failure, RaftClient};
 use super::net::Secret;
@@ -160,7 +159,7 @@ async fn work(client: Arc<RaftClient>, mut random: Random, seen: Arc<Mutex<Vec<O
             Kind::Write(value) => outcome(&client.transact(transaction(key, None, value), budget).await),
             Kind::Swap(from, to) => outcome(&client.transact(transaction(key, Some(from), to), budget).await),
         };
-        let operation = Operation { key, kind, done, began, ended: Instant::now() };
+        let operation = Operation { key, kind, done, began: began.into_std(), ended: Instant::now().into_std() };
         seen.lock().expect("no panic").push(operation);
         sleep(Duration::from_millis(random.below(400))).await;
     }
@@ -234,7 +233,7 @@ async fn history(seed: u64) -> (usize, usize) {
     let seen = seen.lock().expect("no panic").clone();
     for key in KEYS {
         let of_key: Vec<Operation> = seen.iter().filter(|operation| operation.key == key).cloned().collect();
-        assert!(linear::explains(&of_key), "seed {seed}: no order explains {of_key:#?}");
+        assert!(explains(&of_key), "seed {seed}: no order explains {of_key:#?}");
     }
     let done = |operation: &&Operation| !matches!(operation.done, Done::Nothing | Done::Unknown);
     (seen.len(), seen.iter().filter(done).count())

@@ -1,13 +1,14 @@
-//! Is there an order of all operations on one key that explains what was seen?
+//! Is there an order of all operations on one key that explains what concurrent clients saw? For the tests of stores.
 
 use std::collections::HashSet;
-
-use tokio::time::Instant;
+use std::time::Instant;
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
+    /// The value.
     Read,
+    /// To this value.
     Write(u64),
     /// To the second value if it is the first.
     Swap(u64, u64),
@@ -15,8 +16,10 @@ pub(super) enum Kind {
 
 /// What came of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Done {
+pub enum Done {
+    /// It was this one; `None`: there was none.
     Read(Option<u64>),
+    /// It was changed.
     Changed,
     /// The value was another one.
     Refused,
@@ -28,12 +31,17 @@ pub(super) enum Done {
 
 /// One operation of one client.
 #[derive(Clone, Debug)]
-pub(super) struct Operation {
-    pub(super) key: &'static str,
-    pub(super) kind: Kind,
-    pub(super) done: Done,
-    pub(super) began: Instant,
-    pub(super) ended: Instant,
+pub struct Operation {
+    /// On which key.
+    pub key: &'static str,
+    /// What was asked for.
+    pub kind: Kind,
+    /// What came of it.
+    pub done: Done,
+    /// Not before then.
+    pub began: Instant,
+    /// Not after then, unless what came of it is not known.
+    pub ended: Instant,
 }
 
 impl Operation {
@@ -50,8 +58,9 @@ impl Operation {
     }
 }
 
-/// The search of Wing and Gong, which remembers where it has been.
-pub(super) fn explains(history: &[Operation]) -> bool {
+/// Whether there is such an order, for operations on one key that had no value before. The search of Wing and Gong, which
+/// remembers where it has been.
+pub fn explains(history: &[Operation]) -> bool {
     let mut operations: Vec<&Operation> = history.iter().filter(|operation| operation.done != Done::Nothing).collect();
     operations.sort_by_key(|operation| operation.began);
     let mut been = HashSet::new();
@@ -106,8 +115,8 @@ mod tests {
         rows.iter().map(operation).collect()
     }
 
-    #[tokio::test]
-    async fn what_can_and_cannot_be_explained() {
+    #[test]
+    fn what_can_and_cannot_be_explained() {
         use Done::{Changed, Nothing, Read, Refused, Unknown};
         use Kind::{Swap, Write};
         let rows: [(&str, bool, &[(u64, u64, Kind, Done)]); 9] = [
