@@ -1,5 +1,5 @@
 //! Layers: the settings in force and the warnings are those of Patroni 4.1.5, recorded.
-#![allow(clippy::unwrap_used, reason = "helper functions of tests may panic too")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests may panic, and write where nobody else does")]
 
 use patroni_config::{Config, Environment, Purpose, Source, merge};
 use patroni_core::JsonMap;

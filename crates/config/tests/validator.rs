@@ -1,7 +1,7 @@
 //! Findings of the validator: the same as those of Patroni 4.1.5, recorded. Places that differ from run to run have
 //! names in the rows: `@BIN@` (programs), `@DATA@` (directories), `@LIVE@` and `@PORT@` (an address in use).
 //! One thing is no finding here: that no store is configured. Then it is the embedded one.
-#![allow(clippy::unwrap_used, reason = "helper functions of tests may panic too")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests may panic, and write where nobody else does")]
 
 use std::fs::{Permissions, create_dir_all, set_permissions, write};
 use std::net::TcpListener;

@@ -1,4 +1,5 @@
 //! The distributed store: one trait, one place for key names and JSON ([`wire`]), a backend per module.
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests write where nobody else does"))]
 
 #[cfg(any(feature = "consul", feature = "etcd"))]
 mod attempts;

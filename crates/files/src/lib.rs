@@ -1,13 +1,23 @@
 //! Writing files in directories where others may write, too (`/tmp`, a home that is shared): what lies there under our names may be another
 //! user's link, or file.
+#![allow(clippy::disallowed_methods, reason = "the one place that opens files to write them")]
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::OFlags;
 use rustix::process::geteuid;
+
+/// The end of the name of a file that is to replace another one.
+const TEMPORARY: &str = ".patroni.tmp";
+
+/// Whoever has not finished a file after this time never will.
+const LEFT_BEHIND: Duration = Duration::from_secs(3600);
 
 /// As many symbolic links as Linux follows.
 const MOST_LINKS: usize = 40;
@@ -26,6 +36,21 @@ pub fn replace(path: &Path, content: &[u8], mode: Option<u32>) -> io::Result<Fil
         }
         other => other,
     }
+}
+
+/// Writes a file durably under a name that is nobody else's business: what lies there is removed.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write_new(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    file.set_permissions(Permissions::from_mode(mode))?;
+    file.write_all(content)?;
+    file.sync_all()
 }
 
 /// Opens a file for appending, and makes it where there is none.
@@ -64,7 +89,7 @@ fn write_beside(path: &Path, content: &[u8], mode: Option<u32>) -> io::Result<Fi
     let permissions = Permissions::from_mode(mode.unwrap_or(0o666));
     // Its name cannot be guessed, and it is made by this or not at all. The umask applies here, and not below.
     let mut builder = tempfile::Builder::new();
-    builder.prefix(&prefix).suffix(".patroni.tmp").permissions(permissions.clone());
+    builder.prefix(&prefix).suffix(TEMPORARY).permissions(permissions.clone());
     let mut file = builder.tempfile_in(directory)?;
     if mode.is_some() {
         file.as_file().set_permissions(permissions)?;
@@ -73,7 +98,28 @@ fn write_beside(path: &Path, content: &[u8], mode: Option<u32>) -> io::Result<Fi
     file.as_file().sync_all()?;
     let file = file.persist(path)?;
     sync_directory(directory)?;
+    remove_left_behind(directory, &prefix);
     Ok(file)
+}
+
+/// Removes what agents that were killed have left while they wrote the same file. That it cannot be removed is no harm.
+fn remove_left_behind(directory: &Path, prefix: &OsStr) {
+    let is_random = |name: &[u8]| !name.is_empty() && name.iter().all(u8::is_ascii_alphanumeric);
+    let is_temporary = |name: &OsStr| {
+        let rest = name.as_bytes().strip_prefix(prefix.as_bytes());
+        rest.and_then(|rest| rest.strip_suffix(TEMPORARY.as_bytes())).is_some_and(is_random)
+    };
+    let is_left = |path: &Path| {
+        let metadata = fs::symlink_metadata(path).ok().filter(|m| m.is_file() && m.uid() == geteuid().as_raw());
+        let age = metadata.and_then(|metadata| metadata.modified().ok()?.elapsed().ok());
+        age.is_some_and(|age| age > LEFT_BEHIND)
+    };
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| is_temporary(&entry.file_name())) {
+        if is_left(&entry.path()) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 fn write_in_place(path: &Path, content: &[u8], mode: Option<u32>) -> io::Result<File> {
@@ -138,6 +184,40 @@ mod tests {
         fs::create_dir(parent.path().join("file.patroni.tmp")).unwrap();
         replace(&file, b"text", None).unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "text");
+        write_new(&file, b"other", 0o600).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "other");
+    }
+
+    #[test]
+    fn what_a_killed_agent_left_long_ago_is_removed() {
+        let parent = tempfile::tempdir().unwrap();
+        let old = std::time::SystemTime::now() - 2 * LEFT_BEHIND;
+        // What another one writes now, or another file.
+        let kept = ["file.aB3xyz.patroni.tmp", "file.b.aB3xyz.patroni.tmp", "file.patroni.tmp", "file.old"];
+        for (name, is_old) in
+            [("file.left00.patroni.tmp", true), (kept[0], false), (kept[1], true), (kept[2], true), (kept[3], true)]
+        {
+            let file = File::create(parent.path().join(name)).unwrap();
+            if is_old {
+                file.set_modified(old).unwrap();
+            }
+        }
+        replace(&parent.path().join("file"), b"text", None).unwrap();
+        let mut expected = [&["file"][..], &kept].concat();
+        expected.sort();
+        assert_eq!(names(parent.path()), expected);
+    }
+
+    #[test]
+    fn a_new_file_does_not_follow_a_link() {
+        let parent = tempfile::tempdir().unwrap();
+        let (file, link) = (parent.path().join("file"), parent.path().join("link"));
+        fs::write(&file, "precious").unwrap();
+        symlink("file", &link).unwrap();
+        write_new(&link, b"new", 0o640).unwrap();
+        assert!(!link.is_symlink());
+        assert_eq!(fs::metadata(&link).unwrap().mode() & 0o777, 0o640);
+        assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
     }
 
     #[test]

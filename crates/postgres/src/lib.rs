@@ -3,6 +3,7 @@
 //! Two handles. [`monitor::Monitor`] looks: it can be cloned, writes nothing, and answers by its deadline whatever the
 //! server does. [`control::Control`] acts: it is the only type that starts or stops PostgreSQL or writes its files,
 //! there is one, and a job owns it while it works.
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests write where nobody else does"))]
 
 pub mod bootstrap;
 pub mod callbacks;

@@ -2,7 +2,7 @@
 //! copied, and ends with it.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::control::blocking;
@@ -46,10 +46,7 @@ fn path(data_dir: &Path) -> PathBuf {
 }
 
 fn write(path: &Path) -> io::Result<()> {
-    let mut file = fs::File::create(path)?;
-    file.write_all(TEXT.as_bytes())?;
-    file.sync_all()?;
-    sync_parent(path)
+    patroni_files::replace(path, TEXT.as_bytes(), None).map(drop)
 }
 
 fn remove(path: &Path) -> io::Result<()> {

@@ -1,4 +1,5 @@
 //! PostgreSQL's configuration files with a PostgreSQL that reads them.
+#![allow(clippy::disallowed_methods)]
 
 mod harness;
 
@@ -13,8 +14,8 @@ use patroni_core::facts::UpstreamCheck;
 use patroni_core::job::{CloneFrom, CloneSource, Upstream};
 use patroni_core::server::Role;
 use patroni_postgres::cancel::{Cancel, Progress};
-use patroni_postgres::conf::{FileOptions, Reload, RunningRecovery};
-use patroni_postgres::sql::{Connection, DEFAULT_OPTIONS};
+use patroni_postgres::conf::{FileOptions, Reload, RunningRecovery, write_pgpass};
+use patroni_postgres::sql::{Connection, Conninfo, DEFAULT_OPTIONS};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -48,6 +49,24 @@ async fn until_setting(node: &Node, name: &str, value: &str) {
 async fn until_pending(node: &Node, name: &str) {
     let sql = format!("SELECT pending_restart::text FROM pg_settings WHERE name = '{name}'");
     until("pending restart", async || node.sql(&sql).await == [Some("true".to_owned())]).await;
+}
+
+/// The password goes into no file that another user has chosen.
+#[tokio::test]
+async fn the_password_file_is_not_written_through_a_link_of_another_user() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (target, link) = (directory.path().join("target"), directory.path().join("pgpass"));
+    fs::write(&target, "precious").expect("a file");
+    std::os::unix::fs::symlink(&target, &link).expect("a link");
+    if std::os::unix::fs::lchown(&link, Some(12345), None).is_err() {
+        eprintln!("SKIPPED: only root can make a link of another user");
+        return;
+    }
+    let mut conninfo = Conninfo::default();
+    conninfo.set("password", "secret");
+    let error = write_pgpass(&link, &conninfo).await.expect_err("another user's link").to_string();
+    assert!(error.contains("pgpass") && error.contains("a symbolic link of user 12345"), "{error}");
+    assert_eq!(fs::read_to_string(&target).expect("the file"), "precious");
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! Logical slots on real servers: created, copied to a standby, moved there.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::disallowed_methods)]
 
 mod harness;
 

@@ -1,4 +1,5 @@
 //! Promotions that PostgreSQL notices late.
+#![allow(clippy::disallowed_methods)]
 
 mod harness;
 

@@ -1,4 +1,5 @@
 //! Divergence and pg_rewind on pairs of PostgreSQL servers.
+#![allow(clippy::disallowed_methods)]
 
 mod harness;
 

@@ -1,4 +1,5 @@
 //! The two handles against PostgreSQL.
+#![allow(clippy::disallowed_methods)]
 
 mod harness;
 

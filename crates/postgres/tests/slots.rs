@@ -1,4 +1,5 @@
 //! Plans for replication slots on PostgreSQL.
+#![allow(clippy::disallowed_methods)]
 
 mod harness;
 

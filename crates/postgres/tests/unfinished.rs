@@ -1,5 +1,5 @@
 //! Data directories that were half made when the agent was killed.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod harness;
 
@@ -48,7 +48,6 @@ async fn is_there(node: &Node) -> bool {
 fn pg_ctl(node: &Node, action: &str) {
     let options = node.options.borrow().clone();
     let log = node.dir.path().join("log");
-    #[allow(clippy::disallowed_methods)]
     let status = std::process::Command::new(format!("{}/pg_ctl", bin_dir()))
         .args([action, "-w", "-D"])
         .arg(&options.data_dir)

@@ -117,7 +117,7 @@ async fn write_trigger(trigger: PathBuf) -> Result<()> {
     let (settled, path) = (Arc::new(AtomicBool::new(false)), trigger.clone());
     let is_late = Arc::clone(&settled);
     let write = blocking(move || {
-        fs::write(&path, b"").map_err(|error| Error::file("write", &path, error))?;
+        patroni_files::append(&path).map_err(|error| Error::file("write", &path, error))?;
         if is_late.swap(true, Ordering::SeqCst) {
             let _ = fs::remove_file(&path);
         }

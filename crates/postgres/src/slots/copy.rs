@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -179,18 +179,10 @@ fn install_one(mode: u32, place: &Path, content: &[u8]) -> io::Result<()> {
     }
     fs::create_dir(&temporary)?;
     fs::set_permissions(&temporary, Permissions::from_mode(mode))?;
-    write(&temporary.join("state"), content, mode & 0o640)?;
+    patroni_files::write_new(&temporary.join("state"), content, mode & 0o640)?;
     sync(&temporary)?;
     fs::rename(&temporary, place)?;
     sync(place)
-}
-
-/// Writes a file durably.
-pub(super) fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    file.set_permissions(Permissions::from_mode(mode))?;
-    file.write_all(content)?;
-    file.sync_all()
 }
 
 pub(super) fn sync(directory: &Path) -> io::Result<()> {

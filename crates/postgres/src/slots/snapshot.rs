@@ -11,7 +11,7 @@ use std::{fs, io};
 
 use patroni_core::lsn::Lsn;
 
-use super::copy::{from_hex, sync, write};
+use super::copy::{from_hex, sync};
 use super::state_file::crc32c;
 use crate::sql::{Connection, SqlError, quote_literal};
 
@@ -78,7 +78,7 @@ impl Snapshot {
         let directory = data_dir.join(DIRECTORY);
         // PostgreSQL removes what is left under such a name.
         let temporary = directory.join(format!("{}.0.tmp", self.name));
-        write(&temporary, &self.content, mode)?;
+        patroni_files::write_new(&temporary, &self.content, mode)?;
         fs::rename(&temporary, directory.join(&self.name))?;
         sync(&directory)
     }
