@@ -66,8 +66,9 @@ async fn look(mut pulse: Pulse, found: Arc<Mutex<Option<Standstill>>>, woken: Ar
     next.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         next.tick().await;
-        let signs = pulse.look().await;
-        let standstill = watch.see(clock::boot(), signs);
+        let mut meanwhile = None;
+        let signs = pulse.look(|silent| meanwhile = Some((clock::boot(), silent))).await;
+        let standstill = watch.see_from(meanwhile, clock::boot(), signs);
         let before = std::mem::replace(&mut *found.lock().unwrap_or_else(PoisonError::into_inner), standstill);
         let lasts = |standstill: Option<Standstill>| standstill.is_some_and(|standstill| standstill.lasted >= NEWS);
         if lasts(before) != lasts(standstill) {

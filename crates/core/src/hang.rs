@@ -101,6 +101,15 @@ impl Watch {
         self.standstill()
     }
 
+    /// The same of a look that took its time, with what was seen at its beginning, when no answer had come yet. If none came at all, the
+    /// silence counts from there.
+    pub fn see_from(&mut self, begun: Option<(Moment, Signs)>, now: Moment, signs: Signs) -> Option<Standstill> {
+        if let Some((at, silent)) = begun.filter(|_| signs.answer.is_none()) {
+            self.see(at, silent);
+        }
+        self.see(now, signs)
+    }
+
     /// What the last look showed.
     pub fn standstill(&self) -> Option<Standstill> {
         self.still.as_ref().map(|(standstill, _)| *standstill)
@@ -113,26 +122,29 @@ fn stands_still(last: &Signs, now: &Signs) -> Option<(Hung, BTreeSet<i32>)> {
         process.activity == Activity::Blocked && last.processes.get(pid) == Some(process)
     };
     let mut stuck: BTreeSet<i32> = now.processes.iter().filter(is_stuck).map(|(pid, _)| *pid).collect();
+    let disk_stands = last.disk_writes == now.disk_writes;
+    let disk_surely_stands = disk_stands && now.disk_writes.is_some();
     match (&last.answer, &now.answer) {
         (None, None) => {
             let runs = now.processes.values().any(|process| process.activity == Activity::Runs);
-            let disk_stands = now.disk_writes.is_some() && last.disk_writes == now.disk_writes;
             if now.processes.is_empty() || runs {
                 None
             } else if last.processes == now.processes {
                 Some((Hung::Server, stuck))
-            } else if !stuck.is_empty() && disk_stands {
-                Some((Hung::Storage, stuck))
             } else {
-                None
+                (!stuck.is_empty() && disk_surely_stands).then_some((Hung::Storage, stuck))
             }
         }
         (Some(before), Some(answer)) => {
             stuck.retain(|pid| answer.writing_wal.contains(pid));
-            let stands = before.flushed == answer.flushed && last.disk_writes == now.disk_writes;
+            let stands = before.flushed == answer.flushed && disk_stands;
             (stands && !stuck.is_empty()).then_some((Hung::Storage, stuck))
         }
-        (None, Some(_)) | (Some(_), None) => None,
+        // On a busy machine an answer can be late, and its storage hangs all the same.
+        (None, Some(answer)) | (Some(answer), None) => {
+            stuck.retain(|pid| answer.writing_wal.contains(pid));
+            (disk_surely_stands && !stuck.is_empty()).then_some((Hung::Storage, stuck))
+        }
     }
 }
 
@@ -200,8 +212,34 @@ mod tests {
             signs
         };
         assert_eq!(watched(elsewhere), None, "what hangs is no write of WAL");
+        let late = |second: u64| {
+            let signs = writing(100, 2, 9, Some(5));
+            Signs { answer: signs.answer.filter(|_| !second.is_multiple_of(3)), ..signs }
+        };
+        assert_eq!(watched(late), hung, "some answers come too late");
+        let moves = |second| Signs { disk_writes: Some(second), ..late(second) };
+        assert_eq!(watched(moves), None, "they do because the disk is slow");
         let turns = watched(|second| writing(100, i32::try_from(second / 5).unwrap() + 2, 9, Some(5)));
         assert_eq!(turns.map(|still| still.lasted), Some(Duration::from_secs(4)), "the second write");
+    }
+
+    /// A look at a server that is silent takes two seconds.
+    #[test]
+    fn silence_counts_from_the_beginning_of_a_look() {
+        let at = |milliseconds| Moment(Duration::from_millis(milliseconds));
+        let rests = || silent(&[(1, 7, Activity::Rests)]);
+        let look = |watch: &mut Watch, from, to, signs| {
+            watch.see_from(Some((at(from), rests())), at(to), signs).map(|still| still.lasted.as_millis())
+        };
+        let mut watch = Watch::default();
+        assert_eq!(look(&mut watch, 250, 2_000, rests()), Some(1_750));
+        assert_eq!(look(&mut watch, 2_250, 4_000, rests()), Some(3_750));
+        // An answer that comes late is one, and what is late does not hide what it says.
+        assert_eq!(look(&mut watch, 4_250, 5_000, writing(100, 2, 7, None)), None);
+        assert_eq!(look(&mut watch, 5_250, 6_000, writing(100, 2, 7, None)), Some(1_000));
+        assert_eq!(look(&mut watch, 6_250, 8_000, rests()), Some(1_750));
+        // It worked between the beginning of the look and its end.
+        assert_eq!(look(&mut watch, 8_250, 10_000, silent(&[(1, 8, Activity::Rests)])), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::pin::pin;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -17,6 +18,9 @@ use crate::sql::{Connection, DEFAULT_OPTIONS, Row, SqlError};
 
 /// How long an answer is waited for.
 const LIMIT: Duration = Duration::from_secs(1);
+
+/// A server that is well has answered by then.
+const SOON: Duration = Duration::from_millis(250);
 
 /// How far WAL is on disk; and where some waits for that, who is writing it.
 const QUERY: &str = "SELECT f, CASE WHEN i > f THEN (SELECT pg_catalog.string_agg(pid::text, ' ') FROM \
@@ -39,20 +43,30 @@ impl Pulse {
         Pulse { monitor, held: None, disk: OnceLock::new() }
     }
 
-    /// One look. It takes about three seconds at most, and less than one where the server answers.
-    pub async fn look(&mut self) -> Signs {
-        let answer = self.ask().await;
+    /// One look. It takes about three seconds at most, and less than one where the server answers. Where it does not answer at once, what
+    /// is seen meanwhile goes to `meanwhile`: it says nothing yet, and it does so from then on.
+    pub async fn look(&mut self, meanwhile: impl FnOnce(Signs)) -> Signs {
+        let sight = self.sight();
+        let answer = {
+            let mut asked = pin!(self.ask());
+            match timeout(SOON, &mut asked).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    meanwhile(sight.look(None).await);
+                    asked.await
+                }
+            }
+        };
         if answer.as_ref().is_some_and(|answer| answer.writing_wal.is_empty()) {
             self.learn_disk().await;
             return Signs { answer, ..Signs::default() };
         }
-        let postmaster = self.monitor.cached().filter(|postmaster| postmaster.is_alive()).map(|p| p.pid());
-        let disk = self.disk.get().cloned();
-        let seen = blocking(move || {
-            Ok((postmaster.map(processes_of).unwrap_or_default(), disk.and_then(|disk| completed_writes(&disk))))
-        });
-        let (processes, disk_writes) = timeout(LIMIT, seen).await.ok().and_then(Result::ok).unwrap_or_default();
-        Signs { answer, processes, disk_writes }
+        self.sight().look(answer).await
+    }
+
+    fn sight(&self) -> Sight {
+        let alive = self.monitor.cached().filter(|postmaster| postmaster.is_alive());
+        Sight { postmaster: alive.map(|postmaster| postmaster.pid()), disk: self.disk.get().cloned() }
     }
 
     /// On the connection that is held, then on a new one. The server may say no: that is an answer.
@@ -90,6 +104,23 @@ impl Pulse {
                 let _ = self.disk.set(disk);
             }
         }
+    }
+}
+
+/// Whom and what to look at.
+struct Sight {
+    postmaster: Option<i32>,
+    disk: Option<String>,
+}
+
+impl Sight {
+    async fn look(self, answer: Option<Answer>) -> Signs {
+        let Sight { postmaster, disk } = self;
+        let seen = blocking(move || {
+            Ok((postmaster.map(processes_of).unwrap_or_default(), disk.and_then(|disk| completed_writes(&disk))))
+        });
+        let (processes, disk_writes) = timeout(LIMIT, seen).await.ok().and_then(Result::ok).unwrap_or_default();
+        Signs { answer, processes, disk_writes }
     }
 }
 
