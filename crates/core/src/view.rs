@@ -16,11 +16,12 @@ use crate::memory::{Memory, Rewind};
 use crate::peer::DIVERGED;
 use crate::plan::{JobOrder, Plan};
 use crate::request::ScheduledRestart;
-use crate::server::{Postmaster, Role, Running, Server, State, Wal};
+use crate::server::{DataDir, Postmaster, Role, Running, Server, State, Wal};
 use crate::settings::Settings;
 use crate::slots::{Risk, at_risk};
 use crate::tags::Tags;
 use crate::time::{Moment, WallTime};
+use crate::verdict::Verdict;
 
 /// The state of this node, as published. Readers compare [`View::lease_until`] with the clock when they need to know
 /// whether the node is leader: nobody trusts a boolean that was true some time ago.
@@ -62,7 +63,7 @@ pub struct View {
     pub turned_down: Vec<String>,
     /// Logical slots that a failover from or to this node would lose.
     pub slots_at_risk: BTreeMap<String, Risk>,
-    /// Why PostgreSQL does not run, where a job failed to bring it up.
+    /// Why PostgreSQL does not come up: a job failed to start it, pg_rewind cannot be begun, the data directory cannot be read.
     pub failure: Option<String>,
     /// Room on the disks.
     pub disks: Disks,
@@ -141,7 +142,7 @@ impl View {
             holding: memory.holding.is_some(),
             turned_down: memory.enforcement.as_ref().map_or_else(Vec::new, |known| known.turned_down.clone()),
             slots_at_risk: slots_at_risk(plan, facts).unwrap_or_else(|| before.slots_at_risk.clone()),
-            failure: memory.failure.clone(),
+            failure: failure(memory, facts),
             disks: facts.disks.clone(),
             verdict: paused_prefix(facts.settings.paused) + &plan.verdict.to_string(),
             ticked_at: facts.now.boot,
@@ -242,6 +243,16 @@ fn job_after(order: &JobOrder, facts: &Facts) -> Option<JobView> {
             Some(JobView { job: job.clone(), title: title(job), since: facts.now.boot, stage: Stage::Revocable })
         }
     }
+}
+
+/// Why PostgreSQL does not come up: what stands in the way of that now, else how the last attempt ended.
+fn failure(memory: &Memory, facts: &Facts) -> Option<String> {
+    if let DataDir::Inaccessible(why) = &facts.server.data_dir {
+        return Some(Verdict::DataDirInaccessible(why.clone()).to_string());
+    }
+    let awaits_rewind = matches!(memory.rewind, Rewind::Refused(_) | Rewind::Needed | Rewind::Postponed(_));
+    let refusal = memory.rewind_refusal.as_ref().filter(|_| awaits_rewind);
+    refusal.map(|refusal| Verdict::RewindRefused(Arc::clone(&refusal.why)).to_string()).or(memory.failure.clone())
 }
 
 /// `None` while nobody knows: the server restarts, or the store is silent.

@@ -104,3 +104,20 @@ pub(crate) fn wrong_rows() -> Vec<String> {
     }
     wrong
 }
+
+/// `/patroni`, `list` and `doctor` say what an operator has to take out of the way.
+#[test]
+fn what_keeps_postgresql_from_coming_up_is_shown() {
+    let failure = |line: &str| {
+        let mut parts = line.split(';').map(str::trim);
+        let mut scene = Scene::baseline(parts.next().expect("a baseline")).expect("a baseline");
+        parts.for_each(|part| scene.apply(part));
+        scene.play().1.view.failure.clone()
+    };
+    let refused = failure("stopped; ended rewind refused; use-pg-rewind").expect("a reason");
+    assert!(refused.starts_with("pg_rewind would stop half-way and was not begun: "), "{refused}");
+    assert_eq!(failure("stopped; divergence refused; use-pg-rewind"), Some(refused), "as long as it lasts");
+    assert_eq!(failure("stopped; use-pg-rewind"), None);
+    let unreadable = failure("stopped; data-dir inaccessible").expect("a reason");
+    assert_eq!(unreadable, "data directory is not accessible: Input/output error");
+}
