@@ -132,6 +132,13 @@ fn a_server_whose_directory_cannot_be_read_is_known_by_its_process() {
         node.running().await;
         let data_dir = node.data_dir().to_owned();
         let mode = |mode| fs::set_permissions(&data_dir, fs::Permissions::from_mode(mode)).expect("mode");
+        // Who has WAL to write and cannot open its file ends with PANIC, and the server with it.
+        let writers =
+            "SELECT pid FROM pg_stat_activity WHERE backend_type IN ('walwriter', 'background writer', 'checkpointer')";
+        let writers = node.sql(writers).await;
+        let writers: Vec<i32> = writers.iter().filter_map(|pid| pid.as_deref()?.parse().ok()).collect();
+        assert_eq!(writers.len(), 3);
+        writers.iter().for_each(|pid| kill(*pid, Signal::STOP));
         mode(0o000);
         let pid = node.postmaster_pid();
         // One that has never seen it finds it, too.
@@ -141,6 +148,7 @@ fn a_server_whose_directory_cannot_be_read_is_known_by_its_process() {
             assert!(matches!(server.postmaster, Postmaster::Unreachable(_)), "{server:?}");
             assert_eq!(monitor.alive().await.expect("a look").map(|postmaster| postmaster.pid()), Some(pid));
         }
+        writers.iter().for_each(|pid| kill(*pid, Signal::CONT));
         node.control.stop(StopOptions::immediate(), &Cancel::new(), &Progress::ignored()).await.expect("stop");
         let server = node.inspect().await;
         assert!(matches!(server.data_dir, DataDir::Inaccessible(_)), "{server:?}");
@@ -155,7 +163,10 @@ fn a_server_that_hangs_is_killed_when_it_does_not_stop() {
     as_postgres("a_server_that_hangs_is_killed_when_it_does_not_stop", async {
         let mut node = Node::new("a");
         node.bootstrap().await;
-        let children = node.sql("SELECT pid FROM pg_stat_activity").await;
+        // Those that do not end by themselves meanwhile.
+        let lasting =
+            "SELECT pid FROM pg_stat_activity WHERE backend_type NOT IN ('client backend', 'autovacuum worker')";
+        let children = node.sql(lasting).await;
         let mut all: Vec<i32> = children.iter().filter_map(|pid| pid.as_deref()?.parse().ok()).collect();
         all.push(node.postmaster_pid());
         all.iter().for_each(|pid| kill(*pid, Signal::STOP));
@@ -181,6 +192,28 @@ fn a_server_without_its_directory_is_still_seen() {
         let stop = StopOptions { timeout: Some(Duration::from_secs(5)), ..StopOptions::immediate() };
         node.control.stop(stop, &Cancel::new(), &Progress::ignored()).await.expect("stop");
         assert_eq!(node.inspect().await.postmaster, Postmaster::Stopped(None));
+    });
+}
+
+#[test]
+fn another_directory_in_the_place_of_its_own_is_noticed() {
+    as_postgres("another_directory_in_the_place_of_its_own_is_noticed", async {
+        let mut node = Node::new("a");
+        node.bootstrap().await;
+        node.running().await;
+        let (own, copy) = (node.dir.path().join("own"), node.dir.path().join("copy"));
+        let copied = std::process::Command::new("cp").arg("-r").arg(node.data_dir()).arg(&copy).status().expect("cp");
+        assert!(copied.success());
+        fs::rename(node.data_dir(), &own).expect("rename");
+        fs::rename(&copy, node.data_dir()).expect("rename");
+        let server = node.inspect().await;
+        let DataDir::Inaccessible(why) = &server.data_dir else { panic!("{server:?}") };
+        assert!(why.contains("another one, put or mounted in its place"), "{why}");
+        // It can be stopped, and the directory that is there now is judged by itself.
+        node.control.stop(StopOptions::immediate(), &Cancel::new(), &Progress::ignored()).await.expect("stop");
+        let server = node.inspect().await;
+        assert!(matches!(server.data_dir, DataDir::Present(_)), "{server:?}");
+        assert!(matches!(server.postmaster, Postmaster::Stopped(Some(_))), "{server:?}");
     });
 }
 
