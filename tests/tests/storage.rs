@@ -1,14 +1,11 @@
-//! Storage that fails the leader: it cannot be read, it hangs. Somebody else leads soon, and the node comes back by itself.
+//! Storage that fails the leader: it cannot be read or written, hangs, or is gone. Somebody else leads soon, and the node comes back by itself.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
 
-use std::cell::Cell;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use patroni_tests::{Cluster, Limit, Node, Sandbox, Signal, Writer, json, signal};
+use patroni_tests::{Cluster, FailingDisk, Limit, Node, Signal, Writer, json, process_exists, signal};
 
 const TAKEOVER: Limit = Limit(30);
 const COMEBACK: Limit = Limit(60);
@@ -61,83 +58,94 @@ fn a_leader_whose_server_hangs_makes_way_and_comes_back() {
     }
 }
 
-/// A file system of its own, which can be frozen. Only root may have one, and not everywhere.
-struct Storage {
-    mounted: PathBuf,
-    frozen: Cell<bool>,
-}
-
-impl Storage {
-    fn mount(sandbox: &Sandbox) -> Option<Self> {
-        let (image, mounted) = (sandbox.path().join("image"), sandbox.directory("storage"));
-        std::fs::File::create(&image).unwrap().set_len(1 << 30).unwrap();
-        let storage = Storage { mounted, frozen: Cell::new(false) };
-        let image = image.to_str().unwrap();
-        let made = run("mkfs.ext4", &["-q", "-E", "lazy_itable_init=1", image])
-            && run("mount", &["-o", "loop", image, storage.path()])
-            && storage.freeze()
-            && storage.thaw();
-        if made {
-            sandbox.give(&storage.mounted);
-        }
-        made.then_some(storage)
-    }
-
-    fn path(&self) -> &str {
-        self.mounted.to_str().unwrap()
-    }
-
-    fn freeze(&self) -> bool {
-        self.frozen.set(run("fsfreeze", &["--freeze", self.path()]));
-        self.frozen.get()
-    }
-
-    fn thaw(&self) -> bool {
-        self.frozen.set(!run("fsfreeze", &["--unfreeze", self.path()]));
-        !self.frozen.get()
-    }
-}
-
-impl Drop for Storage {
-    fn drop(&mut self) {
-        if self.frozen.get() {
-            self.thaw();
-        }
-        // Processes of the server may still be leaving.
-        _ = run("umount", &["-l", self.path()]);
-    }
-}
-
-fn run(program: &str, arguments: &[&str]) -> bool {
-    Command::new(program).args(arguments).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
-}
-
-/// What was frozen goes on where it stood, once it is thawed: no write of the former primary is acknowledged then.
-#[test]
-fn a_leader_whose_storage_is_frozen_makes_way_and_comes_back() {
+/// Two nodes, of which the first, the leader, has its data on a disk that can fail. Nothing is acknowledged that the other one does not have.
+fn with_failing_disk() -> Option<(Cluster, FailingDisk, Writer)> {
     let dcs = json!({"synchronous_mode": "on", "synchronous_mode_strict": true, "primary_hang_timeout": 5});
-    let mut cluster = Cluster::of(3).dcs(dcs).prepare();
-    let Some(storage) = Storage::mount(&cluster.sandbox) else {
-        eprintln!("skipped: no file system can be mounted and frozen here");
-        return;
-    };
-    let data = storage.mounted.join("data");
-    std::os::unix::fs::symlink(&data, &cluster.nodes[0].data).unwrap();
-    std::fs::create_dir(&data).unwrap();
-    cluster.sandbox.give(&data);
+    let mut cluster = Cluster::of(2).dcs(dcs).prepare();
+    let disk = FailingDisk::new(&cluster.sandbox, "disk")?;
+    cluster.nodes[0].data = disk.path().join("data");
+    let config = json!({"postgresql": {"data_dir": cluster.nodes[0].data}});
+    cluster.nodes[0].change_config(&config);
     cluster.start_all();
     let writer = Writer::start(&cluster, 0);
-    std::thread::sleep(Duration::from_secs(3));
-    let former = cluster.nodes[0].postmaster().unwrap();
-    assert!(storage.freeze());
-    let leader = cluster.wait_leader_among(&[1, 2], TAKEOVER);
+    cluster.nodes[1].wait_status_of("/synchronous", 200, TAKEOVER);
+    Some((cluster, disk, writer))
+}
+
+/// The other one leads and takes writes; the former leader says nothing else, and says it quietly.
+#[track_caller]
+fn wait_handed_over(cluster: &Cluster, failed: Instant) {
+    cluster.nodes[1].wait_primary(TAKEOVER);
+    println!("the other one took writes after {:?}", failed.elapsed());
     assert_eq!(cluster.nodes[0].status_of("/primary"), 503, "{}", cluster.nodes[0].status());
-    assert!(storage.thaw());
-    cluster.wait_streaming(leader, COMEBACK);
+    let lines = || cluster.nodes[0].log().lines().count();
+    std::thread::sleep(Duration::from_secs(2));
+    let before = lines();
+    std::thread::sleep(Duration::from_secs(5));
+    let written = lines() - before;
+    assert!(written < 60, "{written} lines of log in five seconds: a busy loop");
+}
+
+/// It comes back as a standby, and what was acknowledged before and after is there.
+#[track_caller]
+fn wait_comeback(mut cluster: Cluster, writer: Writer) {
+    cluster.wait_streaming(1, COMEBACK);
+    writer.stop().assert_all_on(&cluster.nodes[1]);
+}
+
+/// So does `dmsetup suspend`. What was frozen goes on where it stood, once it is thawed: no write of the former primary is acknowledged then.
+#[test]
+fn a_leader_whose_file_system_is_frozen_makes_way_and_comes_back() {
+    let Some((cluster, disk, writer)) = with_failing_disk() else { return };
+    let former = cluster.nodes[0].postmaster().unwrap();
+    let failed = Instant::now();
+    assert!(disk.freeze());
+    wait_handed_over(&cluster, failed);
+    assert!(cluster.nodes[0].log().contains("hangs"), "it does not say what happened");
+    assert!(disk.thaw());
+    cluster.nodes[0].wait_streaming(COMEBACK);
     assert_ne!(cluster.nodes[0].postmaster(), Some(former), "the server that hung is gone");
-    let written = writer.stop();
-    println!("the longest gap between two writes was {:?}", written.longest_gap);
-    written.assert_all_on(&cluster.nodes[leader]);
+    wait_comeback(cluster, writer);
+}
+
+#[test]
+fn a_leader_whose_file_system_becomes_read_only_makes_way_and_comes_back() {
+    let Some((cluster, disk, writer)) = with_failing_disk() else { return };
+    let failed = Instant::now();
+    assert!(disk.make_read_only());
+    wait_handed_over(&cluster, failed);
+    let list = cluster.ctl_ok(&["list"]);
+    assert!(list.contains("n0: ") && list.contains("Read-only file system"), "{list}");
+    disk.repair();
+    wait_comeback(cluster, writer);
+}
+
+/// What is left where a file system was mounted is an empty directory. Nothing is copied there: what a server in it writes by its path
+/// would go into the old data directory, once that is mounted again.
+#[test]
+fn a_leader_whose_file_system_is_unmounted_makes_way_and_comes_back_with_it() {
+    let Some((cluster, disk, writer)) = with_failing_disk() else { return };
+    let former = cluster.nodes[0].postmaster().unwrap();
+    let failed = Instant::now();
+    assert!(disk.unmount());
+    wait_handed_over(&cluster, failed);
+    assert!(!process_exists(former), "a server that lost its files runs on");
+    cluster.nodes[0].wait_log("data directory is not accessible: it was in the file system at", TAKEOVER);
+    assert_eq!(std::fs::read_dir(disk.path()).unwrap().count(), 0, "it was copied to where nothing is mounted");
+    assert!(disk.mount_again());
+    wait_comeback(cluster, writer);
+}
+
+/// What was on the disk is lost. An empty one in its place is filled.
+#[test]
+fn a_leader_whose_disk_fails_makes_way_and_is_copied_to_a_new_one() {
+    let Some((cluster, disk, writer)) = with_failing_disk() else { return };
+    let failed = Instant::now();
+    assert!(disk.fail());
+    wait_handed_over(&cluster, failed);
+    assert!(cluster.ctl_ok(&["list"]).contains("n0: "), "it does not say what happened");
+    assert!(disk.replace(&cluster.sandbox));
+    wait_comeback(cluster, writer);
 }
 
 fn processes_of(node: &Node) -> Vec<u32> {

@@ -30,6 +30,7 @@ pub mod slots;
 pub mod sql;
 pub mod unfinished;
 pub mod upstream;
+mod whereabouts;
 
 pub use error::Error;
 

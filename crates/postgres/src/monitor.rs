@@ -22,6 +22,7 @@ use crate::processes::{self, Killed};
 use crate::programs::Programs;
 use crate::sql::{Connection, DEFAULT_OPTIONS, SqlError};
 use crate::unfinished::Unfinished;
+use crate::whereabouts::{Whereabouts, works_elsewhere};
 use crate::{Error, Result};
 pub use signs::Pulse;
 
@@ -47,6 +48,8 @@ pub struct Monitor {
     looking: Arc<Semaphore>,
     /// Of a postmaster that was killed.
     killed: Arc<Mutex<Killed>>,
+    /// Of the data directory, when it was seen last.
+    whereabouts: Arc<Mutex<Option<Whereabouts>>>,
 }
 
 impl Monitor {
@@ -55,12 +58,21 @@ impl Monitor {
         let (sender, receiver) = mpsc::channel(WAITING_REQUESTS);
         tokio::spawn(heartbeat::run(options.clone(), receiver));
         let looking = Arc::new(Semaphore::new(1));
-        Monitor { options, postmaster: Arc::default(), heartbeat: sender, looking, killed: Arc::default() }
+        Monitor {
+            options,
+            postmaster: Arc::default(),
+            heartbeat: sender,
+            looking,
+            killed: Arc::default(),
+            whereabouts: Arc::default(),
+        }
     }
 
     /// The whole state of the server, at the latest at `deadline`: a server that does not answer until then is
     /// [`PostmasterState::Unreachable`].
     pub async fn inspect(&self, deadline: Instant) -> Server {
+        // Whoever killed a server that hangs waits for nothing else before it gives the lease up.
+        let deadline = if self.killed_remain() { deadline.min(Instant::now() + LEAST * 2) } else { deadline };
         // The other half is for what PostgreSQL says, in case the disk hangs.
         let half = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
         let look = match self.look(half).await {
@@ -73,6 +85,10 @@ impl Monitor {
             }
             Found::SingleUser { pid } => (self.data_dir(true, deadline).await.0, unreachable_single_user(pid)),
             Found::Nobody | Found::Foreign { .. } => self.stopped(deadline).await,
+        };
+        let data_dir = match (data_dir, look.is_another) {
+            (DataDir::Present(_) | DataDir::Empty, Some(why)) => DataDir::Inaccessible(why),
+            (data_dir, _) => data_dir,
         };
         Server { data_dir, postmaster, other_wal: look.other_wal }
     }
@@ -144,6 +160,8 @@ impl Monitor {
         let search = blocking(move || Ok(Postmaster::find_without_file(&data_dir)?.map(Arc::new)));
         let found = match self.cached().filter(|postmaster| postmaster.is_alive()) {
             Some(postmaster) => Some(Found::Alive(postmaster)),
+            // What is left of it is known, and a disk that hangs does not tell of another one.
+            None if self.killed_remain() => return unknown(PostmasterState::Stopping),
             None => timeout_at(deadline, search).await.ok().and_then(Result::ok),
         };
         match found {
@@ -159,7 +177,6 @@ impl Monitor {
                 },
                 Err(error) => unknown(PostmasterState::Unreachable(error.to_string())),
             },
-            Some(Found::Nobody | Found::Foreign { .. }) if self.killed_remain() => unknown(PostmasterState::Stopping),
             Some(Found::Nobody | Found::Foreign { .. }) => unknown(PostmasterState::Stopped(None)),
             Some(Found::SingleUser { pid }) => unknown(unreachable_single_user(pid)),
             None => unknown(PostmasterState::Unreachable(why.clone())),
@@ -199,7 +216,23 @@ impl Monitor {
             Found::Nobody | Found::Foreign { .. } | Found::SingleUser { .. } => Ok(None),
         };
         let has_control_file = data_dir.join("global/pg_control").exists();
-        Ok(Look { found, status, has_control_file, other_wal: other_wal::is_marked(data_dir) })
+        let is_another = self.is_another(&found, has_control_file);
+        Ok(Look { found, status, has_control_file, other_wal: other_wal::is_marked(data_dir), is_another })
+    }
+
+    /// Blocks.
+    fn is_another(&self, found: &Found<Arc<Postmaster>>, has_control_file: bool) -> Option<String> {
+        let data_dir = &self.options().data_dir;
+        let mut known = self.whereabouts.lock().unwrap_or_else(PoisonError::into_inner);
+        if !has_control_file {
+            return known.as_ref().and_then(Whereabouts::is_lost);
+        }
+        Whereabouts::learn(&mut known, data_dir);
+        match found {
+            // One that has not written its pid file may not have gone there yet.
+            Found::Alive(postmaster) if postmaster.was_listed() => works_elsewhere(postmaster.pid(), data_dir),
+            Found::Alive(_) | Found::Nobody | Found::Foreign { .. } | Found::SingleUser { .. } => None,
+        }
     }
 
     /// These processes were killed, and may take until their storage answers to go. Until then the server counts as stopping.
@@ -343,6 +376,8 @@ struct Look {
     status: Result<Option<PidFileStatus>>,
     has_control_file: bool,
     other_wal: bool,
+    /// What is at its path is not the data directory that was there, and why.
+    is_another: Option<String>,
 }
 
 fn control_data(options: &ServerOptions, values: ControlValues) -> Option<ControlData> {
