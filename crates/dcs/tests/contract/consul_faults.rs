@@ -109,6 +109,32 @@ async fn a_token_without_rights_is_no_word_about_the_lease() {
 }
 
 #[tokio::test]
+async fn rights_are_withdrawn_and_granted_again() {
+    let acl = json!({"acl": {"enabled": true, "default_policy": "deny", "tokens": {"master": "root"}}});
+    let Some(consul) = Consul::start_with(acl).await else { return };
+    let rules = ["key", "session", "node", "agent"].map(|what| format!("{what}_prefix \"\" {{ policy = \"write\" }}"));
+    let policy = json!({"Name": "all", "Rules": rules.join("\n")});
+    eventually("there are policies", || async {
+        consul.ask(Method::PUT, "/v1/acl/policy?token=root", Some(policy.clone())).await["ID"].is_string()
+    })
+    .await;
+    let all = json!({"Policies": [{"Name": "all"}]});
+    let token = consul.ask(Method::PUT, "/v1/acl/token?token=root", Some(all.clone())).await;
+    let text = |key: &str| token[key].as_str().expect("a text").to_owned();
+    let options = ConsulOptions { token: Some(text("SecretID")), ..ConsulOptions::default() };
+    let a = consul.handle(options, "a", LONG);
+    assert!(a.acquire().await.is_done());
+    let place = format!("/v1/acl/token/{}?token=root", text("AccessorID"));
+    consul.ask(Method::PUT, &place, Some(json!({"Policies": []}))).await;
+    let refused = a.renew(&LeaderUpdate::default()).await;
+    assert!(matches!(refused, Outcome::Failed(_)), "nobody else has it: {refused:?}");
+    assert!(a.load().await.is_err(), "keys that may not be seen are not absent");
+    consul.ask(Method::PUT, &place, Some(all)).await;
+    assert!(a.renew(&LeaderUpdate::default()).await.is_done());
+    assert_eq!(leader_of(&load(&a).await), Some("a"));
+}
+
+#[tokio::test]
 async fn members_are_services() {
     let Some(consul) = Consul::start().await else { return };
     let service = ServiceOptions { tags: vec!["x".into()], check_interval: "5s".into(), tls_server_name: None };

@@ -41,7 +41,7 @@ fn handle(etcd: &Etcd, password: &str) -> Arc<dyn Dcs> {
 }
 
 /// The watch notices what happens from now on, whatever became of it meanwhile.
-async fn notices(a: &Arc<dyn Dcs>) {
+pub(crate) async fn notices(a: &Arc<dyn Dcs>) {
     eventually("the watch goes on", || {
         let (mut changes, a) = (a.changes(), a.clone());
         changes.mark_unchanged();
@@ -54,7 +54,7 @@ async fn notices(a: &Arc<dyn Dcs>) {
 }
 
 /// Each operation that a leader needs gets through, at the first time.
-async fn leads(a: &Arc<dyn Dcs>) {
+pub(crate) async fn leads(a: &Arc<dyn Dcs>) {
     let renewed = a.renew(&LeaderUpdate::default()).await;
     assert!(renewed.is_done(), "{renewed:?}");
     let touched = a.touch_member(&member("running")).await;

@@ -13,6 +13,7 @@ mod etcd;
 mod etcd_auth;
 mod etcd_members;
 mod etcd_v2;
+mod etcd_v2_auth;
 mod etcd_v2_faults;
 mod faults;
 mod histories;
