@@ -1,8 +1,13 @@
 //! Servers of other stores than etcd 3, in a sandbox. What is not installed is looked for where `./test` puts it.
 
 use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Child;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -19,6 +24,10 @@ pub enum Store {
     Etcd,
     /// Consul.
     Consul,
+    /// ZooKeeper.
+    ZooKeeper,
+    /// ZooKeeper, and an Exhibitor in front of it: a thread of the test that says where it is.
+    Exhibitor,
 }
 
 impl Store {
@@ -29,16 +38,26 @@ impl Store {
         match self {
             Store::Etcd => Some(PathBuf::from("etcd")),
             Store::Consul => Some(servers.join("consul/usr/bin/consul")).filter(|program| program.is_file()),
+            Store::ZooKeeper | Store::Exhibitor => {
+                Some(servers.join("zookeeper/server")).filter(|program| program.is_file() && has_java())
+            }
         }
     }
+}
+
+fn has_java() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join("java").is_file())
 }
 
 /// A running server.
 #[derive(Debug)]
 pub struct Server {
     store: Store,
+    /// Where it is, or whoever says so.
     port: u16,
     child: Child,
+    _exhibitor: Option<Exhibitor>,
 }
 
 impl Server {
@@ -69,18 +88,33 @@ impl Server {
                 let file = sandbox.file(directory.join("consul.json"), &configuration.to_string());
                 command.args(["agent", "-config-file"]).arg(file);
             }
+            Store::ZooKeeper | Store::Exhibitor => {
+                let data = directory.join("data");
+                // Sessions as short as those of etcd's leases.
+                let settings = format!(
+                    "tickTime=500\nminSessionTimeout=1000\nmaxSessionTimeout=60000\ndataDir={}\nclientPort={port}\n\
+                     clientPortAddress=127.0.0.1\n4lw.commands.whitelist=ruok\n",
+                    data.display()
+                );
+                command.arg(sandbox.file(directory.join("zoo.cfg"), &settings));
+            }
         }
         let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
-        let server = Server { store, port, child };
-        wait_for("the store serves", Limit(30), || {
-            let path = match store {
-                Store::Etcd => "/health",
-                Store::Consul => "/v1/status/leader",
-            };
+        let mut server = Server { store, port, child, _exhibitor: None };
+        let serves = |path| {
             let answer = crate::rest::request(port, "GET", path, None, Duration::from_secs(2))
                 .map_err(|error| error.to_string())?;
             if answer.status == 200 && answer.body.len() > 2 { Ok(()) } else { Err(answer.body) }
+        };
+        wait_for("the store serves", Limit(30), || match store {
+            Store::Etcd => serves("/health"),
+            Store::Consul => serves("/v1/status/leader"),
+            Store::ZooKeeper | Store::Exhibitor => is_ok(port).map_err(|error| error.to_string()),
         });
+        if store == Store::Exhibitor {
+            let exhibitor = Exhibitor::start(port);
+            (server.port, server._exhibitor) = (exhibitor.port, Some(exhibitor));
+        }
         server
     }
 
@@ -90,6 +124,8 @@ impl Server {
         let (name, section) = match self.store {
             Store::Etcd => ("etcd", json!({"hosts": [address]})),
             Store::Consul => ("consul", json!({"host": address})),
+            Store::ZooKeeper => ("zookeeper", json!({"hosts": [address]})),
+            Store::Exhibitor => ("exhibitor", json!({"hosts": ["127.0.0.1"], "port": self.port})),
         };
         let mut configuration = json!({"etcd3": null});
         configuration[name] = section;
@@ -101,6 +137,8 @@ impl Server {
         let name = match self.store {
             Store::Etcd => "etcd",
             Store::Consul => "consul",
+            Store::ZooKeeper => "zookeeper",
+            Store::Exhibitor => "exhibitor",
         };
         format!("{name}://127.0.0.1:{}", self.port)
     }
@@ -110,5 +148,64 @@ impl Drop for Server {
     fn drop(&mut self) {
         _ = self.child.kill();
         _ = self.child.wait();
+    }
+}
+
+/// ZooKeeper's way to say that it serves.
+fn is_ok(port: u16) -> io::Result<()> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    stream.write_all(b"ruok")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    if answer == "imok" { Ok(()) } else { Err(io::Error::other(answer)) }
+}
+
+/// Says over HTTP where ZooKeeper is, until it is dropped.
+#[derive(Debug)]
+struct Exhibitor {
+    port: u16,
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Exhibitor {
+    fn start(zookeeper: u16) -> Self {
+        let port = free_port();
+        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let ends = is_over.clone();
+        let body = json!({"servers": ["127.0.0.1"], "port": zookeeper}).to_string();
+        let thread = std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if ends.load(Ordering::SeqCst) {
+                    return;
+                }
+                // Whoever hangs up early is no concern of the others.
+                _ = stream.and_then(|stream| answer(stream, &body));
+            }
+        });
+        Exhibitor { port, is_over, thread: Some(thread) }
+    }
+}
+
+fn answer(mut stream: TcpStream, body: &str) -> io::Result<()> {
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let mut request = [0; 4096];
+    let length = stream.read(&mut request)?;
+    let found = request[..length].starts_with(b"GET /exhibitor/v1/cluster/list ");
+    let status = if found { "200 OK" } else { "404 Not Found" };
+    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    stream.write_all(format!("{head}{body}").as_bytes())
+}
+
+impl Drop for Exhibitor {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::SeqCst);
+        // Wakes it.
+        _ = TcpStream::connect(("127.0.0.1", self.port));
+        if let Some(thread) = self.thread.take() {
+            _ = thread.join();
+        }
     }
 }

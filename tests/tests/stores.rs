@@ -5,12 +5,8 @@ use patroni_tests::{Cluster, Kind, Limit, Programs, Store, wait_for};
 
 /// Bootstraps, switches over both ways with both kinds of patronictl, and survives kill -9 of the other kind's leader.
 fn lives_with_the_reference(store: Store) {
-    if Programs::find().reference.is_none() {
-        eprintln!("SKIPPED: Patroni 4.1.5 is not installed (target/reference); ./test installs it from PyPI");
-        return;
-    }
-    if store.program().is_none() {
-        eprintln!("SKIPPED: there is no server of {store:?} (target/servers); ./test gets it");
+    if let Some(why) = missing(store) {
+        eprintln!("{why}");
         return;
     }
     let mut cluster = Cluster::mixed(&[Kind::Ours, Kind::Reference]).on(store).start();
@@ -24,15 +20,7 @@ fn lives_with_the_reference(store: Store) {
         cluster.wait_streaming(to, Limit(40));
         cluster.nodes[to].sql(&format!("INSERT INTO t VALUES ({to})"));
     }
-    let address = cluster.server.as_ref().unwrap().address();
-    for kind in [Kind::Ours, Kind::Reference] {
-        wait_for("both members, by the address of the store", Limit(10), || {
-            let output = cluster.ctl_of(kind, &["-d", &address, "list", "-f", "tsv", "batman"]);
-            let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            let good = output.status.success() && text.contains("n0") && text.matches("streaming").count() == 1;
-            if good { Ok(()) } else { Err(format!("{kind:?}: {text}{}", String::from_utf8_lossy(&output.stderr))) }
-        });
-    }
+    both_members_by_the_address_of_the_store(&mut cluster);
     cluster.nodes[0].wait_sql("SELECT count(*) FROM t", "4", Limit(20));
 
     // The key of the other kind's leader ends by itself.
@@ -43,6 +31,29 @@ fn lives_with_the_reference(store: Store) {
     cluster.wait_streaming(0, Limit(60));
 }
 
+/// What such a cluster lacks here.
+fn missing(store: Store) -> Option<String> {
+    if Programs::find().reference.is_none() {
+        return Some(
+            "SKIPPED: Patroni 4.1.5 is not installed (target/reference); ./test installs it from PyPI".to_owned(),
+        );
+    }
+    let without = || format!("SKIPPED: there is no server of {store:?} (target/servers); ./test gets it");
+    store.program().is_none().then(without)
+}
+
+fn both_members_by_the_address_of_the_store(cluster: &mut Cluster) {
+    let address = cluster.server.as_ref().unwrap().address();
+    for kind in [Kind::Ours, Kind::Reference] {
+        wait_for("both members, by the address of the store", Limit(10), || {
+            let output = cluster.ctl_of(kind, &["-d", &address, "list", "-f", "tsv", "batman"]);
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let good = output.status.success() && text.contains("n0") && text.matches("streaming").count() == 1;
+            if good { Ok(()) } else { Err(format!("{kind:?}: {text}{}", String::from_utf8_lossy(&output.stderr))) }
+        });
+    }
+}
+
 #[test]
 fn etcd_by_version_2() {
     lives_with_the_reference(Store::Etcd);
@@ -51,4 +62,20 @@ fn etcd_by_version_2() {
 #[test]
 fn consul() {
     lives_with_the_reference(Store::Consul);
+}
+
+#[test]
+fn zookeeper() {
+    lives_with_the_reference(Store::ZooKeeper);
+}
+
+/// The same ZooKeeper, found by another way: the shortest that shows both kinds of agents and of patronictl.
+#[test]
+fn exhibitor() {
+    if let Some(why) = missing(Store::Exhibitor) {
+        eprintln!("{why}");
+        return;
+    }
+    let mut cluster = Cluster::mixed(&[Kind::Ours, Kind::Reference]).on(Store::Exhibitor).start();
+    both_members_by_the_address_of_the_store(&mut cluster);
 }

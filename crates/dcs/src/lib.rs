@@ -1,7 +1,7 @@
 //! The distributed store: one trait, one place for key names and JSON ([`wire`]), a backend per module.
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests write where nobody else does"))]
 
-#[cfg(any(feature = "consul", feature = "etcd"))]
+#[cfg(any(feature = "consul", feature = "etcd", feature = "zookeeper"))]
 mod attempts;
 mod boot_time;
 #[cfg(feature = "consul")]
@@ -10,22 +10,24 @@ pub mod consul;
 pub mod etcd;
 #[cfg(feature = "etcd3")]
 pub mod etcd3;
-#[cfg(any(feature = "consul", feature = "etcd"))]
+#[cfg(any(feature = "consul", feature = "etcd", feature = "zookeeper"))]
 mod http;
 pub mod memory;
 mod noticed;
 mod open;
-#[cfg(any(feature = "consul", feature = "etcd"))]
+#[cfg(any(feature = "consul", feature = "etcd", feature = "zookeeper"))]
 mod primitives;
 pub mod raft;
-#[cfg(any(feature = "consul", feature = "etcd"))]
+#[cfg(any(feature = "consul", feature = "etcd", feature = "zookeeper"))]
 mod section;
-#[cfg(any(feature = "consul", feature = "etcd"))]
+#[cfg(any(feature = "consul", feature = "etcd", feature = "zookeeper"))]
 mod semantics;
 pub mod wire;
+#[cfg(feature = "zookeeper")]
+pub mod zookeeper;
 
 pub use open::{OpenError, open, open_for_agent};
-#[cfg(any(feature = "consul", feature = "etcd"))]
+#[cfg(any(feature = "consul", feature = "etcd", feature = "zookeeper"))]
 pub use section::SectionError;
 
 use std::collections::BTreeMap;

@@ -9,7 +9,7 @@ use patroni_core::name::MemberName;
 use serde_json::Value;
 
 use crate::raft::{Raft, RaftClient, RaftNode, RaftOptions, RaftOptionsError, StartError, TransportError};
-#[cfg(any(feature = "consul", feature = "etcd"))]
+#[cfg(any(feature = "consul", feature = "etcd", feature = "zookeeper"))]
 use crate::section::SectionError;
 use crate::wire::ClusterPath;
 use crate::{Dcs, Timing};
@@ -33,7 +33,7 @@ pub enum OpenError {
     #[error("the section {0} is not a mapping; write its settings below it")]
     NotAMapping(&'static str),
     /// The section has an error.
-    #[cfg(any(feature = "consul", feature = "etcd"))]
+    #[cfg(any(feature = "consul", feature = "etcd", feature = "zookeeper"))]
     #[error(transparent)]
     Section(#[from] SectionError),
     /// The section has an error.
@@ -54,7 +54,8 @@ fn is_available(kind: StoreKind) -> bool {
         StoreKind::Consul => cfg!(feature = "consul"),
         StoreKind::Etcd => cfg!(feature = "etcd"),
         StoreKind::Etcd3 => cfg!(feature = "etcd3"),
-        StoreKind::Exhibitor | StoreKind::Kubernetes | StoreKind::ZooKeeper => false,
+        StoreKind::Exhibitor | StoreKind::ZooKeeper => cfg!(feature = "zookeeper"),
+        StoreKind::Kubernetes => false,
     }
 }
 
@@ -120,6 +121,10 @@ fn open_for(
         StoreKind::Etcd => Ok(crate::etcd::connect(etcd_options(configuration)?, path, name, timing)),
         #[cfg(feature = "etcd3")]
         StoreKind::Etcd3 => Ok(crate::etcd3::Etcd3::connect(etcd3_options(configuration)?, path, name, timing)),
+        #[cfg(feature = "zookeeper")]
+        StoreKind::Exhibitor | StoreKind::ZooKeeper => {
+            Ok(crate::zookeeper::connect(zookeeper_options(configuration)?, path, name, timing))
+        }
         // What is not available was refused.
         _ => {
             let options = embedded_options(configuration)?;
@@ -185,7 +190,18 @@ pub(crate) fn etcd3_options(configuration: &JsonMap) -> Result<crate::etcd::Etcd
     Ok(crate::etcd::EtcdOptions::from_json(name, section)?)
 }
 
-#[cfg(all(test, feature = "consul", feature = "etcd", feature = "etcd3"))]
+/// What the configuration says of ZooKeeper, or of who knows where it is.
+#[cfg(feature = "zookeeper")]
+pub(crate) fn zookeeper_options(configuration: &JsonMap) -> Result<crate::zookeeper::ZooKeeperOptions, OpenError> {
+    use crate::zookeeper::ZooKeeperOptions;
+    Ok(match chosen(configuration)? {
+        Some((store, section)) if store.kind == StoreKind::ZooKeeper => ZooKeeperOptions::from_json(section)?,
+        Some((store, section)) if store.kind == StoreKind::Exhibitor => ZooKeeperOptions::from_exhibitor(section)?,
+        Some(_) | None => return Err(OpenError::Replaced),
+    })
+}
+
+#[cfg(all(test, feature = "consul", feature = "etcd", feature = "etcd3", feature = "zookeeper"))]
 mod tests {
     use std::time::Duration;
 
@@ -205,14 +221,18 @@ mod tests {
         assert_eq!(error(json!({"etcd3": {"host": "a"}, "etcd": {"host": "b"}})), None);
         assert_eq!(error(json!({"etcd": {"host": "a"}})), None);
         assert_eq!(error(json!({"consul": {}})), None);
+        assert_eq!(error(json!({"zookeeper": {"hosts": "a,b:1/x"}})), None);
+        assert_eq!(error(json!({"exhibitor": {"hosts": ["a"], "port": 1}, "zookeeper": {}})), None, "the first one");
         assert_eq!(error(json!({"raft": {"partner_addrs": ["127.0.0.1:1"]}})), None);
         assert_eq!(error(json!({"restapi": {"connect_address": "127.0.0.1:8008"}})), None, "the embedded store");
         for (configuration, part) in [
-            (json!({}), "Available implementations: consul, etcd, etcd3, raft"),
+            (json!({}), "Available implementations: consul, etcd, etcd3, exhibitor, raft, zookeeper"),
             (json!({"etcd3": null}), "Available implementations: consul, etcd"),
             (json!({"kubernetes": {}}), "the store kubernetes is not supported; supported are: consul, etcd"),
             (json!({"consul": {"host": "a:x"}}), "consul.host: \"x\" in \"a:x\" is not a port"),
             (json!({"etcd": {"key": "x", "host": "a"}}), "etcd.key: is given without cert"),
+            (json!({"zookeeper": {"hosts": []}}), "zookeeper.hosts: names no server; write host:port"),
+            (json!({"exhibitor": {"hosts": ["a"]}}), "exhibitor.port: is missing"),
             (json!({"etcd3": []}), "is not a mapping"),
             (json!({"raft": []}), "is not a mapping"),
             (json!({"restapi": {"connect_address": "10.0.0.1:8008"}}), "raft.password: without a password"),

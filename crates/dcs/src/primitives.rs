@@ -47,10 +47,11 @@ pub(crate) trait Primitives: Send + Sync + 'static {
     async fn delete_all(&self, deadline: Instant) -> Result<(), Failure>;
 
     /// Creates a key that lives as long as this member's lease, if it is absent.
-    async fn claim(&self, name: &str, value: &str, deadline: Instant) -> Result<Swap, Failure>;
+    async fn claim(&self, name: &str, value: &str, deadline: Instant) -> Result<Claimed, Failure>;
 
-    /// Prolongs the life of a key that has this value. It never creates one. One that is attached to another lease of this
-    /// member (an earlier run's, or that before `ttl` changed) is attached to the present one and stays the same key.
+    /// Prolongs the life of a key that has this value. It never creates one that is absent. One that is attached to another lease
+    /// of this member (an earlier run's, or that before `ttl` changed) is attached to the present one and stays the same key; where
+    /// a store cannot do that, another one takes its place at once, so that nobody else can get it in between.
     async fn prolong(&self, name: &str, value: &str, deadline: Instant) -> Result<Prolonged, Failure>;
 
     /// Sees to it that a key has this value and lives as long as this member's lease: it is written where it does not, and
@@ -90,6 +91,28 @@ pub(crate) enum Swap {
         /// There was such an attempt.
         repeated: bool,
     },
+}
+
+/// What became of a key that was to be created for a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Claimed {
+    /// It is there for a whole `ttl` from this moment on, which is before the first attempt was sent.
+    Ours(Moment),
+    /// There is one. Where an earlier attempt may have been carried out, that may be it.
+    Otherwise {
+        /// There was such an attempt.
+        repeated: bool,
+    },
+}
+
+impl Swap {
+    /// For a key whose lease counts from this moment on.
+    pub(crate) fn claimed(self, from: Moment) -> Claimed {
+        match self {
+            Swap::Done(_) => Claimed::Ours(from),
+            Swap::Otherwise { repeated } => Claimed::Otherwise { repeated },
+        }
+    }
 }
 
 /// What became of a key that was to be prolonged.

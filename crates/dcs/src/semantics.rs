@@ -15,9 +15,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::attempts::{Failure, jittered};
-use crate::boot_time::boot_time;
 use crate::noticed::{Changes, Filter};
-use crate::primitives::{News, Primitives, Prolonged, Swap, When};
+use crate::primitives::{Claimed, News, Primitives, Prolonged, Swap, When};
 use crate::wire::{self, RawKey};
 use crate::{Dcs, Expected, Key, LeaderUpdate, OpenError, Timing, Unread};
 
@@ -119,14 +118,13 @@ impl<P: Primitives> Shared<P> {
         Ok(keys)
     }
 
-    /// The moment is that before anything was sent: an attempt whose answer was lost may be the one that created the key.
     async fn acquire(&self) -> Result<Outcome<Moment>, Failure> {
-        let (asked, deadline) = (boot_time(), self.deadline());
+        let deadline = self.deadline();
         let mut uncertain = false;
         for _ in 0..ROUNDS {
             match self.store.claim(wire::LEADER, self.name.as_str(), deadline).await {
-                Ok(Swap::Done(_)) => return Ok(Outcome::Done(asked)),
-                Ok(Swap::Otherwise { repeated }) => uncertain |= repeated,
+                Ok(Claimed::Ours(moment)) => return Ok(Outcome::Done(moment)),
+                Ok(Claimed::Otherwise { repeated }) => uncertain |= repeated,
                 Err(Failure::LeaseNotFound) => continue,
                 Err(failure) if uncertain => return Err(failure.after_write()),
                 Err(failure) => return Err(failure),

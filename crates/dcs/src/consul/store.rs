@@ -18,7 +18,7 @@ use super::service::Service;
 use super::session::{Session, Sessions};
 use crate::attempts::Failure;
 use crate::http::escaped;
-use crate::primitives::{News, Primitives, Prolonged, Swap, When};
+use crate::primitives::{Claimed, News, Primitives, Prolonged, Swap, When};
 use crate::wire::{self, RawKey};
 use crate::{OpenError, Timing};
 
@@ -209,14 +209,15 @@ impl Primitives for Consul {
         self.changed(&request, deadline).await.map(|_| ())
     }
 
-    async fn claim(&self, name: &str, value: &str, deadline: Instant) -> Result<Swap, Failure> {
+    async fn claim(&self, name: &str, value: &str, deadline: Instant) -> Result<Claimed, Failure> {
         let session = self.session(Duration::ZERO, deadline).await?;
         // Without the first one a key that nobody holds would be taken, too: one that was written by hand, say.
         let operations = [
             json!({"Verb": "cas", "Key": self.key(name), "Value": encoded(value), "Index": 0}),
             json!({"Verb": "lock", "Key": self.key(name), "Value": encoded(value), "Session": session.id}),
         ];
-        self.forgetting(&session, self.agent.transact(&operations, deadline).await)
+        let locked = self.forgetting(&session, self.agent.transact(&operations, deadline).await)?;
+        Ok(locked.claimed(session.renewed))
     }
 
     async fn prolong(&self, name: &str, value: &str, deadline: Instant) -> Result<Prolonged, Failure> {

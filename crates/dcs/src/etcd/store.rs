@@ -16,7 +16,7 @@ use super::places::{Places, Request};
 use crate::attempts::Failure;
 use crate::boot_time::boot_time;
 use crate::http::{escaped, form};
-use crate::primitives::{News, Primitives, Prolonged, Swap, When};
+use crate::primitives::{Claimed, News, Primitives, Prolonged, Swap, When};
 use crate::wire::RawKey;
 use crate::{OpenError, Timing};
 
@@ -172,9 +172,10 @@ impl Primitives for Etcd {
         swap(self.change(&request, deadline).await?).map(|_| ())
     }
 
-    async fn claim(&self, name: &str, value: &str, deadline: Instant) -> Result<Swap, Failure> {
+    async fn claim(&self, name: &str, value: &str, deadline: Instant) -> Result<Claimed, Failure> {
+        let asked = boot_time();
         let fields = [("value", value), ("ttl", &self.ttl()), ("prevExist", "false")];
-        swap(self.put_fields(name, &fields, deadline).await?)
+        Ok(swap(self.put_fields(name, &fields, deadline).await?)?.claimed(asked))
     }
 
     async fn prolong(&self, name: &str, value: &str, deadline: Instant) -> Result<Prolonged, Failure> {

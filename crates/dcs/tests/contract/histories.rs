@@ -22,6 +22,7 @@ use crate::etcd::Etcd;
 use crate::etcd_v2::EtcdV2;
 use crate::faults::{LONG, Lossy};
 use crate::path;
+use crate::zookeeper::{ZooKeeper, handle, section};
 
 const KEYS: [Key; 2] = [Key::Sync, Key::Failover];
 const CLIENTS: usize = 3;
@@ -212,5 +213,17 @@ async fn on_consul() {
         patroni_dcs::consul::connect(options, &path(), name.into(), QUICK)
     };
     let site = Site::new(addresses(&[consul.url("")]), |_, signal| consul.signal(signal), client).await;
+    histories(&site).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_zookeeper() {
+    let Some(zookeeper) = ZooKeeper::start(3).await else { return };
+    let servers = zookeeper.ports.iter().map(|port| SocketAddr::from(([127, 0, 0, 1], *port))).collect();
+    let client = |url: String, name: &str| {
+        let hosts = [url.trim_start_matches("http://").to_owned()];
+        handle(&section(&hosts, serde_json::json!({})), name, QUICK)
+    };
+    let site = Site::new(servers, |server, signal| zookeeper.signal(server, signal), client).await;
     histories(&site).await;
 }

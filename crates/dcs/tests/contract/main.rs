@@ -22,6 +22,10 @@ mod raft_disk;
 mod raft_tls;
 mod reference;
 mod rules;
+mod zookeeper;
+mod zookeeper_access;
+mod zookeeper_faults;
+mod zookeeper_raw;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -46,6 +50,14 @@ trait World: Sync {
     /// Whether the keys of a member hang on one lease or session, which is kept alive without writing them.
     fn has_leases(&self) -> bool {
         true
+    }
+    /// Whether a key of a member's earlier lease can be attached to its present one, and stays the same key.
+    fn attaches_keys(&self) -> bool {
+        true
+    }
+    /// How much sooner than a `ttl` after the request a lease may end for whoever holds it.
+    fn lag(&self) -> Duration {
+        Duration::ZERO
     }
     /// Module, class and settings with which Patroni itself uses the store.
     fn reference(&self) -> (&'static str, &'static str, serde_json::Value) {

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::consul::Consul;
 use crate::etcd::Etcd;
 use crate::etcd_v2::EtcdV2;
+use crate::zookeeper::ZooKeeper;
 use crate::{TIMING, World, leader_of, load};
 
 const LONG: Timing = Timing { ttl: std::time::Duration::from_secs(60), ..TIMING };
@@ -186,6 +187,13 @@ async fn on_etcd_v2() {
 async fn on_consul() {
     if let Some(consul) = Consul::start().await {
         the_reference_reads_what_we_write_and_the_reverse(&consul).await;
+    }
+}
+
+#[tokio::test]
+async fn on_zookeeper() {
+    if let Some(zookeeper) = ZooKeeper::start(1).await {
+        the_reference_reads_what_we_write_and_the_reverse(&zookeeper).await;
     }
 }
 

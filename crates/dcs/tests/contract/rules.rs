@@ -14,6 +14,7 @@ use crate::consul::Consul;
 use crate::etcd::Etcd;
 use crate::etcd_v2::EtcdV2;
 use crate::raft::Members;
+use crate::zookeeper::ZooKeeper;
 use crate::{InMemory, TIMING, World, eventually, leader_of, load, member};
 
 macro_rules! on_every_store {
@@ -44,6 +45,15 @@ macro_rules! on_every_store {
             async fn $rule() {
                 if let Some(consul) = super::Consul::start().await {
                     super::$rule(&consul).await;
+                }
+            })+
+        }
+
+        mod on_zookeeper {
+            $(#[tokio::test]
+            async fn $rule() {
+                if let Some(zookeeper) = super::ZooKeeper::start(1).await {
+                    super::$rule(&zookeeper).await;
                 }
             })+
         }
@@ -101,7 +111,7 @@ async fn a_lease_ends(world: &impl World) {
     let first = a.acquire().await.done().expect("nobody has it");
     world.pass(TIMING.ttl / 2).await;
     let renewed = a.renew(&update(1)).await.done().expect("it is ours");
-    assert!(renewed.since(first) >= TIMING.ttl / 2);
+    assert!(renewed.since(first) >= TIMING.ttl / 2 - world.lag());
     world.pass(TIMING.ttl * 2 / 3).await;
     assert_eq!(leader_of(&load(&b).await), Some("a"), "it was renewed");
     for _ in 0..6 {
@@ -163,7 +173,9 @@ async fn a_restarted_agent_goes_on(world: &impl World) {
         world.pass(TIMING.ttl / 2).await;
         assert!(after.renew(&update(1)).await.is_done(), "the key is attached to the lease of the new run");
     }
-    assert_eq!(load(&after).await.leader.expect("a leader").version, created, "the key was not created anew");
+    if world.attaches_keys() {
+        assert_eq!(load(&after).await.leader.expect("a leader").version, created, "the key was not created anew");
+    }
     assert_eq!(after.release(None).await, Outcome::Done(()));
     assert!(load(&after).await.is_unlocked());
 }
@@ -242,7 +254,9 @@ async fn another_ttl_takes_another_lease(world: &impl World) {
         assert_ne!(after.session, before.session);
         assert_eq!(cluster.members["a"].session, after.session, "one lease for both keys");
     }
-    assert_eq!(after.version, before.version, "the key was not created anew");
+    if world.attaches_keys() {
+        assert_eq!(after.version, before.version, "the key was not created anew");
+    }
     world.pass(TIMING.ttl * 2).await;
     let cluster = load(&a).await;
     assert_eq!(leader_of(&cluster), Some("a"), "the old lease has nothing attached");
@@ -258,6 +272,7 @@ async fn changes_wake_only_who_should_be_woken(world: &impl World) {
     settle(&a, &mut a_changes).await;
     settle(&b, &mut b_changes).await;
     settle(&a, &mut a_changes).await;
+    b_changes.mark_unchanged();
     assert!(a.touch_member(&member("running")).await.is_done());
     woken(&mut b_changes, "another member's key").await;
     let before = [*a_changes.borrow(), *b_changes.borrow()];
