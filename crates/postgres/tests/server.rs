@@ -16,6 +16,7 @@ use patroni_postgres::Error;
 use patroni_postgres::callbacks::CallbackAction;
 use patroni_postgres::cancel::{Cancel, Progress};
 use patroni_postgres::control::{Mode, Promoted, StartOptions, Started, StopOptions, Stopped};
+use patroni_postgres::monitor::Pulse;
 use patroni_postgres::sql::Connection;
 use rustix::process::Signal;
 use serde_json::json;
@@ -392,6 +393,21 @@ fn a_standby_follows_another_upstream() {
             let streams = |r: &patroni_core::server::Replication| r.application_name == "c" && r.state == "streaming";
             until("streaming", async || source.running().await.replication.iter().any(streams)).await;
         }
+    });
+}
+
+/// The configuration has a new password that the server does not know yet.
+#[test]
+fn signs_of_life_are_asked_for_in_every_way() {
+    as_postgres("signs_of_life_are_asked_for_in_every_way", async {
+        let mut node = Node::new("a");
+        node.bootstrap().await;
+        let before = node.options.borrow().clone();
+        let mut after = (*before).clone();
+        after.superuser.password = Some("not yet".into());
+        node.options.send_replace(after.or_as([&*before]));
+        let signs = Pulse::new(node.monitor.clone()).look(|_| {}).await;
+        assert!(signs.answer.as_ref().is_some_and(|answer| answer.flushed.is_some()), "{signs:?}");
     });
 }
 

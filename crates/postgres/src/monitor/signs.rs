@@ -79,9 +79,9 @@ impl Pulse {
             }
         }
         self.held = None;
-        let conninfo = self.monitor.options().local_superuser();
+        let options = self.monitor.options();
         let asked = async {
-            let new = Connection::open(&conninfo, "Patroni pulse", DEFAULT_OPTIONS).await?;
+            let new = options.connect(None, "Patroni pulse", DEFAULT_OPTIONS).await?;
             let rows = new.query_within(QUERY, LIMIT).await?;
             Ok::<_, SqlError>((new, rows))
         };
