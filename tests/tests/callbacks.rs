@@ -136,6 +136,37 @@ fn callbacks_of_a_cluster_are_those_of_the_reference() {
     assert_eq!(life_of_a_cluster(Kind::Ours), life_of_a_cluster(Kind::Reference));
 }
 
+/// What operators do now and then. 4.1.5 calls the same.
+#[test]
+fn callbacks_of_a_scheduled_restart_a_new_copy_and_a_restart_in_pause() {
+    let mut life = Life::of(Cluster::of(2));
+    life.told(0, "on_start primary", |cluster| cluster.start_node(0));
+    life.cluster.nodes[0].wait_primary(Limit(60));
+    life.told(1, "on_start replica", |cluster| cluster.start_node(1));
+    life.cluster.wait_streaming(0, Limit(60));
+    life.told(1, "on_restart replica", |cluster| {
+        let soon =
+            "SELECT to_char((now() + interval '3 s') AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS') || '+00:00'";
+        let answer = cluster.nodes[1].post("/restart", &json!({"schedule": cluster.nodes[0].sql(soon)}));
+        assert_eq!(answer.status, 202, "{}", answer.body);
+    });
+    life.cluster.wait_streaming(0, Limit(60));
+    life.told(1, "on_start replica", |cluster| {
+        let answer = cluster.nodes[1].post("/reinitialize", &json!({"force": true}));
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    });
+    life.cluster.wait_streaming(0, Limit(60));
+    life.cluster.nodes[0].patch_config(&json!({"pause": true}));
+    life.cluster.nodes[0].wait_state("pause", Limit(20), |state| state["pause"] == true);
+    life.told(0, "on_restart primary", |cluster| _ = cluster.nodes[0].post("/restart", &json!({})));
+    life.cluster.wait_streaming(0, Limit(60));
+    let expected: [&[&str]; 2] = [
+        &["on_start primary batman", "on_restart primary batman"],
+        &["on_start replica batman", "on_restart replica batman", "on_stop replica batman", "on_start replica batman"],
+    ];
+    assert_eq!(life.end().main, expected);
+}
+
 /// The order of the calls of a cluster that follows another one, is promoted, and follows again.
 #[test]
 fn callbacks_of_a_standby_cluster() {

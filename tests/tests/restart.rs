@@ -31,6 +31,23 @@ fn restart_by_rest_and_its_conditions() {
     assert_eq!(answer.status, 422, "{}", answer.body);
 }
 
+/// `pg_ctl` looks ten times a second whether the server is gone, and gets through before it is started again. On a busy machine it may be late.
+#[test]
+fn an_operators_pg_ctl_stop_ends_well_and_the_server_comes_back() {
+    let cluster = Cluster::of(1).start();
+    let node = &cluster.nodes[0];
+    let ends_well = (0..3).any(|_| {
+        let before = node.postmaster();
+        let mut stop = cluster.sandbox.command(&cluster.programs.pg_bin.join("pg_ctl"));
+        let stop = stop.args(["-w", "stop", "-D"]).arg(&node.data).output().unwrap();
+        node.wait_primary(Limit(30));
+        assert_ne!(node.postmaster(), before);
+        stop.status.success()
+    });
+    assert!(ends_well, "pg_ctl -w stop");
+    node.wait_log("PostgreSQL was shut down, and not by this agent, which starts it again", Limit(1));
+}
+
 #[test]
 fn reinitialize_makes_a_new_copy() {
     let cluster = Cluster::of(2).start();
