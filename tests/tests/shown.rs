@@ -1,6 +1,8 @@
-//! What `/patroni` and the health checks show is what the server does, whatever the store does: there, frozen, away.
+//! What `/patroni` and the health checks show is what the server does, whatever the store does: there, slow, frozen, away.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
 
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use patroni_tests::{Cluster, Limit, Node, Signal, json, signal, wait_for};
@@ -35,8 +37,14 @@ fn expected(does: Does) -> (Option<&'static str>, Option<&'static str>, [u16; 4]
 /// Waits until everything that the node shows is true. Far shorter than a tick can take while the store does not answer.
 #[track_caller]
 fn wait_true(node: &Node, does: Does) {
+    wait_true_within(node, does, Limit(5));
+}
+
+/// The same of what is yet to come about.
+#[track_caller]
+fn wait_true_within(node: &Node, does: Does, limit: Limit) {
     let (state, role, checks) = expected(does);
-    wait_for(&format!("{} shows that it is {does:?}", node.name), Limit(5), || {
+    wait_for(&format!("{} shows that it is {does:?}", node.name), limit, || {
         let shown = node.status();
         let told = CHECKS.map(|check| node.status_of(check));
         let says = |key: &str, word: Option<&str>| word.is_none_or(|word| shown[key] == word);
@@ -66,9 +74,8 @@ fn hangs_for_a_while(node: &Node) {
     wait_true(node, Does::Standby);
 }
 
-#[test]
-fn what_is_shown_is_true_whatever_the_store_does() {
-    // The server of n1 starts only while there is no file `hold`.
+/// Two nodes. The server of n1 starts only while there is no file of this name.
+fn with_held_starts() -> (Cluster, PathBuf) {
     let mut cluster = Cluster::of(2).in_etcd().prepare();
     let hold = cluster.sandbox.path().join("hold");
     let real = cluster.programs.pg_bin.join("postgres");
@@ -76,6 +83,62 @@ fn what_is_shown_is_true_whatever_the_store_does() {
         format!("#!/bin/sh\nwhile [ -e {} ]; do sleep 0.1; done\nexec {} \"$@\"\n", hold.display(), real.display());
     cluster.replace_program(1, "postgres", &script);
     cluster.start_all();
+    (cluster, hold)
+}
+
+/// Every request takes the store most of a second, as on a network that is overloaded.
+#[test]
+fn what_is_shown_is_true_while_the_store_is_slow() {
+    let (cluster, hold) = with_held_starts();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let ended = EndsWith(&done);
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                cluster.etcd.signal(Signal::STOP);
+                std::thread::sleep(Duration::from_millis(700));
+                cluster.etcd.signal(Signal::CONT);
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        wait_true(&cluster.nodes[0], Does::Primary);
+        hangs_for_a_while(&cluster.nodes[1]);
+        std::fs::write(&hold, "").unwrap();
+        cluster.nodes[1].kill_postmaster();
+        wait_true(&cluster.nodes[1], Does::Starting);
+        std::fs::remove_file(&hold).unwrap();
+        wait_true(&cluster.nodes[1], Does::Standby);
+        // In pause nobody starts what has died.
+        cluster.nodes[0].patch_config(&json!({"pause": true}));
+        cluster.nodes[1].wait_state("it knows of the pause", Limit(30), |state| state["pause"] == true);
+        cluster.nodes[1].kill_postmaster();
+        wait_true(&cluster.nodes[1], Does::Down);
+        cluster.nodes[0].patch_config(&json!({"pause": null}));
+        wait_true_within(&cluster.nodes[1], Does::Standby, Limit(30));
+        // The former leader is a standby from the moment that it is one.
+        let asked = json!({"leader": "n0", "candidate": "n1"});
+        wait_for("the switchover is done", Limit(60), || {
+            let answer = cluster.nodes[0].post("/switchover", &asked);
+            if answer.status == 200 { Ok(()) } else { Err(answer.body) }
+        });
+        wait_true_within(&cluster.nodes[1], Does::Primary, Limit(30));
+        wait_true_within(&cluster.nodes[0], Does::Standby, Limit(30));
+        drop(ended);
+    });
+}
+
+/// Also when the test fails.
+struct EndsWith<'a>(&'a AtomicBool);
+
+impl Drop for EndsWith<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn what_is_shown_is_true_whatever_the_store_does() {
+    let (mut cluster, hold) = with_held_starts();
 
     wait_true(&cluster.nodes[0], Does::Primary);
     wait_true(&cluster.nodes[1], Does::Standby);
