@@ -14,7 +14,9 @@ use serde_json::{Value, json};
 
 use patroni_ports::free_port;
 
-use crate::sandbox::Sandbox;
+use rustix::process::Signal;
+
+use crate::sandbox::{Sandbox, signal};
 use crate::wait::{Limit, wait_for};
 
 /// A store.
@@ -116,6 +118,11 @@ impl Server {
             (server.port, server._exhibitor) = (exhibitor.port, Some(exhibitor));
         }
         server
+    }
+
+    /// Freezes (`Signal::STOP`) or thaws (`Signal::CONT`) it.
+    pub fn signal(&self, sent: Signal) {
+        signal(self.child.id(), sent);
     }
 
     /// What the configuration of a node says of it, with nothing about etcd 3.

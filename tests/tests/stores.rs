@@ -1,7 +1,9 @@
 //! On each store beside etcd 3 and the embedded one: our nodes and those of Patroni 4.1.5 in one cluster, led in turns.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
 
-use patroni_tests::{Cluster, Kind, Limit, Programs, Store, wait_for};
+use std::time::{Duration, Instant};
+
+use patroni_tests::{Cluster, Kind, Limit, Programs, Signal, Store, json, wait_for};
 
 /// Bootstraps, switches over both ways with both kinds of patronictl, and survives kill -9 of the other kind's leader.
 fn lives_with_the_reference(store: Store) {
@@ -78,4 +80,39 @@ fn exhibitor() {
     }
     let mut cluster = Cluster::mixed(&[Kind::Ours, Kind::Reference]).on(Store::Exhibitor).start();
     both_members_by_the_address_of_the_store(&mut cluster);
+}
+
+/// ZooKeeper stands still for longer than sessions last, and so ends them all as soon as it goes on: nobody takes the lead from a
+/// primary that all members agreed to.
+#[test]
+fn a_frozen_zookeeper_in_failsafe_mode() {
+    const LEASE: Duration = Duration::from_secs(20);
+    if std::env::var_os("PATRONI_TEST_STORES").is_none() {
+        eprintln!("SKIPPED: it takes a minute; ./test --stores runs it (PATRONI_TEST_STORES=all)");
+        return;
+    }
+    if Store::ZooKeeper.program().is_none() {
+        eprintln!("SKIPPED: there is no server of ZooKeeper (target/servers); ./test gets it");
+        return;
+    }
+    let mut cluster = Cluster::of(2).on(Store::ZooKeeper).dcs(json!({"failsafe_mode": true})).start();
+    cluster.wait_streaming(0, Limit(60));
+    wait_for("all members are in /failsafe", Limit(30), || {
+        let said = String::from_utf8_lossy(&cluster.ctl(&["store", "get", "failsafe"]).stdout).into_owned();
+        if said.contains("\"n0\"") && said.contains("\"n1\"") { Ok(()) } else { Err(said) }
+    });
+    cluster.nodes[0].sql("CREATE TABLE t AS SELECT 0 AS row");
+    let postmaster = cluster.nodes[0].postmaster();
+    cluster.server.as_ref().unwrap().signal(Signal::STOP);
+    let begun = Instant::now();
+    while begun.elapsed() < LEASE + Duration::from_secs(5) {
+        cluster.nodes[0].sql("INSERT INTO t SELECT max(row) + 1 FROM t");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    cluster.nodes[0].wait_state("failsafe mode shows", Limit(20), |state| state["failsafe_mode_is_active"] == true);
+    cluster.server.as_ref().unwrap().signal(Signal::CONT);
+    cluster.nodes[0]
+        .wait_state("failsafe mode is over", Limit(60), |state| state.get("failsafe_mode_is_active").is_none());
+    cluster.wait_streaming(0, Limit(60));
+    assert_eq!((cluster.nodes[0].postmaster(), cluster.nodes[0].timeline()), (postmaster, 1));
 }
