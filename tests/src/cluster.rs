@@ -171,6 +171,8 @@ impl Cluster {
     pub fn mixed(kinds: &[Kind]) -> Builder {
         let dcs = json!({
             "ttl": 20, "loop_wait": 1, "retry_timeout": 3,
+            // How much room the machine of the tests has is nothing that they are about.
+            "disk_free_warning": 0,
             "postgresql": {
                 "use_pg_rewind": true,
                 "parameters": {
