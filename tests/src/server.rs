@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use patroni_ports::free_port;
@@ -64,8 +65,8 @@ pub struct Server {
 
 impl Server {
     /// Starts one and waits until it serves.
-    pub(crate) fn start(store: Store, sandbox: &Sandbox) -> Self {
-        let directory = sandbox.directory("store");
+    pub fn start(store: Store, sandbox: &Sandbox) -> Self {
+        let directory = sandbox.directory(&format!("store-{store:?}"));
         let log = File::create(directory.join("log")).unwrap();
         let program = store.program().expect("the server is not there; ./test gets it");
         let port = free_port();
@@ -126,7 +127,7 @@ impl Server {
     }
 
     /// What the configuration of a node says of it, with nothing about etcd 3.
-    pub(crate) fn configuration(&self) -> Value {
+    pub fn configuration(&self) -> Value {
         let address = format!("127.0.0.1:{}", self.port);
         let (name, section) = match self.store {
             Store::Etcd => ("etcd", json!({"hosts": [address]})),

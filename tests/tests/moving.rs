@@ -1,7 +1,7 @@
 //! A living cluster goes to another store and back: PostgreSQL runs on, clients write on.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
 
-use patroni_tests::{Cluster, Etcd, Limit, Value, Writer, json, wait_for};
+use patroni_tests::{Cluster, Etcd, Limit, Server, Store, Value, Writer, json, wait_for};
 
 /// The procedure of docs/embedded-store.md, but for what belongs to one kind of store. `change` makes a node's
 /// configuration name the new store, `old` is the old one for patronictl.
@@ -66,6 +66,30 @@ fn from_one_etcd_to_another() {
         assert!(there == here || key == "config" && here.contains("\"pause\":true"), "{key}: {here} | {there}");
     }
     cluster.etcd.stop();
+    cluster.ctl_ok(&["switchover", "--candidate", "n1", "--force"]);
+    cluster.nodes[1].wait_primary(Limit(40));
+}
+
+/// Each time the keys are those of before, whatever the next store calls a version, a lease, or nothing.
+#[test]
+fn through_the_other_stores() {
+    let mut cluster = Cluster::of(2).start();
+    let mut old = format!("etcd3://127.0.0.1:{}", cluster.etcd.port);
+    let mut section = "etcd3";
+    // All of them, while the keys are there.
+    let mut servers = Vec::new();
+    for (store, name) in [(Store::Consul, "consul"), (Store::ZooKeeper, "zookeeper"), (Store::Etcd, "etcd")] {
+        if store.program().is_none() {
+            eprintln!("SKIPPED: there is no server of {store:?} (target/servers); ./test gets it");
+            continue;
+        }
+        let server = Server::start(store, &cluster.sandbox);
+        let mut change = server.configuration();
+        change[section] = Value::Null;
+        move_all(&mut cluster, 0, &old, &server.address(), &change);
+        (old, section) = (server.address(), name);
+        servers.push(server);
+    }
     cluster.ctl_ok(&["switchover", "--candidate", "n1", "--force"]);
     cluster.nodes[1].wait_primary(Limit(40));
 }

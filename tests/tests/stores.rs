@@ -82,20 +82,15 @@ fn exhibitor() {
     both_members_by_the_address_of_the_store(&mut cluster);
 }
 
-/// ZooKeeper stands still for longer than sessions last, and so ends them all as soon as it goes on: nobody takes the lead from a
-/// primary that all members agreed to.
-#[test]
-fn a_frozen_zookeeper_in_failsafe_mode() {
+/// The store stands still for longer than leases and sessions last, which may end them all as soon as it goes on: nobody takes the lead
+/// from a primary that all members agreed to.
+fn its_silence_is_outlived(store: Store) {
     const LEASE: Duration = Duration::from_secs(20);
-    if std::env::var_os("PATRONI_TEST_STORES").is_none() {
-        eprintln!("SKIPPED: it takes a minute; ./test --stores runs it (PATRONI_TEST_STORES=all)");
+    if store.program().is_none() {
+        eprintln!("SKIPPED: there is no server of {store:?} (target/servers); ./test gets it");
         return;
     }
-    if Store::ZooKeeper.program().is_none() {
-        eprintln!("SKIPPED: there is no server of ZooKeeper (target/servers); ./test gets it");
-        return;
-    }
-    let mut cluster = Cluster::of(2).on(Store::ZooKeeper).dcs(json!({"failsafe_mode": true})).start();
+    let mut cluster = Cluster::of(2).on(store).dcs(json!({"failsafe_mode": true})).start();
     cluster.wait_streaming(0, Limit(60));
     wait_for("all members are in /failsafe", Limit(30), || {
         let said = String::from_utf8_lossy(&cluster.ctl(&["store", "get", "failsafe"]).stdout).into_owned();
@@ -115,4 +110,19 @@ fn a_frozen_zookeeper_in_failsafe_mode() {
         .wait_state("failsafe mode is over", Limit(60), |state| state.get("failsafe_mode_is_active").is_none());
     cluster.wait_streaming(0, Limit(60));
     assert_eq!((cluster.nodes[0].postmaster(), cluster.nodes[0].timeline()), (postmaster, 1));
+}
+
+#[test]
+fn the_silence_of_etcd_by_version_2_is_outlived() {
+    its_silence_is_outlived(Store::Etcd);
+}
+
+#[test]
+fn the_silence_of_consul_is_outlived() {
+    its_silence_is_outlived(Store::Consul);
+}
+
+#[test]
+fn the_silence_of_zookeeper_is_outlived() {
+    its_silence_is_outlived(Store::ZooKeeper);
 }
