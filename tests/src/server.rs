@@ -10,12 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use patroni_ports::free_port;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-
-use patroni_ports::free_port;
-
-use rustix::process::Signal;
 
 use crate::sandbox::{Sandbox, signal};
 use crate::wait::{Limit, wait_for};

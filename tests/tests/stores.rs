@@ -83,7 +83,8 @@ fn exhibitor() {
 }
 
 /// The store stands still for longer than leases and sessions last, which may end them all as soon as it goes on: nobody takes the lead
-/// from a primary that all members agreed to.
+/// from a primary that all members agreed to. With Consul it may have to take it once more: a session that ends between the read and the
+/// renewal looks like a lease that is lost.
 fn its_silence_is_outlived(store: Store) {
     const LEASE: Duration = Duration::from_secs(20);
     if store.program().is_none() {
@@ -108,8 +109,13 @@ fn its_silence_is_outlived(store: Store) {
     cluster.server.as_ref().unwrap().signal(Signal::CONT);
     cluster.nodes[0]
         .wait_state("failsafe mode is over", Limit(60), |state| state.get("failsafe_mode_is_active").is_none());
-    cluster.wait_streaming(0, Limit(60));
-    assert_eq!((cluster.nodes[0].postmaster(), cluster.nodes[0].timeline()), (postmaster, 1));
+    let leader = cluster.wait_leader_among(&[0, 1], Limit(60));
+    cluster.wait_streaming(leader, Limit(60));
+    let rows = cluster.nodes[leader].sql("SELECT max(row) >= 40 FROM t");
+    assert_eq!(rows, "t", "what was written meanwhile is there");
+    if store != Store::Consul {
+        assert_eq!((leader, cluster.nodes[0].postmaster(), cluster.nodes[0].timeline()), (0, postmaster, 1));
+    }
 }
 
 #[test]
