@@ -3,9 +3,12 @@
 use serde_json::Value;
 
 use crate::JsonMap;
+use crate::decide::title;
 use crate::disk::{DISK_KEY, Space, space_by_document};
+use crate::job::Job;
 use crate::lsn::{Lsn, Timeline};
 use crate::tags::{Tags, truthy};
+use crate::view::JOB_KEY;
 
 /// The answer of a peer, or that there was none.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -19,7 +22,7 @@ pub enum Peer {
 /// The part of a peer's status that elections look at.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PeerStatus {
-    /// Runs as a standby. A primary, or a node that says it is one, is not.
+    /// Runs as a standby. A primary, a node that says it is one, and one that is becoming one are not.
     pub in_recovery: bool,
     /// The larger of its received and replayed position; 0 where PostgreSQL does not run.
     pub wal_position: Lsn,
@@ -63,7 +66,10 @@ impl PeerStatus {
         let says_primary = matches!(document.get("role").and_then(Value::as_str), Some("primary" | "master"));
         // Only the answer of a primary has a location.
         let location = Some(Lsn(position("location"))).filter(|location| *location > Lsn(0));
-        let in_recovery = !(location.is_some() || says_primary);
+        // By the leave of others (failsafe mode) it may go on with that although its lease has ended.
+        let job = document.get(JOB_KEY).and_then(|job| job.get("title")).and_then(Value::as_str);
+        let becomes_primary = job.is_some_and(|job| job == title(&Job::Promote));
+        let in_recovery = !(location.is_some() || says_primary || becomes_primary);
         let received = position("received_location").max(position("replayed_location"));
         let timeline = document.get("timeline").and_then(Value::as_u64).and_then(|number| u32::try_from(number).ok());
         Ok(PeerStatus {
@@ -110,7 +116,15 @@ mod tests {
                 json!({"xlog": {"location": 9}, "role": "replica"}),
                 PeerStatus { location: Some(Lsn(9)), ..primary.clone() },
             ),
-            (json!({"xlog": {"received_location": 9}, "role": "master"}), primary),
+            (json!({"xlog": {"received_location": 9}, "role": "master"}), primary.clone()),
+            (
+                json!({"xlog": {"received_location": 9}, "role": "replica", "job": {"title": "promote", "seconds": 3}}),
+                primary,
+            ),
+            (
+                json!({"xlog": {"received_location": 9}, "role": "replica", "job": {"title": "reinitialize"}}),
+                standby(9),
+            ),
             (json!({"xlog": {}}), standby(0)),
             (
                 json!({"xlog": {"received_location": null, "replayed_location": 2}, "timeline": 4,

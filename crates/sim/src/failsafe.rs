@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use patroni_core::disk::Space;
+use patroni_core::job::Job;
 use patroni_core::lsn::Lsn;
 use patroni_core::name::MemberName;
 use patroni_core::peer::{DIVERGED, PeerStatus};
@@ -25,7 +26,8 @@ impl Universe {
         if !node.alive || node.frozen_until.is_some() || node.absent {
             return;
         }
-        let primary = node.postgres.is_primary() || node.view.role == Role::Primary;
+        let becomes_primary = node.view.job.as_ref().is_some_and(|view| view.job == Job::Promote);
+        let primary = node.postgres.is_primary() || node.view.role == Role::Primary || becomes_primary;
         let up = node.postgres.serves();
         let data = node.postgres.data().filter(|_| up);
         let streams = matches!(node.postgres.process, Process::Up { stream: Some(_), .. });
