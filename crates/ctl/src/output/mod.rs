@@ -11,7 +11,7 @@ pub(crate) fn write(text: &str) {
     write_bytes(text.as_bytes());
 }
 
-/// As [`write`], whatever the bytes are.
+/// As [`write()`], whatever the bytes are.
 pub(crate) fn write_bytes(bytes: &[u8]) {
     let mut stdout = std::io::stdout().lock();
     if stdout.write_all(bytes).and_then(|()| stdout.flush()).is_err() {

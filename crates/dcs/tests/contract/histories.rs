@@ -14,7 +14,7 @@ use patroni_dcs::etcd::EtcdOptions;
 use patroni_dcs::etcd3::Etcd3;
 use patroni_dcs::wire::{self, RawKey};
 use patroni_dcs::{Dcs, Expected, Key, Timing};
-use patroni_linear::{Done, Kind, Operation, explains};
+use patroni_linear::{Done, Kind, Operation, Random, explains};
 use rustix::process::Signal;
 
 use crate::consul::Consul;
@@ -72,24 +72,6 @@ impl<'a> Site<'a> {
             }
         }
         self.ways.iter().for_each(|way| way.lose(false));
-    }
-}
-
-/// Random numbers that are the same for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        // SplitMix64
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % limit
-    }
-
-    fn index(&mut self, count: usize) -> usize {
-        usize::try_from(self.below(count as u64)).unwrap()
     }
 }
 

@@ -9,7 +9,7 @@ mod network;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use patroni_linear::{Done, Kind, Operation, explains};
+use patroni_linear::{Done, Kind, Operation, Random, explains};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
@@ -25,20 +25,6 @@ use super::storage::Files;
 const MEMBERS: usize = 3;
 const CLIENTS: usize = 3;
 const KEYS: [&str; 2] = ["/a", "/b"];
-
-/// Random numbers that are the same for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        // SplitMix64
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % limit
-    }
-}
 
 struct Member {
     options: RaftOptions,
