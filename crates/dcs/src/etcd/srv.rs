@@ -19,27 +19,16 @@ pub(crate) async fn system_endpoints(domain: &str, suffix: Option<&str>) -> Resu
 /// The records that name clients' ports, TLS first, in the order of the reference; where there are none, those of peers' ports,
 /// where the members are asked for.
 async fn endpoints(resolver: &TokioResolver, domain: &str, suffix: Option<&str>) -> Result<Vec<String>, String> {
-    let suffix = suffix.map(|suffix| format!("-{suffix}")).unwrap_or_default();
     let mut problem = String::new();
     for service in ["-client-ssl", "-client", "-ssl", ""] {
-        let scheme = if service.contains("-ssl") { "https" } else { "http" };
-        let name = format!("_etcd{service}{suffix}._tcp.{}.", domain.trim_end_matches('.'));
-        match resolver.lookup(name, RecordType::SRV).await {
-            Ok(lookup) => {
-                let found: Vec<String> =
-                    lookup.answers().iter().filter_map(|record| endpoint(scheme, &record.data)).collect();
-                if !found.is_empty() {
-                    return Ok(found);
-                }
-            }
+        match named(resolver, service, domain, suffix).await {
+            Ok(found) if found.is_empty() => {}
+            Ok(found) => return Ok(found),
             Err(error) => problem = format!(": {error}"),
         }
     }
     for service in ["-server-ssl", "-server"] {
-        let scheme = if service.contains("-ssl") { "https" } else { "http" };
-        let name = format!("_etcd{service}{suffix}._tcp.{}.", domain.trim_end_matches('.'));
-        let Ok(lookup) = resolver.lookup(name, RecordType::SRV).await else { continue };
-        for peer in lookup.answers().iter().filter_map(|record| endpoint(scheme, &record.data)) {
+        for peer in named(resolver, service, domain, suffix).await.unwrap_or_default() {
             match members(&peer).await {
                 Ok(found) if !found.is_empty() => return Ok(found),
                 Ok(_) => problem = format!(": {peer} knows no member with an address for clients"),
@@ -50,9 +39,22 @@ async fn endpoints(resolver: &TokioResolver, domain: &str, suffix: Option<&str>)
     Err(format!("Can not resolve SRV for {domain}{problem}"))
 }
 
+/// What the records of one service name.
+async fn named(
+    resolver: &TokioResolver,
+    service: &str,
+    domain: &str,
+    suffix: Option<&str>,
+) -> Result<Vec<String>, String> {
+    let suffix = suffix.map(|suffix| format!("-{suffix}")).unwrap_or_default();
+    let scheme = if service.contains("-ssl") { "https" } else { "http" };
+    let name = format!("_etcd{service}{suffix}._tcp.{}.", domain.trim_end_matches('.'));
+    let lookup = resolver.lookup(name, RecordType::SRV).await.map_err(|error| error.to_string())?;
+    Ok(lookup.answers().iter().filter_map(|record| endpoint(scheme, &record.data)).collect())
+}
+
 /// A member, as the others tell of it to each other.
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct PeerOfEtcd {
     #[serde(default, rename = "clientURLs")]
     client_urls: Vec<String>,
