@@ -43,6 +43,15 @@ impl Store {
             }
         }
     }
+
+    /// Whether its server is there. If not, that is printed: the test that asks is skipped.
+    pub fn is_here(self) -> bool {
+        let here = self.program().is_some();
+        if !here {
+            eprintln!("SKIPPED: there is no server of {self:?} (target/servers); ./test gets it");
+        }
+        here
+    }
 }
 
 fn has_java() -> bool {

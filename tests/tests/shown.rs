@@ -1,7 +1,7 @@
 //! What `/patroni` and the health checks show is what the server does, whatever the store does: there, slow, frozen, away.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -74,6 +74,16 @@ fn hangs_for_a_while(node: &Node) {
     wait_true(node, Does::Standby);
 }
 
+/// A replica whose server dies. It starts only while there is no file of this name.
+#[track_caller]
+fn dies_and_takes_its_time_to_start(node: &Node, hold: &Path) {
+    std::fs::write(hold, "").unwrap();
+    node.kill_postmaster();
+    wait_true(node, Does::Starting);
+    std::fs::remove_file(hold).unwrap();
+    wait_true(node, Does::Standby);
+}
+
 /// Two nodes. The server of n1 starts only while there is no file of this name.
 fn with_held_starts() -> (Cluster, PathBuf) {
     let mut cluster = Cluster::of(2).in_etcd().prepare();
@@ -103,11 +113,7 @@ fn what_is_shown_is_true_while_the_store_is_slow() {
         });
         wait_true(&cluster.nodes[0], Does::Primary);
         hangs_for_a_while(&cluster.nodes[1]);
-        std::fs::write(&hold, "").unwrap();
-        cluster.nodes[1].kill_postmaster();
-        wait_true(&cluster.nodes[1], Does::Starting);
-        std::fs::remove_file(&hold).unwrap();
-        wait_true(&cluster.nodes[1], Does::Standby);
+        dies_and_takes_its_time_to_start(&cluster.nodes[1], &hold);
         // In pause nobody starts what has died.
         cluster.nodes[0].patch_config(&json!({"pause": true}));
         cluster.nodes[1].wait_state("it knows of the pause", Limit(30), |state| state["pause"] == true);
@@ -144,11 +150,7 @@ fn what_is_shown_is_true_whatever_the_store_does() {
     wait_true(&cluster.nodes[1], Does::Standby);
     hangs_for_a_while(&cluster.nodes[1]);
 
-    std::fs::write(&hold, "").unwrap();
-    cluster.nodes[1].kill_postmaster();
-    wait_true(&cluster.nodes[1], Does::Starting);
-    std::fs::remove_file(&hold).unwrap();
-    wait_true(&cluster.nodes[1], Does::Standby);
+    dies_and_takes_its_time_to_start(&cluster.nodes[1], &hold);
     wait_true(&cluster.nodes[0], Does::Primary);
 
     // From here on ticks take as long as they may: the store takes requests and does not answer.

@@ -7,8 +7,7 @@ use patroni_tests::{Cluster, Kind, Limit, Programs, Signal, Store, json, wait_fo
 
 /// Bootstraps, switches over both ways with both kinds of patronictl, and survives kill -9 of the other kind's leader.
 fn lives_with_the_reference(store: Store) {
-    if let Some(why) = missing(store) {
-        eprintln!("{why}");
+    if !can_be_mixed(store) {
         return;
     }
     let mut cluster = Cluster::mixed(&[Kind::Ours, Kind::Reference]).on(store).start();
@@ -33,15 +32,13 @@ fn lives_with_the_reference(store: Store) {
     cluster.wait_streaming(0, Limit(60));
 }
 
-/// What such a cluster lacks here.
-fn missing(store: Store) -> Option<String> {
+/// Whether such a cluster can be made here.
+fn can_be_mixed(store: Store) -> bool {
     if Programs::find().reference.is_none() {
-        return Some(
-            "SKIPPED: Patroni 4.1.5 is not installed (target/reference); ./test installs it from PyPI".to_owned(),
-        );
+        eprintln!("SKIPPED: Patroni 4.1.5 is not installed (target/reference); ./test installs it from PyPI");
+        return false;
     }
-    let without = || format!("SKIPPED: there is no server of {store:?} (target/servers); ./test gets it");
-    store.program().is_none().then(without)
+    store.is_here()
 }
 
 fn both_members_by_the_address_of_the_store(cluster: &mut Cluster) {
@@ -74,8 +71,7 @@ fn zookeeper() {
 /// The same ZooKeeper, found by another way: the shortest that shows both kinds of agents and of patronictl.
 #[test]
 fn exhibitor() {
-    if let Some(why) = missing(Store::Exhibitor) {
-        eprintln!("{why}");
+    if !can_be_mixed(Store::Exhibitor) {
         return;
     }
     let mut cluster = Cluster::mixed(&[Kind::Ours, Kind::Reference]).on(Store::Exhibitor).start();
@@ -87,8 +83,7 @@ fn exhibitor() {
 /// renewal looks like a lease that is lost.
 fn its_silence_is_outlived(store: Store) {
     const LEASE: Duration = Duration::from_secs(20);
-    if store.program().is_none() {
-        eprintln!("SKIPPED: there is no server of {store:?} (target/servers); ./test gets it");
+    if !store.is_here() {
         return;
     }
     let mut cluster = Cluster::of(2).on(store).dcs(json!({"failsafe_mode": true})).start();

@@ -12,11 +12,11 @@ use patroni_dcs::etcd::EtcdOptions;
 use patroni_dcs::etcd3::Etcd3;
 use patroni_dcs::{Dcs, Expected, Key, LeaderUpdate, Timing, Unread};
 use patroni_ports::free_port;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::certificates::Authority;
 use crate::etcd::Etcd;
 use crate::{TIMING, World, eventually, leader_of, load, member, path};
 
@@ -247,31 +247,24 @@ async fn reading_leaves_no_trace() {
 #[tokio::test]
 async fn certificates() {
     let directory = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str| {
-        let file = directory.path().join(name).display().to_string();
-        std::fs::write(&file, text).unwrap();
-        file
-    };
-    let mut authority = CertificateParams::default();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
-    let cacert = write("ca.pem", &authority.pem());
-    let signed = |name: &str| {
-        let key = KeyPair::generate().unwrap();
-        let certificate =
-            CertificateParams::new(vec!["127.0.0.1".into()]).unwrap().signed_by(&key, &authority).unwrap();
-        (write(&format!("{name}.pem"), &certificate.pem()), write(&format!("{name}.key"), &key.serialize_pem()))
-    };
-    let (server_cert, server_key) = signed("server");
-    let (client_cert, client_key) = signed("client");
-    let further =
-        ["--cert-file", &server_cert, "--key-file", &server_key, "--client-cert-auth", "--trusted-ca-file", &cacert];
+    let authority = Authority::new(directory.path(), "ca");
+    let (server, client) = (authority.sign("server", "127.0.0.1"), authority.sign("client", "127.0.0.1"));
+    let (server_key, cacert) = (server.keyfile.unwrap(), authority.cacert);
+    let further = [
+        "--cert-file",
+        &server.certfile,
+        "--key-file",
+        &server_key,
+        "--client-cert-auth",
+        "--trusted-ca-file",
+        &cacert,
+    ];
     let etcd = Etcd::launch(1, "https", &further.map(str::to_owned));
     let with = EtcdOptions {
         endpoints: etcd.urls(),
         cacert: Some(cacert),
-        cert: Some(client_cert),
-        key: Some(client_key),
+        cert: Some(client.certfile),
+        key: client.keyfile,
         ..EtcdOptions::default()
     };
     let quick = Timing { retry_timeout: Duration::from_secs(2), ..LONG };

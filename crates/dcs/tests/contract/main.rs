@@ -7,6 +7,7 @@
     reason = "a test fails by panicking, and starts what it wants"
 )]
 
+mod certificates;
 mod consul;
 mod consul_faults;
 mod etcd;

@@ -7,29 +7,17 @@ use patroni_dcs::raft::admin::Administration;
 use patroni_dcs::raft::{RaftClient, RaftOptions};
 use patroni_dcs::{Expected, Key};
 use patroni_http::TlsFiles;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::certificates::Authority;
 use crate::load;
 use crate::raft::{LONG, Members};
 
-/// An authority and a certificate of it for this machine. The files have names that begin with this.
+/// A certificate for this machine and who vouches for it. The files have names that begin with this.
 fn certificates(directory: &Path, name: &str) -> (Option<TlsFiles>, Option<String>) {
-    let mut params = CertificateParams::new(vec![]).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-    let certificate = params.signed_by(&key, &authority).unwrap();
-    let file = |what: &str, text: String| {
-        let path = directory.join(format!("{name}-{what}.pem"));
-        std::fs::write(&path, text).unwrap();
-        path.display().to_string()
-    };
-    let certfile = file("cert", certificate.pem());
-    let keyfile = Some(file("key", key.serialize_pem()));
-    (Some(TlsFiles { certfile, keyfile, keyfile_password: None }), Some(file("ca", authority.pem())))
+    let authority = Authority::new(directory, &format!("{name}-ca"));
+    (Some(authority.sign(name, "127.0.0.1")), Some(authority.cacert))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

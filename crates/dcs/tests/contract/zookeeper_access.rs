@@ -5,10 +5,10 @@ use std::time::Duration;
 use patroni_core::facts::Outcome;
 use patroni_dcs::zookeeper::ZooKeeperOptions;
 use patroni_dcs::{Expected, Key, LeaderUpdate, Timing};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::certificates::{Authority, write};
 use crate::faults::LONG;
 use crate::zookeeper::{USUAL, ZooKeeper, handle, node, section};
 use crate::{World, eventually, load, path};
@@ -53,24 +53,13 @@ async fn who_has_no_rights_hears_no_word_about_the_lease() {
 #[tokio::test]
 async fn certificates_and_rights_by_their_names() {
     let directory = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str| {
-        let file = directory.path().join(name).display().to_string();
-        std::fs::write(&file, text).unwrap();
-        file
-    };
-    let mut authority = CertificateParams::default();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
-    let cacert = write("ca.pem", &authority.pem());
-    let signed = |name: &str| {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec!["elsewhere.example".into()]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        let certificate = params.signed_by(&key, &authority).unwrap().pem();
-        (write(&format!("{name}.pem"), &certificate), write(&format!("{name}.key"), &key.serialize_pem()), certificate)
-    };
-    let (_, server_key, server_cert) = signed("server");
-    let both = write("both.pem", &(std::fs::read_to_string(server_key).unwrap() + &server_cert));
+    let authority = Authority::new(directory.path(), "ca");
+    let cacert = &authority.cacert;
+    // The reference compares no names.
+    let signed = |name: &str| authority.sign(name, "elsewhere.example");
+    let server = signed("server");
+    let both = [server.keyfile.unwrap(), server.certfile].map(|file| std::fs::read_to_string(file).unwrap()).concat();
+    let both = write(directory.path(), "both.pem", &both);
     let port = patroni_ports::free_port();
     let settings = format!(
         "{USUAL}secureClientPort={port}\nserverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory\n\
@@ -80,8 +69,8 @@ async fn certificates_and_rights_by_their_names() {
     let Some(zookeeper) = ZooKeeper::start_with(1, &settings).await else { return };
     let hosts = [format!("127.0.0.1:{port}")];
     let with = |name: &str, further: serde_json::Value| {
-        let (cert, key, _) = signed(name);
-        let mut settings = json!({"use_ssl": true, "cacert": cacert, "cert": cert, "key": key});
+        let files = signed(name);
+        let mut settings = json!({"use_ssl": true, "cacert": cacert, "cert": files.certfile, "key": files.keyfile});
         settings.as_object_mut().unwrap().extend(further.as_object().unwrap().clone());
         handle(&section(&hosts, settings), "a", QUICK)
     };
