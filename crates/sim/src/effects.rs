@@ -62,6 +62,7 @@ impl SimWorld {
         node.paused = facts.settings.paused;
         node.bootstrapping = plan.memory.bootstrapping;
         node.lease_until = plan.memory.lease_until.map(|until| until.0);
+        node.decided_lease_until = node.lease_until;
         node.failsafe_until = plan.memory.failsafe_until().map(|until| until.0);
         node.was_paused |= node.paused;
         let held = node.held && facts.settings.synchronous.hold;

@@ -48,7 +48,9 @@ impl Universe {
         let holder = self.store.cluster().leader_name().cloned();
         // An agent that was started again does not know of it.
         let unknown = this.promoted_by != this.life;
-        let excused = this.failsafe_until.is_some() || (unknown || this.unattended) && !self.guarded;
+        // Nor does it know to what others agreed in failsafe mode. Until the guard of that agent ends it, nobody else takes the lease.
+        let agreed = unknown && holder.is_none() && this.guard.is_some();
+        let excused = this.failsafe_until.is_some() || agreed || (unknown || this.unattended) && !self.guarded;
         if holder.as_ref() != Some(&this.name) && !excused {
             self.violation(node, format!("becomes primary while {holder:?} holds the lease"));
         }

@@ -20,7 +20,8 @@ impl Universe {
         }
     }
 
-    /// What was recognised is kept out: it does not stream.
+    /// What was recognised is kept out: it does not stream. A copy of such a node may have been made before anybody knew. It has that node's WAL,
+    /// so that nothing is mixed while it streams from there, until its first tick.
     pub(crate) fn check_kept_out(&mut self, node: usize) {
         let this = &self.nodes[node];
         let marked = this.postgres.data().is_some_and(|data| data.other_wal);
@@ -28,7 +29,10 @@ impl Universe {
         if !marked || !this.view.kept_out || !this.alive || this.frozen_until.is_some() || at_work {
             return;
         }
-        if let Process::Up { stream: Some((source, _)), .. } = this.postgres.process {
+        let holds_the_same = |source: usize| self.nodes[source].postgres.data().is_some_and(|data| data.other_wal);
+        if let Process::Up { stream: Some((source, _)), .. } = this.postgres.process
+            && !holds_the_same(source)
+        {
             let source = self.nodes[source].name.clone();
             self.violation(node, format!("streams from {source} although it holds other WAL on the same timeline"));
         }

@@ -70,6 +70,8 @@ pub(crate) struct Node {
     pub lies: Lies,
     /// The end of the lease it believes in.
     pub lease_until: Option<Duration>,
+    /// The same, as of its last tick: the tick that takes the lease may write `/sync` before it goes on, or give the lease up again.
+    pub decided_lease_until: Option<Duration>,
     /// Its guard, while it is armed.
     pub guard: Option<Guard>,
     /// Its clients were held back in the last tick.
@@ -141,6 +143,7 @@ pub(crate) fn new_node(settings: Settings) -> Node {
         troubled_at: Duration::ZERO,
         lies: Lies::default(),
         lease_until: None,
+        decided_lease_until: None,
         guard: None,
         held: false,
         shows_all: false,

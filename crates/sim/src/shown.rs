@@ -193,7 +193,10 @@ fn lie(node: &Node, now: Duration) -> Option<&'static str> {
     );
     let passes = |path: &str| checks::passes(path, &Query::default(), &status);
     let (serves, primary) = (node.postgres.serves(), node.postgres.is_primary());
-    let leads = node.lease_until.is_some_and(|until| now < until);
+    let holds = |until: Option<Duration>| until.is_some_and(|until| now < until);
+    let leads = holds(node.lease_until);
+    // While the tick that took the lease is not over, nobody has decided what becomes of it.
+    let surely_leads = leads && holds(node.decided_lease_until);
     let busy = node.job.as_ref().is_some_and(|view| is_announced(&view.job));
     let by_role = node.paused;
     let excused = node.held || node.view.kept_out;
@@ -203,9 +206,9 @@ fn lie(node: &Node, now: Duration) -> Option<&'static str> {
         ("it is a replica, and it is none", passes("/replica") && (!serves || primary)),
         ("it is no replica, and it is one", !passes("/replica") && serves && !primary && !busy && !excused),
         ("it is the primary, and it is none", passes("/primary") && !(primary && (leads || by_role))),
-        ("it is not the primary, and it is", !passes("/primary") && serves && primary && leads && !busy),
+        ("it is not the primary, and it is", !passes("/primary") && serves && primary && surely_leads && !busy),
         ("it leads, and it does not", passes("/leader") && !leads && !by_role),
-        ("it does not lead, and it does", !passes("/leader") && leads && !node.held && !by_role),
+        ("it does not lead, and it does", !passes("/leader") && surely_leads && !node.held && !by_role),
         ("somebody leads, and the store does not say so", !status.is_unlocked() && node.store_failed),
     ]
     .into_iter()

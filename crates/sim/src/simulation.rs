@@ -345,6 +345,8 @@ impl Simulation {
 
     fn take_order(&mut self, node: usize) {
         let Some(order) = self.shared.borrow_mut().nodes[node].order.take() else { return };
+        // The agent may be waiting for that: its next tick looks at the job once it has begun.
+        self.shared.borrow_mut().runnable.insert(node);
         match order {
             JobOrder::Keep => {}
             JobOrder::Start(job) => {
