@@ -128,6 +128,10 @@ impl World for Node {
         self.guard.tell(order).await;
     }
 
+    fn show(&mut self, view: Arc<View>) {
+        self.view.send_replace(view);
+    }
+
     async fn execute(&mut self, op: Op, facts: &Facts, limit: Limit) -> Answer {
         let budget = limit.within(facts.settings.retry_timeout, clock::boot());
         let running = facts.server.running();

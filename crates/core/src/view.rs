@@ -150,6 +150,12 @@ impl View {
         }
     }
 
+    /// The same while the lease is given up: from the moment at which somebody else may have it, nobody is answered that this node leads,
+    /// however long the store takes.
+    pub fn without_lease(&self) -> View {
+        View { lease_until: None, ..self.clone() }
+    }
+
     /// This node holds the leader lease at `now`.
     pub fn is_leader(&self, now: Moment) -> bool {
         self.lease_until.is_some_and(|until| now < until)

@@ -20,6 +20,7 @@ use patroni_core::server::Wal as ServerWal;
 use patroni_core::settings::{Dynamic, Settings};
 use patroni_core::slots::News;
 use patroni_core::time::{Moment, Now, WallTime};
+use patroni_core::view::View;
 use patroni_tick::agreement::Agreement;
 use patroni_tick::driver::{Limit, Observation, World};
 use serde_json::json;
@@ -250,7 +251,10 @@ impl SimWorld {
             let (timeline, end) = (pair[0].timeline.0, pair[1].start.0);
             HistoryLine(vec![json!(timeline), json!(end), json!("no recovery target"), json!(""), json!("")])
         };
-        let lines: Vec<HistoryLine> = branches.unwrap_or_default().windows(2).map(line).collect();
+        let mut lines: Vec<HistoryLine> = branches.unwrap_or_default().windows(2).map(line).collect();
+        if let Some(leader) = lines.last_mut().and_then(|line| line.0.last_mut()) {
+            *leader = json!(self.settings.name.as_str());
+        }
         let raw = if lines.is_empty() { "[]".into() } else { format!("[{} lines]", lines.len()) };
         let present = facts.cluster.as_ref().ok().and_then(|cluster| cluster.history.as_ref());
         (present.map(|history| history.version), History { version: Version(0), raw, lines })
@@ -309,6 +313,10 @@ impl World for SimWorld {
 
     async fn fence(&mut self, order: Fence) {
         self.shared.borrow_mut().tell_guard(self.node, order);
+    }
+
+    fn show(&mut self, view: Arc<View>) {
+        self.shared.borrow_mut().nodes[self.node].view = view;
     }
 
     async fn execute(&mut self, op: Op, facts: &Facts, limit: Limit) -> Answer {

@@ -47,6 +47,9 @@ pub trait World {
     /// Tells the guard.
     async fn fence(&mut self, order: Fence);
 
+    /// Shows this to whoever asks, in the middle of a tick.
+    fn show(&mut self, view: Arc<View>);
+
     /// Carries out one operation of a tick.
     async fn execute(&mut self, op: Op, facts: &Facts, limit: Limit) -> Answer;
 
@@ -149,6 +152,9 @@ async fn execute(world: &mut impl World, op: Op, facts: &Facts, limit: Limit) ->
         return refused;
     }
     world.fence(fence::before(&op, facts, now)).await;
+    if matches!(op, Op::ReleaseLease(_)) {
+        world.show(Arc::new(facts.shown.without_lease()));
+    }
     world.execute(op, facts, limit).await
 }
 
