@@ -273,6 +273,11 @@ impl HistoryLine {
         u32::try_from(number).ok().map(Timeline)
     }
 
+    /// Who was promoted then, where the line says so.
+    pub fn leader(&self) -> Option<MemberName> {
+        self.0.get(4)?.as_str().filter(|name| !name.is_empty()).map(MemberName::from)
+    }
+
     /// Where it ended.
     pub fn switchpoint(&self) -> Option<Lsn> {
         self.0.get(1)?.as_u64().map(Lsn)

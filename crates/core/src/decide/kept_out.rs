@@ -116,7 +116,7 @@ impl Tick<'_> {
     }
 
     /// The latest timeline that this data directory is known to have been on.
-    fn latest_timeline(&self) -> Option<Timeline> {
+    pub(super) fn latest_timeline(&self) -> Option<Timeline> {
         let found = match &self.facts.server.postmaster {
             Postmaster::Running(running) => running.timeline.max(running.control_timeline),
             Postmaster::Stopped(Some(control)) => Some(control.checkpoint_timeline.max(control.min_recovery_timeline)),

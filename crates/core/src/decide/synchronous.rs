@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Needs, Tick, ask};
-use crate::cluster::{Cluster, SyncState};
+use crate::cluster::{Cluster, Member, SyncState};
 use crate::facts::{Op, Outcome};
+use crate::lsn::Timeline;
+use crate::name::MemberName;
 use crate::parameters::SynchronousStandbyNames;
 use crate::server::Running;
 use crate::settings::SynchronousMode;
@@ -284,7 +286,8 @@ impl Tick<'_> {
         }
         let Some(wrote) = self.memory.wrote_sync.clone() else { return cluster };
         // Whoever led since wrote another one, which this node has not seen.
-        let leader = self.memory.last_leader.clone().unwrap_or(wrote);
+        let seen = self.memory.last_leader.clone().unwrap_or(wrote);
+        let leader = self.led_unseen(&cluster, &seen).unwrap_or(seen);
         let text = format!(
             "the key /sync is gone, and with it who has all that was acknowledged: only {leader}, which wrote it, may lead, or \
              whom a manual failover asks for"
@@ -292,6 +295,20 @@ impl Tick<'_> {
         self.note(Level::Warning, text);
         let sync = SyncState { version: cluster.sync.version, leader: Some(leader), ..SyncState::default() };
         Arc::new(Cluster { sync, ..Cluster::clone(&cluster) })
+    }
+
+    /// Who led after this node, which saw nothing of it (it was frozen, or cut off): by the timeline that began meanwhile.
+    fn led_unseen(&self, cluster: &Cluster, seen: &MemberName) -> Option<MemberName> {
+        let timeline_of = |member: &Member| member.data.timeline.unwrap_or(Timeline(0));
+        let others = || cluster.members.values().filter(|member| member.name != *self.me());
+        let latest = others().map(timeline_of).max().max(Some(cluster.timeline()))?;
+        if seen != self.me() || self.latest_timeline()? >= latest {
+            return None;
+        }
+        let promoted = cluster.history.as_ref().and_then(|history| history.lines.last()?.leader());
+        let promoted = promoted.filter(|name| name != self.me());
+        // Nobody knows whose timeline it is. That it is not this node's is what counts.
+        promoted.or_else(|| others().max_by_key(|member| timeline_of(member)).map(|member| member.name.clone()))
     }
 
     /// This node is a synchronous standby and is about to stop: it says so, and waits for the leader to do without it.

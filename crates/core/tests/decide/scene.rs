@@ -182,6 +182,7 @@ impl Scene {
         memory.rewind = Rewind::NotNeeded;
         memory.compared_with = Some(("b".into(), Timeline(1)));
         memory.started = true;
+        memory.knows_no_server = false;
         memory.began = Some(Moment(NOW.0 - Duration::from_secs(3000)));
         Scene {
             memory,
@@ -265,6 +266,15 @@ impl Scene {
             "last-lsn" => cluster.status.last_lsn = value.parse().expect("a position"),
             "without" => {
                 cluster.members.remove(value);
+            }
+            "member-on-timeline" => {
+                let (name, timeline) = value.split_once(' ').expect("a member and a timeline");
+                let member = cluster.members.get_mut(name).expect("a member");
+                member.data.timeline = Some(Timeline(timeline.parse().expect("a timeline")));
+            }
+            "kept-out-member" => {
+                let member = cluster.members.get_mut(value).expect("a member");
+                member.data.replication_state = Some(DIVERGED.into());
             }
             "clonefrom" => {
                 let member = cluster.members.get_mut(value).expect("a member");
@@ -509,6 +519,7 @@ impl Scene {
                 memory.rewind = Rewind::Unknown;
                 memory.timeline = None;
             }
+            "first-tick" => memory.knows_no_server = true,
             "uncompared" => memory.compared_with = None,
             "divergence" => {
                 memory.rewind = match value {
