@@ -67,6 +67,11 @@ fn standby_of(primary: &View) -> View {
     View { lease_until: primary.lease_until, ..sample::view("postgresql0", sample::standby()) }
 }
 
+fn working(view: &View, job: Job) -> View {
+    let stage = Stage::Committed("working".to_owned());
+    View { job: Some(JobView { job, title: String::new(), since: sample::NOW.boot, stage }), ..view.clone() }
+}
+
 fn rows() -> Vec<Row> {
     let primary = sample::view("postgresql0", sample::primary());
     let standby = sample::view("postgresql1", sample::standby());
@@ -75,10 +80,6 @@ fn rows() -> Vec<Row> {
     let row = |node, view: View, server, passing| Row { node, view, server, passing };
     let (up, follows) = (Postmaster::Running(sample::primary()), Postmaster::Running(sample::standby()));
     let silent = || NO_ANSWER.clone();
-    let working = |view: &View, job| {
-        let stage = Stage::Committed("working".to_owned());
-        View { job: Some(JobView { job, title: String::new(), since: sample::NOW.boot, stage }), ..view.clone() }
-    };
     let on = with(&standby, |s| s.synchronous.mode = SynchronousMode::On);
     let quorum = with(&standby, |s| s.synchronous.mode = SynchronousMode::Quorum);
     let paused = with(&primary, |s| s.paused = true);
@@ -164,6 +165,18 @@ fn each_check_in_each_state() {
         let passing: Vec<_> = CHECKS.into_iter().filter(|path| passes(path, &Query::default(), &status)).collect();
         assert_eq!(passing.join(" "), row.passing, "{}", row.node);
     }
+}
+
+/// What it left is known by the server's own word only.
+#[test]
+fn a_job_that_has_ended_since_the_last_tick() {
+    let view = working(&sample::view("postgresql0", sample::primary()), Job::Restart { as_standby: true });
+    let passing = |server: &Postmaster| {
+        let status = Status::new(&view, false, server, sample::NOW);
+        CHECKS.into_iter().filter(|path| passes(path, &Query::default(), &status)).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(passing(&NO_ANSWER), "/leader");
+    assert!(passing(&Postmaster::Running(sample::primary())).contains("/primary"));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::{Needs, Tick, title};
 use crate::cluster::Cluster;
 use crate::facts::{JobFact, Outcome};
 use crate::health;
-use crate::job::{DemoteMode, Job, JobOutcome, JobView, RewindSource, Stage, Upstream};
+use crate::job::{CloneFrom, DemoteMode, Job, JobOutcome, JobView, RewindSource, Stage, Upstream};
 use crate::memory::{Rewind, RewindRefusal, Starting};
 use crate::plan::JobOrder;
 use crate::request::Answer;
@@ -141,6 +141,8 @@ impl Tick<'_> {
         if !promoting && !self.is_or_may_become_primary() {
             if self.starts_to_follow_another(cluster, &view.job) {
                 self.job = JobOrder::Cancel;
+            } else if let Some(job) = self.copy_of_better_source(cluster, &view.job) {
+                self.job = JobOrder::Replace(job);
             }
             return Verdict::JobInProgress(view.title.clone());
         }
@@ -155,6 +157,26 @@ impl Tick<'_> {
         let Job::Start { role: Role::Replica | Role::StandbyLeader, follow, .. } = job else { return false };
         let upstream = self.upstream(cluster);
         upstream != Upstream::None && upstream != *follow
+    }
+
+    /// A copy of a node that turned out to hold other WAL than the primary would have to be kept out like that node: it is made anew
+    /// from another one.
+    fn copy_of_better_source(&mut self, cluster: &Cluster, job: &Job) -> Option<Job> {
+        let (Job::Clone { source: CloneFrom::Member(copied), .. }
+        | Job::Reinitialize { source: CloneFrom::Member(copied), .. }) = job
+        else {
+            return None;
+        };
+        let kept_out = |name| cluster.members.get(name).is_some_and(|member| member.data.is_kept_out());
+        if !kept_out(&copied.name) {
+            return None;
+        }
+        let source = self.clone_from(cluster)?;
+        self.note(
+            Level::Warning,
+            format!("{} has other WAL than the primary: the copy of it is given up", copied.name),
+        );
+        Some(Job::Reinitialize { source, follow: self.upstream_of_copy(cluster) })
     }
 
     /// What the end of a job means, as far as no operation is needed to know it.
@@ -183,7 +205,10 @@ impl Tick<'_> {
             Job::Demote(_) | Job::Shutdown | Job::StopImmediate => {
                 memory.state = if done { State::Stopped } else { State::StopFailed };
             }
-            Job::Restart { .. } => {
+            Job::Restart { as_standby } => {
+                if *as_standby && done {
+                    memory.role = Role::Replica;
+                }
                 if *outcome == JobOutcome::StillStarting {
                     let timeout = memory.starting.and_then(|starting| starting.timeout);
                     memory.starting = Some(Starting { since: now, timeout });

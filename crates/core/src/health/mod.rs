@@ -177,9 +177,15 @@ impl<'a> Status<'a> {
     fn is_up(&self) -> bool {
         match self.postmaster {
             Postmaster::Running(_) => !self.job.is_some_and(|view| stops(&view.job)),
-            Postmaster::Unreachable(_) => self.expected_state() == State::Running,
+            // What a job made of it that has ended since the view is known by its own word only.
+            Postmaster::Unreachable(_) => self.expected_state() == State::Running && !self.job_has_ended(),
             Postmaster::Stopped(_) | Postmaster::Starting | Postmaster::Stopping => false,
         }
+    }
+
+    /// A job has worked on the server since the view was made, and does no more.
+    fn job_has_ended(&self) -> bool {
+        self.view.job.is_some() && self.job.is_none()
     }
 
     /// The role by PostgreSQL's own word, if it answers.
