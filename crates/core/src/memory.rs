@@ -58,6 +58,8 @@ pub struct Memory {
     pub recovering: bool,
     /// The last tick was paused.
     pub was_paused: bool,
+    /// What an agent before this one did with the server is not known yet: it may have told it to become primary.
+    pub knows_no_server: bool,
     /// A new cluster is being made here.
     pub bootstrapping: bool,
     /// Since when `/initialize` has been empty, in that version, with nobody at work on it.
@@ -115,6 +117,7 @@ impl Memory {
             state: State::Stopped,
             lease_until: None,
             began: None,
+            knows_no_server: true,
             leads_by_agreement: false,
             failsafe_members: Arc::default(),
             known_members: Arc::default(),

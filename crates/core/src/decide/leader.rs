@@ -72,10 +72,23 @@ impl Tick<'_> {
         self.memory.lease_until.is_none()
     }
 
+    /// Whoever has the lease next would be a second primary, if this standby became one: it is stopped first where it was told to.
+    fn give_up_lead(&mut self) -> Needs<()> {
+        if self.promotion_may_come() {
+            self.demote(DemoteMode::Immediate);
+        } else {
+            self.release(None)?;
+        }
+        Ok(())
+    }
+
     /// The store says for sure that the lease is gone: no time to lose.
     fn renewal_refused(&mut self, running: &Running) -> Verdict {
         self.note(Level::Error, "failed to update leader lock");
         if running.wal.is_standby() {
+            if self.promotion_may_come() && !self.settings.paused {
+                self.demote(DemoteMode::ImmediateNolock);
+            }
             return Verdict::NotPromotingRenewFailed;
         }
         if self.settings.paused {
@@ -97,12 +110,12 @@ impl Tick<'_> {
             && let Some(leader) = self.failsafe_leader()
         {
             self.note(Level::Info, format!("this node agreed that {leader} goes on as primary without the store"));
-            self.release(None)?;
+            self.give_up_lead()?;
             return Ok(Verdict::FollowingNotHealthiest);
         }
         if running.wal.is_standby() && self.is_kept_out() {
             self.note_kept_out();
-            self.release(None)?;
+            self.give_up_lead()?;
             return Ok(Verdict::KeptOut(self.me().clone()));
         }
         if running.wal.is_standby()
@@ -120,7 +133,7 @@ impl Tick<'_> {
                 self.demote(DemoteMode::Immediate);
                 return Ok(Verdict::WatchdogDemoted);
             }
-            self.release(None)?;
+            self.give_up_lead()?;
             return Ok(Verdict::WatchdogNotPromoting);
         }
         if !running.wal.is_standby() {
@@ -131,7 +144,7 @@ impl Tick<'_> {
             return Ok(as_primary);
         }
         if !self.synchronous_before_promotion(cluster, running)? {
-            self.release(None)?;
+            self.give_up_lead()?;
             return Ok(Verdict::PromotionPostponed);
         }
         self.memory.rewind = Rewind::Unknown;

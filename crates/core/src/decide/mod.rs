@@ -211,6 +211,7 @@ impl<'a> Tick<'a> {
     fn remember(&mut self, cluster: &Cluster) {
         self.remember_whom_to_ask(cluster);
         self.forget_failures(cluster);
+        self.expect_promotion_of_earlier_agent(cluster);
         if !cluster.is_unlocked() || self.memory.known_members.is_empty() {
             if *self.memory.known_members != cluster.members {
                 self.memory.known_members = Arc::new(cluster.members.clone());
@@ -222,8 +223,9 @@ impl<'a> Tick<'a> {
         }
         if !self.has_lock(cluster) {
             self.memory.lease_until = None;
-            // In pause the primary goes on, and goes on waiting for whom it was told to.
-            let goes_on = self.settings.paused && self.memory.role == Role::Primary;
+            // In pause, and after failsafe mode, the primary goes on, and goes on waiting for whom it was told to.
+            let runs = self.settings.paused || self.facts.server.is_primary();
+            let goes_on = self.memory.role == Role::Primary && runs;
             self.memory.enforcement = self.memory.enforcement.take().filter(|_| goes_on).map(Enforcement::doubted);
             self.memory.holding = None;
         } else {
@@ -237,6 +239,21 @@ impl<'a> Tick<'a> {
             self.memory.checkpoint_pending = true;
         }
         self.memory.was_paused = self.settings.paused;
+    }
+
+    /// This node has the lease by an agent that was before this one, and its standby may have been told to become primary: a promotion can take
+    /// long, and nothing shows it. It is taken for one that was, until it was stopped or is primary: the lease does not go to others before.
+    /// In pause it runs out, and the guard of that agent ends what was begun.
+    fn expect_promotion_of_earlier_agent(&mut self, cluster: &Cluster) {
+        let had_lock = self.has_lock(cluster) && !self.is_standby_cluster();
+        let unseen = matches!(self.facts.server.postmaster, Postmaster::Unreachable(_));
+        if !self.memory.knows_no_server || had_lock && (unseen || self.settings.paused) {
+            return;
+        }
+        self.memory.knows_no_server = false;
+        if had_lock && self.facts.server.is_standby() {
+            self.memory.role = Role::Promoted;
+        }
     }
 
     /// The holder of the lease restores keys that were lost.
