@@ -24,6 +24,16 @@ const AT_REST: Duration = Duration::from_secs(1);
 /// When to look again for confirmations.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// Why members that run do not stream from a former primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Away {
+    /// They have diverged, and wait for a primary to be rewound from: no voter is among them, or a quorum elected this node while voters
+    /// had more, and were not asked.
+    Diverged,
+    /// Voters can stream as a rule. Where two were waited for, one can have diverged as well.
+    ForNoKnownReason,
+}
+
 impl Tick<'_> {
     /// This node led last, and comes back as primary only with what its standbys have.
     pub(super) fn holds_clients(&self, cluster: &Cluster) -> bool {
@@ -78,44 +88,57 @@ impl Tick<'_> {
             self.note(Level::Warning, text);
         }
         let held = now.since(since);
-        if held >= self.settings.loop_wait * 2 && self.nobody_can_confirm(cluster, running) {
-            if !cluster.sync.standbys.is_empty() {
-                // Who is elected by these has not what this node is about to show.
-                if self.write_sync(cluster, Some(Electorate::default()))? {
-                    let text =
-                        "The standbys in /sync run, and cannot stream from this former primary: they are withdrawn";
-                    self.note(Level::Warning, text);
-                }
-                return Ok(Some(Verdict::HoldingClients { confirmed, needed }));
-            }
-            let text = "Other members run, and none can stream from this former primary: it becomes primary without their \
-                        confirmation, and nobody is elected instead of it before having all its WAL";
-            self.note(Level::Warning, text);
-            self.memory.holding = None;
-            return Ok(None);
+        let away = self.standbys_that_stay_away(cluster, running, held);
+        if away == Some(Away::Diverged) {
+            return self.go_on_unconfirmed(cluster, Verdict::HoldingClients { confirmed, needed });
         }
-        // A standby that has everything acknowledged and does not stream from here may be the better leader.
-        let limit = self.settings.primary_start_timeout.max(self.settings.loop_wait);
-        if held >= limit && self.failover_possible(cluster, Bar::WithinMaximumLag, false)? {
-            self.note(Level::Info, "Demoting self because the confirmations of standbys are taking too long");
-            self.demote(DemoteMode::Immediate);
-            return Ok(Some(Verdict::StartTimedOut));
+        let limit = match away {
+            Some(_) => self.settings.ttl + self.settings.loop_wait * 2,
+            None => self.settings.primary_start_timeout.max(self.settings.loop_wait),
+        };
+        if held >= limit {
+            // A standby that has everything acknowledged and does not stream from here may be the better leader.
+            if self.failover_possible(cluster, Bar::WithinMaximumLag, false)? {
+                self.note(Level::Info, "Demoting self because the confirmations of standbys are taking too long");
+                self.demote(DemoteMode::Immediate);
+                return Ok(Some(Verdict::StartTimedOut));
+            }
+            if away.is_some() {
+                return self.go_on_unconfirmed(cluster, Verdict::HoldingClients { confirmed, needed });
+            }
         }
         self.wake_after = self.wake_after.min(LOOK);
         Ok(Some(Verdict::HoldingClients { confirmed, needed }))
     }
 
-    /// Members run and do not stream from here: they have diverged, and wait for a primary to be rewound from. A voter always
-    /// can stream, unless a quorum elected this node while that voter had more, and was not asked.
-    fn nobody_can_confirm(&self, cluster: &Cluster, running: &Running) -> bool {
+    /// Nobody can confirm: whoever could be elected for what `/sync` says is withdrawn, then this node becomes primary.
+    fn go_on_unconfirmed(&mut self, cluster: &Cluster, holding: Verdict) -> Needs<Option<Verdict>> {
+        if !cluster.sync.standbys.is_empty() {
+            // Who is elected by these has not what this node is about to show.
+            if self.write_sync(cluster, Some(Electorate::default()))? {
+                let text = "The standbys in /sync run, and cannot stream from this former primary: they are withdrawn";
+                self.note(Level::Warning, text);
+            }
+            return Ok(Some(holding));
+        }
+        let text = "Other members run, and none can stream from this former primary: it becomes primary without their \
+                    confirmation, and nobody is elected instead of it before having all its WAL";
+        self.note(Level::Warning, text);
+        self.memory.holding = None;
+        Ok(None)
+    }
+
+    /// Members run and have not streamed from here for a while, and no voter is down.
+    fn standbys_that_stay_away(&self, cluster: &Cluster, running: &Running, held: Duration) -> Option<Away> {
         let others = cluster.members.values().filter(|member| member.name != *self.me());
         let (up, down): (Vec<&Member>, Vec<_>) = others.partition(|member| member.data.is_running());
         let votes = |member: &&Member| cluster.sync.standbys.contains(&member.name);
-        let voters_may_have_diverged = self.settings.synchronous.mode == SynchronousMode::Quorum;
-        self.standbys(cluster, running).all.is_empty()
+        let away = held >= self.settings.loop_wait * 2
+            && self.standbys(cluster, running).all.is_empty()
             && !up.is_empty()
-            && !down.iter().any(votes)
-            && (voters_may_have_diverged || !up.iter().any(votes))
+            && !down.iter().any(votes);
+        let voters_have_diverged = self.settings.synchronous.mode == SynchronousMode::Quorum || !up.iter().any(votes);
+        away.then_some(if voters_have_diverged { Away::Diverged } else { Away::ForNoKnownReason })
     }
 
     /// Whoever can be elected instead of this node, now that it is promoted, has all that it will show.
