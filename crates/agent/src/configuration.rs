@@ -31,6 +31,9 @@ const COMPARE_LIMIT: Duration = Duration::from_secs(3);
 const RELOAD_LIMIT: Duration = Duration::from_secs(1);
 const RELOAD_POLL: Duration = Duration::from_millis(5);
 
+/// How long reading the configuration files may take.
+const READ_LIMIT: Duration = Duration::from_secs(5);
+
 /// The configuration of this agent.
 pub struct Configuration {
     config: Arc<Config>,
@@ -145,15 +148,16 @@ impl Configuration {
     /// Reads files and environment again, as SIGHUP and POST `/reload` ask. On an error the old settings stay.
     pub async fn reload(&mut self) {
         let config = Arc::clone(&self.config);
-        match tokio::task::spawn_blocking(move || config.reload()).await {
-            Ok(Ok(loaded)) => {
+        match timeout(READ_LIMIT, tokio::task::spawn_blocking(move || config.reload())).await {
+            Ok(Ok(Ok(loaded))) => {
                 if !loaded.changed {
                     tracing::info!("No local configuration items changed.");
                 }
                 self.take(loaded, Untold::Asked);
             }
-            Ok(Err(error)) => tracing::error!("{}", kept(&self.config, &error)),
-            Err(error) => tracing::error!("the configuration could not be read: {error}"),
+            Ok(Ok(Err(error))) => tracing::error!("{}", kept(&self.config, &error)),
+            Ok(Err(error)) => tracing::error!("the configuration could not be read: {error}"),
+            Err(_) => tracing::error!("the disk with the configuration does not answer: the one before stays in force"),
         }
         self.reload_parts().await;
     }

@@ -17,8 +17,8 @@ use patroni_core::settings::Settings;
 use patroni_core::units::in_words;
 use patroni_postgres::conf::RunningRecovery;
 use patroni_postgres::monitor::Monitor;
-use patroni_postgres::other_wal;
 use patroni_postgres::sql::{Connection, UNLIMITED};
+use patroni_postgres::{data_dir, other_wal};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -84,13 +84,11 @@ impl Maintenance {
         settings: &Settings,
     ) -> Result<Option<String>, String> {
         let stored = cluster.history.as_ref().map_or(&[][..], |history| &history.lines);
-        let path = self.monitor.options().data_dir.join(format!("pg_wal/{:08X}.history", timeline.0));
         let (text, time) = if timeline == Timeline(1) {
             (String::new(), String::new())
         } else {
-            let error = |error: std::io::Error| format!("{}: {error}", path.display());
-            let text = tokio::fs::read_to_string(&path).await.map_err(error)?;
-            let modified = tokio::fs::metadata(&path).await.and_then(|file| file.modified()).map_err(error)?;
+            let read = data_dir::timeline_history(&self.monitor.options().data_dir, timeline).await;
+            let (text, modified) = read.map_err(|error| error.to_string())?;
             (text, iso_time(modified))
         };
         let new = NewTimeline { time: &time, leader: settings.name.as_str() };

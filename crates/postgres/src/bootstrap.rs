@@ -1,6 +1,5 @@
 //! Making a new cluster: initdb or the custom method, the first start, users, `post_bootstrap`.
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,15 +12,15 @@ use tokio::time::sleep;
 
 use crate::cancel::{Cancel, Progress};
 use crate::clone::give_password;
-use crate::conf::CustomBootstrap;
-use crate::control::{Control, Mode, StartOptions, Started, StopOptions, blocking};
+use crate::conf::{CustomBootstrap, files};
+use crate::control::{Control, Mode, StartOptions, Started, StopOptions};
 use crate::controldata::peek_state;
 use crate::method_commands::bootstrap_words;
 use crate::options::{Credentials, ServerOptions};
 use crate::programs::{self, Stderr, command_of, describe, split};
 use crate::sql::{Connection, Conninfo, DEFAULT_OPTIONS, SqlError, quote_identifier, quote_literal};
 use crate::unfinished::{Making, Unfinished, end_leftovers};
-use crate::{Error, Result};
+use crate::{Error, Result, data_dir};
 
 /// Options of initdb that would break what is done here.
 const INITDB_NOT_ALLOWED: [&str; 5] = ["pgdata", "nosync", "pwfile", "sync-only", "version"];
@@ -46,9 +45,7 @@ impl Control {
     pub async fn bootstrap(&mut self, cancel: &Cancel, progress: &Progress) -> Result<()> {
         let options = self.options();
         self.put_half_a_cluster_aside(&options).await?;
-        let empty =
-            crate::data_dir::is_empty(&options.data_dir).map_err(|e| Error::file("read", &options.data_dir, e))?;
-        if !empty {
+        if !data_dir::is_empty(&options.data_dir).await? {
             let path = options.data_dir.display();
             return Err(Error::Configuration(format!("cannot bootstrap: data directory {path} is not empty")));
         }
@@ -61,12 +58,7 @@ impl Control {
 
     /// What an agent left that was killed while it made a new cluster.
     async fn put_half_a_cluster_aside(&mut self, options: &ServerOptions) -> Result<()> {
-        let data_dir = options.data_dir.clone();
-        if blocking(move || {
-            Ok(!crate::data_dir::is_empty(&data_dir).unwrap_or(true) && Unfinished::is_half_a_copy(&data_dir))
-        })
-        .await?
-        {
+        if Unfinished::left_half(&options.data_dir).await? {
             end_leftovers(&options.programs(), &options.data_dir).await;
             tracing::warn!("the making of data directory {} was interrupted", options.data_dir.display());
             self.move_data_directory().await?;
@@ -101,7 +93,7 @@ impl Control {
         }
         // A custom method may have restored a backup that is still being recovered.
         let postmaster = self.running().await?;
-        while peek_state(&options.data_dir) != Some(ControlState::InProduction) {
+        while peek_state(&options.data_dir).await != Some(ControlState::InProduction) {
             cancel.check()?;
             progress.committed("waiting for end of recovery after bootstrap");
             tokio::select! {
@@ -175,10 +167,7 @@ impl Control {
         let started = |pid| making.started(pid);
         let script = programs::run_known(command_of(&words), None, Stderr::Log, cancel, &started);
         making.watch(script).await?.success()?;
-        let trigger = options.data_dir.join("promote");
-        if trigger.exists() {
-            fs::remove_file(&trigger).map_err(|e| Error::file("remove", trigger, e))?;
-        }
+        files::remove(options.data_dir.join("promote")).await?;
         self.learn_version().await?;
         let custom = CustomBootstrap {
             keep_existing_recovery_conf: config.get("keep_existing_recovery_conf").is_some_and(truthy),
@@ -198,9 +187,7 @@ impl Control {
         self.conf().set_custom_bootstrap(None).await?;
         if !self.conf().write_pg_hba().await? {
             let path = self.conf().config_dir().join("pg_hba.conf");
-            if path.exists() {
-                fs::remove_file(&path).map_err(|e| Error::file("remove", path, e))?;
-            }
+            files::remove(path).await?;
             self.conf().restore_configuration_files().await?;
         }
         self.conf().remove_recovery().await?;
@@ -224,7 +211,7 @@ impl Control {
             tracing::error!("cannot stop PostgreSQL after the failed bootstrap: {error}");
         }
         match self.move_data_directory().await {
-            Ok(()) => Unfinished::clear(&self.options().data_dir),
+            Ok(()) => Unfinished::clear(&self.options().data_dir).await,
             Err(error) => tracing::error!("cannot move the data directory of the failed bootstrap away: {error}"),
         }
     }
@@ -242,7 +229,7 @@ async fn initdb(options: &ServerOptions, cancel: &Cancel, progress: &Progress) -
     if let Some(problem) = problems.into_iter().next() {
         return Err(Error::Configuration(format!("bootstrap.initdb: {problem}")));
     }
-    check_wal_directory(&arguments)?;
+    check_wal_directory(&arguments).await?;
     command.args(arguments);
     if let Some(name) = &options.superuser.username {
         command.arg(format!("--username={name}"));
@@ -267,11 +254,11 @@ async fn initdb(options: &ServerOptions, cancel: &Cancel, progress: &Progress) -
 ///
 /// # Errors
 /// `--waldir` names a directory that is not empty.
-pub(crate) fn check_wal_directory(arguments: &[String]) -> Result<()> {
+pub(crate) async fn check_wal_directory(arguments: &[String]) -> Result<()> {
     let Some(directory) = arguments.iter().find_map(|argument| argument.strip_prefix("--waldir=")) else {
         return Ok(());
     };
-    if crate::data_dir::is_empty(Path::new(directory)).map_err(|e| Error::file("read", directory, e))? {
+    if data_dir::is_empty(Path::new(directory)).await? {
         return Ok(());
     }
     Err(Error::Configuration(format!(
@@ -423,15 +410,18 @@ mod tests {
         }
     }
 
-    #[test]
-    fn wal_of_others_is_told_of() {
+    #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "blocks")]
+    async fn wal_of_others_is_told_of() {
         let parent = tempfile::tempdir().expect("a directory");
         let shown = parent.path().display().to_string();
-        let check = |directory: &str| check_wal_directory(&["--no-sync".into(), format!("--waldir={directory}")]);
-        assert!(check_wal_directory(&["--no-sync".into()]).is_ok());
-        assert!(check(&shown).is_ok() && check(&format!("{shown}/absent")).is_ok());
-        fs::write(parent.path().join("000000010000000000000001"), "").expect("a file");
-        let error = check(&shown).expect_err("it is not empty").to_string();
+        async fn check(directory: &str) -> Result<()> {
+            check_wal_directory(&["--no-sync".into(), format!("--waldir={directory}")]).await
+        }
+        assert!(check_wal_directory(&["--no-sync".into()]).await.is_ok());
+        assert!(check(&shown).await.is_ok() && check(&format!("{shown}/absent")).await.is_ok());
+        std::fs::write(parent.path().join("000000010000000000000001"), "").expect("a file");
+        let error = check(&shown).await.expect_err("it is not empty").to_string();
         assert!(error.contains(&format!("mv {shown} {shown}.old")), "{error}");
     }
 

@@ -14,16 +14,15 @@ use tokio::time::{Instant, sleep};
 
 use crate::bootstrap::{check_wal_directory, user_options, without_password};
 use crate::cancel::{Cancel, Progress};
-use crate::conf::{remote_address, write_pgpass};
-use crate::control::{Control, blocking};
+use crate::conf::{files, remote_address, write_pgpass};
+use crate::control::Control;
 use crate::copying::Copying;
-use crate::data_dir;
 use crate::method_commands::replica_words;
 use crate::options::ServerOptions;
 use crate::programs::{self, Output, Stderr, command_of};
 use crate::sql::Conninfo;
 use crate::unfinished::{Making, Unfinished, end_leftovers};
-use crate::{Error, Result};
+use crate::{Error, Result, blocking, data_dir};
 
 /// The method that is built in.
 const BASEBACKUP: &str = "basebackup";
@@ -93,8 +92,8 @@ impl Control {
         end_leftovers(&options.programs(), &options.data_dir).await;
         self.tell_of_half_a_copy(&options).await;
         let result = self.try_methods(&options, order, methods, cancel, progress).await;
-        if result.is_ok() || data_dir::is_empty(&options.data_dir).unwrap_or(false) {
-            Unfinished::clear(&options.data_dir);
+        if result.is_ok() || data_dir::is_empty(&options.data_dir).await.unwrap_or(false) {
+            Unfinished::clear(&options.data_dir).await;
         }
         result
     }
@@ -120,7 +119,8 @@ impl Control {
                     self.learn_version().await?;
                     self.role = Role::Replica;
                     self.conf().restore_configuration_files().await?;
-                    return self.forget_trigger(options);
+                    // A trigger file in the copy would promote it.
+                    return files::remove(options.data_dir.join("promote")).await;
                 }
                 Err(Error::Cancelled) => return Err(Error::Cancelled),
                 Err(error) => {
@@ -133,22 +133,11 @@ impl Control {
     }
 
     async fn tell_of_half_a_copy(&self, options: &ServerOptions) {
-        let data_dir = options.data_dir.clone();
-        let is_half = move || !data_dir::is_empty(&data_dir).unwrap_or(true) && Unfinished::is_half_a_copy(&data_dir);
-        if let Ok(true) = blocking(move || Ok(is_half())).await {
+        if let Ok(true) = Unfinished::left_half(&options.data_dir).await {
             let path = options.data_dir.display();
             tracing::warn!(
                 "what is in data directory {path} is the rest of a copy that was interrupted: it is made again"
             );
-        }
-    }
-
-    /// A trigger file in the copy would promote it.
-    fn forget_trigger(&self, options: &ServerOptions) -> Result<()> {
-        let trigger = options.data_dir.join("promote");
-        match std::fs::remove_file(&trigger) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::file("remove", trigger, e)),
-            Ok(()) | Err(_) => Ok(()),
         }
     }
 
@@ -167,7 +156,7 @@ impl Control {
         let mut attempt = 1;
         loop {
             let making = self.begin_copy(options, false).await?;
-            check_wal_directory(&arguments)?;
+            check_wal_directory(&arguments).await?;
             let mut command = options.programs().command("pg_basebackup");
             command.arg(format!("--pgdata={}", options.data_dir.display()));
             // Never asks: whoever started the agent on a terminal is not there any more.
@@ -234,8 +223,7 @@ impl Control {
     }
 
     async fn make_room(&mut self, options: &ServerOptions) -> Result<()> {
-        let empty = data_dir::is_empty(&options.data_dir).map_err(|e| Error::file("read", &options.data_dir, e))?;
-        if empty { Ok(()) } else { self.remove_data_directory().await }
+        if data_dir::is_empty(&options.data_dir).await? { Ok(()) } else { self.remove_data_directory().await }
     }
 }
 
@@ -317,17 +305,21 @@ async fn run_script(
         }
         let path = data_dir.to_owned();
         let began = Instant::now();
-        let size = blocking(move || Ok(size(&path)));
+        let size = blocking::within(SIZE_LIMIT, "adding up what was copied", move || Ok(size(&path)));
         tokio::select! {
             output = &mut work => return output?.success().map(|_| ()),
-            bytes = size => copying.report(bytes.unwrap_or(0), None),
+            bytes = size => if let Ok(bytes) = bytes { copying.report(bytes, None) },
         }
         // A directory with a million files takes a while to add up.
         pause = PAUSE_BETWEEN_LOOKS.max(began.elapsed() * PAUSE_TO_LOOK);
     }
 }
 
+/// How long adding up a copy may take.
+const SIZE_LIMIT: Duration = Duration::from_secs(600);
+
 /// Bytes in the files below a directory. Those that vanish or cannot be read count as nothing.
+#[expect(clippy::disallowed_methods, reason = "blocks")]
 fn size(directory: &Path) -> u64 {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     entries

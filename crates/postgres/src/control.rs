@@ -16,7 +16,6 @@ use patroni_core::parameters::{Note, Parameters, command_line};
 use patroni_core::server::Role;
 use rustix::process::Signal;
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 use crate::callbacks::{CallbackAction, Callbacks};
@@ -30,7 +29,7 @@ use crate::postmaster::{PidFileStatus, Postmaster};
 use crate::server_log::Mark;
 use crate::sql::UNLIMITED;
 use crate::unfinished::Unfinished;
-use crate::{Error, Result};
+use crate::{Error, Result, blocking};
 
 pub use copy_slots::Copied;
 pub use promote::Promoted;
@@ -178,10 +177,10 @@ impl Control {
             let arguments = self.prepare_start(&start).await?;
             self.wait_for_left_processes(cancel).await;
             let data_dir = self.options().data_dir.clone();
-            self.log_mark = blocking(move || Ok(Mark::now(&data_dir))).await?;
+            self.log_mark = blocking::at(&data_dir, |data_dir| Ok(Mark::now(data_dir))).await?;
             progress.commit(cancel, "starting PostgreSQL")?;
-            Unfinished::clear(&self.options().data_dir);
-            self.spawn_postmaster(&arguments)?
+            Unfinished::clear(&data_dir).await;
+            self.spawn_postmaster(&arguments).await?
         };
         self.role = start.role;
         let started = self.wait_until_ready(&postmaster, timeout, cancel).await?;
@@ -321,8 +320,7 @@ impl Control {
     /// # Errors
     /// As there.
     pub async fn move_data_directory(&mut self) -> Result<()> {
-        let data_dir = self.options().data_dir.clone();
-        blocking(move || data_dir::move_away(&data_dir)).await
+        data_dir::move_away(&self.options().data_dir).await
     }
 
     /// Removes the data directory. See [`data_dir::remove`].
@@ -330,9 +328,8 @@ impl Control {
     /// # Errors
     /// As there.
     pub async fn remove_data_directory(&mut self) -> Result<()> {
-        let data_dir = self.options().data_dir.clone();
         self.role = Role::Uninitialized;
-        blocking(move || data_dir::remove(&data_dir)).await
+        data_dir::remove(&self.options().data_dir).await
     }
 
     pub(crate) async fn running(&self) -> Result<Arc<Postmaster>> {
@@ -348,7 +345,7 @@ impl Control {
             self.conf.follow(upstream).await?;
         }
         self.conf.check_directories().await?;
-        let parameters = self.start_parameters(&control);
+        let parameters = self.start_parameters(&control).await?;
         self.conf.write_postgresql_conf(Some(&parameters)).await?;
         if self.custom_bootstrap {
             self.conf.write_custom_bootstrap_pg_hba().await?;
@@ -362,15 +359,15 @@ impl Control {
     }
 
     /// As configured; on a standby no setting is below what its primary had.
-    fn start_parameters(&mut self, control: &ControlValues) -> Parameters {
+    async fn start_parameters(&mut self, control: &ControlValues) -> Result<Parameters> {
         self.raised = JsonMap::new();
-        if !data_dir::has_standby_signal(&self.options().data_dir) {
-            return self.conf.parameters().clone();
+        if !data_dir::Marks::read(&self.options().data_dir).await?.standby_signal {
+            return Ok(self.conf.parameters().clone());
         }
         let raised = self.conf.standby_parameters(&control.settings());
         raised.notes.iter().for_each(log);
         self.raised = raised.pending_restart;
-        self.conf.for_custom_bootstrap(raised.effective)
+        Ok(self.conf.for_custom_bootstrap(raised.effective))
     }
 
     /// Tells the configuration the version of the data directory, and which settings its server has.
@@ -382,7 +379,7 @@ impl Control {
         let version_file = options.data_dir.join("PG_VERSION");
         let unknown =
             || Error::Unexpected(format!("no version in {}; is this a data directory?", version_file.display()));
-        let version = data_dir::major_version(&options.data_dir).ok_or_else(unknown)? * 10_000;
+        let version = data_dir::major_version(&options.data_dir).await?.ok_or_else(unknown)? * 10_000;
         if self.known_version != Some(version) {
             let mut command = options.programs().command("postgres");
             command.arg("--describe-config");
@@ -395,11 +392,19 @@ impl Control {
         Ok(())
     }
 
-    async fn wait_until_ready(&self, postmaster: &Postmaster, limit: Duration, cancel: &Cancel) -> Result<Started> {
+    async fn wait_until_ready(
+        &self,
+        postmaster: &Arc<Postmaster>,
+        limit: Duration,
+        cancel: &Cancel,
+    ) -> Result<Started> {
         let options = self.options();
         let deadline = Instant::now() + limit;
         while Instant::now() < deadline && !cancel.is_cancelled() {
-            if postmaster.status(&options.data_dir)? == Some(PidFileStatus::Ready) {
+            let (looked_at, started) = (options.data_dir.clone(), Arc::clone(postmaster));
+            let left = deadline.saturating_duration_since(Instant::now());
+            let status = blocking::within(left, "looking at the pid file", move || started.status(&looked_at)).await;
+            if !matches!(status, Err(Error::Timeout { .. })) && status? == Some(PidFileStatus::Ready) {
                 tracing::info!("{} - accepting connections", options.local_address_text());
                 return Ok(Started::Running);
             }
@@ -422,13 +427,5 @@ fn log(note: &Note) {
     match note {
         Note::Info(text) => tracing::info!("{text}"),
         Note::Warning(text) => tracing::warn!("{text}"),
-    }
-}
-
-/// Runs work that blocks on a thread for that. It goes on when the caller stops waiting.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    match spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(Error::Unexpected(format!("internal error: {error}"))),
     }
 }

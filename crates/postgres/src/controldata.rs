@@ -12,15 +12,21 @@ use patroni_core::server::{ControlData, ControlState};
 
 use crate::cancel::Cancel;
 use crate::programs::Programs;
-use crate::{Error, Result};
+use crate::{Error, Result, blocking, data_dir};
 
 /// How long `pg_controldata` may take. It reads one file of 8 kB.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// The state alone, from the file itself: quick enough to be asked every few milliseconds. `None` where the file cannot be read. In
-/// all supported versions the file begins with the system identifier (8 bytes), two version numbers (4 each), and the state
-/// (4), in the byte order of the machine.
-pub fn peek_state(data_dir: &Path) -> Option<ControlState> {
+/// The state alone, from the file itself: quick enough to be asked every few milliseconds. `None` where the file cannot be read, or the disk
+/// does not answer.
+pub async fn peek_state(data_dir: &Path) -> Option<ControlState> {
+    blocking::at(data_dir, |data_dir| Ok(state(data_dir))).await.ok().flatten()
+}
+
+/// The same. In all supported versions the file begins with the system identifier (8 bytes), two version numbers (4 each), and the state
+/// (4), in the byte order of the machine. Blocks.
+#[expect(clippy::disallowed_methods, reason = "blocks")]
+pub(crate) fn state(data_dir: &Path) -> Option<ControlState> {
     let mut head = [0; 20];
     std::fs::File::open(data_dir.join("global/pg_control")).ok()?.read_exact(&mut head).ok()?;
     Some(match u32::from_ne_bytes(head[16..].try_into().ok()?) {
@@ -100,7 +106,7 @@ impl ControlValues {
     ///
     /// # Errors
     /// A value that every version prints is missing.
-    pub fn control_data(&self, standby_signal: bool, backup_label: bool) -> Result<ControlData> {
+    pub fn control_data(&self, marks: data_dir::Marks) -> Result<ControlData> {
         let missing = |label: &str| Error::Unexpected(format!("pg_controldata printed no usable {label:?}"));
         Ok(ControlData {
             state: self.state(),
@@ -108,17 +114,21 @@ impl ControlValues {
             checkpoint_timeline: self.checkpoint_timeline().ok_or_else(|| missing("Latest checkpoint's TimeLineID"))?,
             min_recovery_end: self.parsed("Minimum recovery ending location").unwrap_or_default(),
             min_recovery_timeline: Timeline(self.parsed("Min recovery ending loc's timeline").unwrap_or(0)),
-            standby_signal,
-            backup_label,
+            standby_signal: marks.standby_signal,
+            backup_label: marks.backup_label,
             torn: false,
         })
     }
 
     /// Rewound, or copied, and not consistent before it has replayed WAL that may not be at hand. Recovery as a primary would end where the
     /// WAL at hand ends, which PostgreSQL refuses after a copy, and not after pg_rewind.
-    pub fn is_inconsistent(&self, data_dir: &Path) -> bool {
-        let has_begun = || self.parsed("Backup start location").is_some_and(|start: Lsn| start != Lsn(0));
-        self.state() == ControlState::InArchiveRecovery && (data_dir.join("backup_label").exists() || has_begun())
+    ///
+    /// # Errors
+    /// The disk does not answer.
+    pub async fn is_inconsistent(&self, data_dir: &Path) -> Result<bool> {
+        let has_begun = self.parsed("Backup start location").is_some_and(|start: Lsn| start != Lsn(0));
+        let in_recovery = self.state() == ControlState::InArchiveRecovery;
+        Ok(in_recovery && (has_begun || data_dir::Marks::read(data_dir).await?.has_label))
     }
 
     /// The settings of the server that a standby may not be below.

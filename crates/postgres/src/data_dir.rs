@@ -1,25 +1,33 @@
 //! The data directory: what lies in it, moving it away, removing it.
+#![expect(clippy::disallowed_methods, reason = "what blocks is called by way of `blocking`")]
 
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
+use patroni_core::lsn::Timeline;
 use patroni_core::server::DataDir;
 use rustix::io::Errno;
 
-use crate::control::blocking;
+use crate::blocking;
 use crate::controldata::ControlValues;
 use crate::postmaster::{Found, Postmaster};
 use crate::programs::Programs;
 use crate::unfinished::Unfinished;
 use crate::{Error, Result};
 
+/// How long removing a data directory, or one that was moved away before, may take.
+const REMOVAL_LIMIT: Duration = Duration::from_secs(3600);
+
 /// Looks into a data directory: its state, and the content of `pg_control` where there is one. `is_served`: a process of PostgreSQL
 /// works in it.
 pub async fn inspect(programs: &Programs, data_dir: &Path, is_served: bool) -> (DataDir, Option<ControlValues>) {
-    let path = data_dir.to_owned();
-    match blocking(move || Ok(is_readable(&path)? && (is_served || !Unfinished::is_half_a_copy(&path)))).await {
+    let is_of_use =
+        move |data_dir: &Path| Ok(is_readable(data_dir)? && (is_served || !Unfinished::is_half_a_copy(data_dir)));
+    match blocking::at(data_dir, is_of_use).await {
         Ok(true) => {}
         // Nothing, or nothing of use.
         Ok(false) => return (DataDir::Empty, None),
@@ -37,7 +45,7 @@ pub async fn inspect(programs: &Programs, data_dir: &Path, is_served: bool) -> (
 
 /// There is something in it, and what says which database system it is can be read, if it is there at all. False: it is empty.
 fn is_readable(data_dir: &Path) -> Result<bool> {
-    if is_empty(data_dir).map_err(|e| Error::file("read", data_dir, e))? {
+    if has_nothing(data_dir).map_err(|e| Error::file("read", data_dir, e))? {
         return Ok(false);
     }
     let path = data_dir.join("global/pg_control");
@@ -64,7 +72,15 @@ fn not_readable(error: &Error) -> DataDir {
 ///
 /// # Errors
 /// It cannot be read.
-pub fn is_empty(data_dir: &Path) -> io::Result<bool> {
+pub async fn is_empty(data_dir: &Path) -> Result<bool> {
+    blocking::at(data_dir, |data_dir| has_nothing(data_dir).map_err(|error| Error::file("read", data_dir, error))).await
+}
+
+/// The same. Blocks.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn has_nothing(data_dir: &Path) -> io::Result<bool> {
     let entries = match fs::read_dir(data_dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
@@ -80,19 +96,70 @@ pub fn is_empty(data_dir: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-/// `standby.signal` or `recovery.signal` is there.
-pub fn has_standby_signal(data_dir: &Path) -> bool {
-    ["standby.signal", "recovery.signal"].iter().any(|name| data_dir.join(name).exists())
-}
-
-/// `backup_label` is there and means something: before PostgreSQL 15 an exclusive backup could leave it on a primary.
-pub fn has_backup_label(data_dir: &Path) -> bool {
-    major_version(data_dir).is_some_and(|v| v >= 15) && data_dir.join("backup_label").is_file()
-}
-
 /// The major version by the file `PG_VERSION`.
-pub fn major_version(data_dir: &Path) -> Option<u32> {
+///
+/// # Errors
+/// The disk does not answer.
+pub async fn major_version(data_dir: &Path) -> Result<Option<u32>> {
+    blocking::at(data_dir, |data_dir| Ok(version(data_dir))).await
+}
+
+/// Its permissions: `0o700`.
+///
+/// # Errors
+/// It cannot be looked at.
+pub async fn mode(data_dir: &Path) -> Result<u32> {
+    blocking::at(data_dir, |data_dir| {
+        let found = fs::metadata(data_dir).map_err(|error| Error::file("read", data_dir, error))?;
+        Ok(found.permissions().mode() & 0o777)
+    })
+    .await
+}
+
+fn version(data_dir: &Path) -> Option<u32> {
     fs::read_to_string(data_dir.join("PG_VERSION")).ok()?.trim().split('.').next()?.parse().ok()
+}
+
+/// Files in the data directory that say what a server comes up as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// `standby.signal` or `recovery.signal` is there.
+    pub standby_signal: bool,
+    /// `backup_label` is there and means something: before PostgreSQL 15 an exclusive backup could leave it on a primary.
+    pub backup_label: bool,
+    /// `backup_label` is there.
+    pub has_label: bool,
+}
+
+impl Marks {
+    /// Those that are there.
+    ///
+    /// # Errors
+    /// The disk does not answer.
+    pub async fn read(data_dir: &Path) -> Result<Self> {
+        blocking::at(data_dir, |data_dir| Ok(Self::find(data_dir))).await
+    }
+
+    /// Blocks.
+    pub(crate) fn find(data_dir: &Path) -> Self {
+        let standby_signal = ["standby.signal", "recovery.signal"].iter().any(|name| data_dir.join(name).exists());
+        let has_label = data_dir.join("backup_label").is_file();
+        let backup_label = has_label && version(data_dir).is_some_and(|version| version >= 15);
+        Marks { standby_signal, backup_label, has_label }
+    }
+}
+
+/// The history file of a timeline, and when it was written.
+///
+/// # Errors
+/// It cannot be read.
+pub async fn timeline_history(data_dir: &Path, timeline: Timeline) -> Result<(String, SystemTime)> {
+    let path = data_dir.join(format!("pg_wal/{:08X}.history", timeline.0));
+    blocking::at(&path, |path| {
+        let read = || Ok((fs::read_to_string(path)?, fs::metadata(path)?.modified()?));
+        read().map_err(|error| Error::file("read", path, error))
+    })
+    .await
 }
 
 /// Renames the data directory to `DIR.failed`, and the targets of its symbolic links for WAL and tablespaces likewise. What was
@@ -100,7 +167,11 @@ pub fn major_version(data_dir: &Path) -> Option<u32> {
 ///
 /// # Errors
 /// A postmaster runs on it; a rename failed (what was renamed before stays so).
-pub fn move_away(data_dir: &Path) -> Result<()> {
+pub async fn move_away(data_dir: &Path) -> Result<()> {
+    long(data_dir, "moving", rename_all).await
+}
+
+fn rename_all(data_dir: &Path) -> Result<()> {
     check_may_go(data_dir)?;
     if !data_dir.is_dir() {
         return Ok(());
@@ -122,14 +193,24 @@ pub fn move_away(data_dir: &Path) -> Result<()> {
 ///
 /// # Errors
 /// A postmaster runs on it, or it can neither be removed nor moved.
-pub fn remove(data_dir: &Path) -> Result<()> {
+pub async fn remove(data_dir: &Path) -> Result<()> {
+    long(data_dir, "removing", remove_or_rename).await
+}
+
+/// What is removed is as large as the database, and a job does it.
+async fn long(data_dir: &Path, doing: &str, work: fn(&Path) -> Result<()>) -> Result<()> {
+    let owned = data_dir.to_owned();
+    blocking::within(REMOVAL_LIMIT, format!("{doing} {}", data_dir.display()), move || work(&owned)).await
+}
+
+fn remove_or_rename(data_dir: &Path) -> Result<()> {
     check_may_go(data_dir)?;
     tracing::info!("Removing data directory: {}", data_dir.display());
     match remove_all(data_dir) {
         Ok(()) => Ok(()),
         Err(error) => {
             tracing::error!("Could not remove data directory {}: {error}", data_dir.display());
-            move_away(data_dir)
+            rename_all(data_dir)
         }
     }
 }
@@ -153,7 +234,7 @@ fn remove_all(data_dir: &Path) -> Result<()> {
     let entries = fs::read_dir(data_dir).map_err(|e| Error::file("read", data_dir, e))?;
     let removed: Vec<Result<()>> = entries.flatten().map(|entry| remove_entry(&entry)).collect();
     match fs::remove_dir(data_dir) {
-        Err(error) if !is_empty(data_dir).unwrap_or(false) => {
+        Err(error) if !has_nothing(data_dir).unwrap_or(false) => {
             Err(removed.into_iter().find_map(Result::err).unwrap_or(Error::file("remove", data_dir, error)))
         }
         Ok(()) | Err(_) => Ok(()),

@@ -3,6 +3,7 @@
 //! A disk that hangs (a network file system whose server is gone) holds up whoever touches it, and nothing can take such a call back.
 //! So each place is looked at by a thread of its own, which nobody waits for longer than for a moment, and which is not joined by a
 //! second one while it hangs.
+#![expect(clippy::disallowed_methods, reason = "what blocks is called by way of `blocking`")]
 
 use std::collections::BTreeMap;
 use std::fs;

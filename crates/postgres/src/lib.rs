@@ -5,6 +5,7 @@
 //! there is one, and a job owns it while it works.
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests write where nobody else does"))]
 
+mod blocking;
 pub mod bootstrap;
 pub mod callbacks;
 pub mod cancel;

@@ -4,6 +4,7 @@ mod heartbeat;
 mod signs;
 mod status;
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use patroni_core::server::{ControlData, DataDir, Postmaster as PostmasterState, 
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
-use crate::control::blocking;
+use crate::blocking;
 use crate::controldata::ControlValues;
 use crate::data_dir;
 use crate::options::ServerOptions;
@@ -156,8 +157,8 @@ impl Monitor {
     /// The disk did not answer in time. PostgreSQL may.
     async fn inspect_without_disk(&self, why: String, deadline: Instant) -> Server {
         let unknown = |postmaster| Server { data_dir: DataDir::Unknown(why.clone()), postmaster, other_wal: false };
-        let data_dir = self.options().data_dir.clone();
-        let search = blocking(move || Ok(Postmaster::find_without_file(&data_dir)?.map(Arc::new)));
+        let options = self.options();
+        let search = blocking::at(&options.data_dir, |dir| Ok(Postmaster::find_without_file(dir)?.map(Arc::new)));
         let found = match self.cached().filter(|postmaster| postmaster.is_alive()) {
             Some(postmaster) => Some(Found::Alive(postmaster)),
             // What is left of it is known, and a disk that hangs does not tell of another one.
@@ -188,7 +189,14 @@ impl Monitor {
         if self.killed_remain() {
             return (data_dir, PostmasterState::Stopping);
         }
-        let control = values.and_then(|values| control_data(&self.options(), values));
+        let control = match values {
+            Some(values) => {
+                let options = self.options();
+                let control = blocking::at(&options.data_dir, move |data_dir| control_data(data_dir, &values));
+                timeout_at(deadline.max(Instant::now() + LEAST), control).await.ok().and_then(Result::ok)
+            }
+            None => None,
+        };
         (data_dir, PostmasterState::Stopped(control))
     }
 
@@ -199,7 +207,7 @@ impl Monitor {
         let looking = timeout_at(deadline, Arc::clone(&self.looking).acquire_owned());
         let permit = looking.await.map_err(|_| late())?.map_err(|_| late())?;
         let monitor = self.clone();
-        let look = blocking(move || {
+        let look = blocking::within(blocking::LIMIT, "looking at the data directory", move || {
             let look = monitor.look_at_disk();
             drop(permit);
             look
@@ -208,6 +216,7 @@ impl Monitor {
     }
 
     /// Blocks.
+    #[expect(clippy::disallowed_methods, reason = "blocks")]
     fn look_at_disk(&self) -> Result<Look> {
         let data_dir = &self.options().data_dir;
         let found = self.postmaster()?;
@@ -380,12 +389,11 @@ struct Look {
     is_another: Option<String>,
 }
 
-fn control_data(options: &ServerOptions, values: ControlValues) -> Option<ControlData> {
-    let data_dir = &options.data_dir;
-    let standby = data_dir::has_standby_signal(data_dir);
-    let control = values.control_data(standby, data_dir::has_backup_label(data_dir)).ok()?;
+/// Blocks.
+fn control_data(data_dir: &Path, values: &ControlValues) -> Result<ControlData> {
+    let control = values.control_data(data_dir::Marks::find(data_dir))?;
     let torn = Unfinished::in_force(data_dir, Some(control.state)).is_some();
-    Some(ControlData { torn, ..control })
+    Ok(ControlData { torn, ..control })
 }
 
 fn unreachable_single_user(pid: i32) -> PostmasterState {

@@ -1,12 +1,12 @@
 //! The mark of a data directory that holds other WAL than the primary on the same timeline. It lies inside: it goes with the data where that is
 //! copied, and ends with it.
+#![expect(clippy::disallowed_methods, reason = "what blocks is called by way of `blocking`")]
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::control::blocking;
-use crate::{Error, Result};
+use crate::{Error, Result, blocking};
 
 const NAME: &str = "patroni.diverged";
 
@@ -29,9 +29,8 @@ pub fn is_marked(data_dir: &Path) -> bool {
 /// # Errors
 /// The file cannot be written or removed.
 pub async fn mark(data_dir: &Path, present: bool) -> Result<()> {
-    let data_dir = data_dir.to_owned();
-    blocking(move || {
-        let path = path(&data_dir);
+    blocking::at(data_dir, move |data_dir| {
+        let path = path(data_dir);
         let (what, done) = match present {
             true => ("write", write(&path)),
             false => ("remove", remove(&path)),

@@ -1,4 +1,5 @@
 //! The postmaster of a data directory: whether it is there, how it is signalled, when it is gone.
+#![expect(clippy::disallowed_methods, reason = "what blocks is called by way of `blocking`")]
 
 use std::fs;
 use std::io;

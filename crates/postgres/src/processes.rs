@@ -1,6 +1,7 @@
 //! The processes of a postmaster, as the kernel shows them in `/proc`, and their end.
 //!
 //! Nothing here touches a disk, so that it answers while the storage of PostgreSQL hangs.
+#![expect(clippy::disallowed_methods, reason = "what blocks is called by way of `blocking`")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -110,7 +111,7 @@ pub(crate) fn is_killed(pid: i32) -> bool {
     masks.filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok()).any(|mask| mask & SIGKILL_BIT != 0)
 }
 
-fn numbers() -> impl Iterator<Item = i32> {
+pub(crate) fn numbers() -> impl Iterator<Item = i32> {
     fs::read_dir("/proc").into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
 

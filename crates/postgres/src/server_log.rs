@@ -1,5 +1,6 @@
 //! PostgreSQL's own words for a start that failed, from its log: the file of its logging collector, or the output of the agent, where that
 //! goes to a file.
+#![expect(clippy::disallowed_methods, reason = "what blocks is called by way of `blocking`")]
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};

@@ -1,6 +1,7 @@
 //! Whether the data directory is still the one that it was: file systems come and go under running programs, and what is seen at the
 //! same path then is another directory, or none. PostgreSQL works on in the old one, but for `pg_control`, which it writes by its path: into
 //! what lies there now. Everything here blocks.
+#![expect(clippy::disallowed_methods, reason = "blocks")]
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

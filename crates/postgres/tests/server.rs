@@ -801,7 +801,7 @@ fn a_directory_that_has_to_stay_is_emptied() {
         result.expect("emptied");
         assert_eq!(fs::read_dir(&data_dir).expect("it stays").count(), 0);
         for path in ["/", "relative", "/tmp/../tmp", ""] {
-            assert!(patroni_postgres::data_dir::remove(Path::new(path)).is_err(), "{path:?}");
+            assert!(patroni_postgres::data_dir::remove(Path::new(path)).await.is_err(), "{path:?}");
         }
     });
 }

@@ -1,4 +1,5 @@
 //! Reading and replacing files.
+#![expect(clippy::disallowed_methods, reason = "what blocks is called by way of `blocking`")]
 
 use std::fs::{self, File};
 use std::io;
@@ -32,7 +33,7 @@ pub(super) async fn write_private(path: PathBuf, content: Vec<u8>) -> Result<()>
 }
 
 /// The content; `None` where there is no such file.
-pub(super) async fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+pub(crate) async fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     match timeout(LIMIT, tokio::fs::read(path)).await {
         Ok(Ok(content)) => Ok(Some(content)),
         Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -41,11 +42,16 @@ pub(super) async fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     }
 }
 
-pub(super) async fn is_file(path: &Path) -> bool {
+pub(crate) async fn is_file(path: &Path) -> bool {
     timeout(LIMIT, tokio::fs::metadata(path)).await.is_ok_and(|found| found.is_ok_and(|metadata| metadata.is_file()))
 }
 
-pub(super) async fn rename(from: PathBuf, to: PathBuf) -> Result<()> {
+/// Makes a directory and those that it lies in, if they are not there.
+pub(super) async fn create_directory(path: &Path) -> Result<()> {
+    blocking("create", path.to_owned(), |path| fs::create_dir_all(path)).await
+}
+
+pub(crate) async fn rename(from: PathBuf, to: PathBuf) -> Result<()> {
     blocking("rename", from, move |from| {
         fs::rename(from, &to)?;
         sync_parent(&to)
@@ -54,7 +60,7 @@ pub(super) async fn rename(from: PathBuf, to: PathBuf) -> Result<()> {
 }
 
 /// Removes a file; no error if it is not there.
-pub(super) async fn remove(path: PathBuf) -> Result<()> {
+pub(crate) async fn remove(path: PathBuf) -> Result<()> {
     blocking("remove", path, |path| match fs::remove_file(path) {
         Ok(()) => sync_parent(path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -6,7 +6,7 @@
 mod addresses;
 mod custom_bootstrap;
 mod dsn;
-mod files;
+pub(crate) mod files;
 mod hba;
 mod pgpass;
 mod postgresql_conf;
@@ -26,8 +26,8 @@ use patroni_core::parameters::{
 };
 use patroni_core::settings::StandbyCluster;
 
+use crate::Result;
 use crate::options::ServerOptions;
-use crate::{Error, Result};
 
 pub use custom_bootstrap::CustomBootstrap;
 pub use dsn::parse_dsn;
@@ -261,7 +261,7 @@ impl Conf {
         for directory in directories {
             // A socket in the abstract namespace has no directory.
             if !directory.to_string_lossy().contains("/@") {
-                tokio::fs::create_dir_all(&directory).await.map_err(|e| Error::file("create", &directory, e))?;
+                files::create_directory(&directory).await?;
             }
         }
         Ok(())

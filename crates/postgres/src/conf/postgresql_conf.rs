@@ -65,7 +65,7 @@ impl Conf {
 
     async fn keep_original(&self) -> Result<()> {
         let base = self.config_dir().join(self.base_conf_name());
-        if self.files.custom_conf.is_some() || tokio::fs::try_exists(&base).await.unwrap_or(false) {
+        if self.files.custom_conf.is_some() || files::is_file(&base).await {
             return Ok(());
         }
         let original = self.postgresql_conf();

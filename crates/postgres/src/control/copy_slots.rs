@@ -6,11 +6,11 @@ use std::time::Duration;
 use patroni_core::job::UpstreamMember;
 use patroni_core::server::SlotKind;
 
-use super::{Control, StartOptions, Started, StopOptions, blocking};
+use super::{Control, StartOptions, Started, StopOptions};
 use crate::callbacks::CallbackAction;
 use crate::cancel::{Cancel, Progress};
 use crate::slots::copy::{self, Copy};
-use crate::{Error, Result};
+use crate::{Error, Result, blocking};
 
 /// How long a question to the local server may take.
 const QUERY_LIMIT: Duration = Duration::from_secs(3);
@@ -96,18 +96,21 @@ impl Control {
         let segment_size = self.monitor.control_values().await?.wal_segment_size();
         let missing = || Error::Unexpected("pg_controldata did not print the size of WAL files".to_owned());
         let segment_size = segment_size.ok_or_else(missing)?;
-        blocking(move || copy::retain_usable(&data_dir, segment_size, &mut copies).map(|()| copies)).await
+        blocking::at(&data_dir, move |data_dir| {
+            copy::retain_usable(data_dir, segment_size, &mut copies).map(|()| copies)
+        })
+        .await
     }
 
     async fn install(&self, copies: BTreeMap<String, Copy>) -> Result<()> {
         let data_dir = self.options().data_dir.clone();
-        blocking(move || copy::install(&data_dir, &copies)).await
+        blocking::at(&data_dir, move |data_dir| copy::install(data_dir, &copies)).await
     }
 
     async fn uninstall(&self, copies: BTreeMap<String, Copy>) -> Result<()> {
         let data_dir = self.options().data_dir.clone();
-        blocking(move || {
-            copy::uninstall(&data_dir, &copies);
+        blocking::at(&data_dir, move |data_dir| {
+            copy::uninstall(data_dir, &copies);
             Ok(())
         })
         .await

@@ -1,12 +1,12 @@
 //! Crash recovery without clients, so that the server ends cleanly and pg_rewind can work on it.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use super::Control;
 use crate::cancel::{Cancel, Progress};
+use crate::conf::files;
 use crate::programs::{self, Stderr};
 use crate::rewind::{RewindContext, archive_ready_wals, cleanup_archive_status};
 use crate::unfinished::Unfinished;
@@ -26,7 +26,7 @@ impl Control {
         if let Some(postmaster) = self.monitor().alive().await? {
             return Err(Error::PostmasterRuns { pid: postmaster.pid(), data_dir: options.data_dir.clone() });
         }
-        if self.monitor().control_values().await?.is_inconsistent(&options.data_dir) {
+        if self.monitor().control_values().await?.is_inconsistent(&options.data_dir).await? {
             return Err(Error::Unexpected("not recovered: it would end before it is consistent".to_owned()));
         }
         tracing::info!("doing crash recovery in a single user mode");
@@ -36,13 +36,13 @@ impl Control {
         if let Err(error) = cleanup_archive_status(&context).await {
             tracing::error!("{error}");
         }
-        let mut settings = last_options(&options.data_dir);
+        let mut settings = last_options(&options.data_dir).await;
         settings.insert("archive_mode".into(), "on".into());
         settings.insert("archive_command".into(), "false".into());
         self.conf.remove_recovery().await?;
         self.wait_for_left_processes(cancel).await;
         progress.commit(cancel, "doing crash recovery in a single user mode")?;
-        Unfinished::clear(&options.data_dir);
+        Unfinished::clear(&options.data_dir).await;
         let mut command = options.programs().command("postgres");
         command.args(["--single", "-D"]).arg(&options.data_dir);
         for (name, value) in &settings {
@@ -61,12 +61,12 @@ impl Control {
 }
 
 /// The options in `postmaster.opts`: `/bin/postgres "-D" "/data" "--port=5432" ...`. None where it cannot be read.
-fn last_options(data_dir: &Path) -> BTreeMap<String, String> {
-    let path = data_dir.join("postmaster.opts");
-    match fs::read_to_string(&path) {
-        Ok(text) => parse_options(&text),
+async fn last_options(data_dir: &Path) -> BTreeMap<String, String> {
+    match files::read(&data_dir.join("postmaster.opts")).await {
+        Ok(Some(text)) => parse_options(&String::from_utf8_lossy(&text)),
+        Ok(None) => BTreeMap::new(),
         Err(error) => {
-            tracing::error!("Error when reading {}: {error}", path.display());
+            tracing::error!("the options of the last start are not known: {error}");
             BTreeMap::new()
         }
     }

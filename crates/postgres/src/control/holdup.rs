@@ -1,4 +1,5 @@
 //! Who holds up a shutdown: processes that do not end, as the kernel shows them. PostgreSQL takes no connections any more then.
+#![expect(clippy::disallowed_methods, reason = "what blocks is called by way of `blocking`")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::Control;
+use crate::blocking;
 use crate::cancel::Progress;
 use crate::postmaster::Postmaster;
 use crate::processes::{Stat, tree};
@@ -58,7 +60,9 @@ pub(super) async fn report(
 }
 
 async fn blocking_look(postmaster: i32) -> Vec<Process> {
-    tokio::task::spawn_blocking(move || processes(postmaster)).await.unwrap_or_default()
+    blocking::within(blocking::LIMIT, "looking at processes", move || Ok(processes(postmaster)))
+        .await
+        .unwrap_or_default()
 }
 
 /// A child of the postmaster.

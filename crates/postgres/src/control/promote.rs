@@ -1,21 +1,22 @@
 //! Becoming primary.
+#![expect(clippy::disallowed_methods, reason = "what blocks is called by way of `blocking`")]
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use patroni_core::server::{ControlState, Role};
 use rustix::process::Signal;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
-use super::{Control, POLL, blocking};
+use super::{Control, POLL};
 use crate::callbacks::CallbackAction;
 use crate::cancel::{Cancel, Progress};
 use crate::controldata::peek_state;
 use crate::programs::{self, Stderr, command_of, describe, split};
-use crate::{Error, Result};
+use crate::{Error, Result, blocking};
 
 /// When a promotion that has not come about is nudged: a request that arrives just as recovery begins its pause between attempts to
 /// connect (`wal_retrieve_retry_interval`, 5 s) is noticed only after it, unless a reload wakes recovery up.
@@ -44,7 +45,7 @@ impl Control {
     pub async fn promote(&mut self, limit: Duration, cancel: &Cancel, progress: &Progress) -> Result<Promoted> {
         let postmaster = self.running().await?;
         let data_dir = self.options().data_dir.clone();
-        if peek_state(&data_dir) == Some(ControlState::InProduction) {
+        if peek_state(&data_dir).await == Some(ControlState::InProduction) {
             progress.commit(cancel, "already primary")?;
             self.role = Role::Primary;
             return Ok(Promoted::Done);
@@ -57,21 +58,21 @@ impl Control {
         let trigger = data_dir.join("promote");
         write_trigger(trigger.clone()).await?;
         if let Err(error) = postmaster.signal(Signal::USR1) {
-            let _ = fs::remove_file(&trigger);
+            forget(&trigger).await;
             return Err(error);
         }
         self.role = Role::Promoted;
         self.call_back(CallbackAction::OnRoleChange);
         let deadline = Instant::now() + limit;
         let (mut nudge_at, mut pause) = (Instant::now() + NUDGE_AFTER, NUDGE_AFTER);
-        while peek_state(&data_dir) != Some(ControlState::InProduction) {
+        while peek_state(&data_dir).await != Some(ControlState::InProduction) {
             if Instant::now() >= deadline || cancel.is_cancelled() {
                 return Ok(Promoted::StillInRecovery);
             }
             tokio::select! {
                 () = postmaster.exited() => {
                     // The next start must not become primary by itself.
-                    let _ = fs::remove_file(&trigger);
+                    forget(&trigger).await;
                     return Err(Error::Unexpected("PostgreSQL died while it was promoted".into()));
                 }
                 () = sleep(POLL) => {}
@@ -111,21 +112,26 @@ impl Control {
     }
 }
 
+/// That it cannot be removed shows when it is looked for.
+async fn forget(trigger: &Path) {
+    let _ =
+        blocking::at(trigger, |trigger| fs::remove_file(trigger).map_err(|e| Error::file("remove", trigger, e))).await;
+}
+
 /// On a disk that hangs the promotion has not begun: a trigger that is written when the disk answers again is taken back.
 async fn write_trigger(trigger: PathBuf) -> Result<()> {
     // Whoever comes first: the write, or the end of the waiting for it.
     let (settled, path) = (Arc::new(AtomicBool::new(false)), trigger.clone());
     let is_late = Arc::clone(&settled);
-    let write = blocking(move || {
+    let write = blocking::within(TRIGGER_LIMIT, format!("writing {}", trigger.display()), move || {
         patroni_files::append(&path).map_err(|error| Error::file("write", &path, error))?;
         if is_late.swap(true, Ordering::SeqCst) {
             let _ = fs::remove_file(&path);
         }
         Ok(())
     });
-    match timeout(TRIGGER_LIMIT, write).await {
-        Ok(written) => written,
-        Err(_) if settled.swap(true, Ordering::SeqCst) => Ok(()),
-        Err(_) => Err(Error::Timeout { what: format!("to write {}", trigger.display()), limit: TRIGGER_LIMIT }),
+    match write.await {
+        Err(Error::Timeout { .. }) if settled.swap(true, Ordering::SeqCst) => Ok(()),
+        written => written,
     }
 }

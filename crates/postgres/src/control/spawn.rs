@@ -1,8 +1,6 @@
 //! Starting the postmaster process.
 
-use std::fs;
 use std::net::{TcpListener, ToSocketAddrs};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -12,13 +10,13 @@ use patroni_core::units::in_words;
 use tokio::process::Command;
 use tokio::time::Instant;
 
-use super::{Control, blocking};
+use super::Control;
 use crate::cancel::Cancel;
 use crate::data_dir;
 use crate::options::ServerOptions;
 use crate::postmaster::{Found, Postmaster};
 use crate::programs::describe;
-use crate::{Error, Result};
+use crate::{Error, Result, blocking};
 
 /// How long children of a killed postmaster may take to leave. One that is stuck in the kernel may never.
 const LEFT_PROCESSES_LIMIT: Duration = Duration::from_secs(10);
@@ -26,12 +24,12 @@ const LEFT_PROCESSES_LIMIT: Duration = Duration::from_secs(10);
 impl Control {
     /// Starts `postgres` in a process group of its own, so that it outlives the agent and gets none of its signals. Its output
     /// goes where that of the agent goes.
-    pub(super) fn spawn_postmaster(&self, arguments: &[String]) -> Result<Arc<Postmaster>> {
+    pub(super) async fn spawn_postmaster(&self, arguments: &[String]) -> Result<Arc<Postmaster>> {
         let options = self.options();
         let mut command = options.programs().command("postgres");
         command.arg("-D").arg(&options.data_dir).args(arguments);
         clean_environment(&mut command);
-        if let Found::Foreign { pid } = Postmaster::find(&options.data_dir)? {
+        if let Found::Foreign { pid } = blocking::at(&options.data_dir, Postmaster::find).await? {
             // A starting postmaster takes any live process with the number in the pid file for another postmaster, unless
             // it is told that this is one of its ancestors. Removing the file would race with a real one.
             tracing::info!("Telling pg_ctl that it is safe to ignore postmaster.pid for process {pid}");
@@ -61,8 +59,11 @@ impl Control {
     pub(super) async fn wait_for_left_processes(&self, cancel: &Cancel) {
         let data_dir = self.options().data_dir.clone();
         let begun = Instant::now();
-        while Postmaster::left_processes(&data_dir) && begun.elapsed() < LEFT_PROCESSES_LIMIT && !cancel.is_cancelled()
-        {
+        while begun.elapsed() < LEFT_PROCESSES_LIMIT && !cancel.is_cancelled() {
+            let left = blocking::at(&data_dir, |data_dir| Ok(Postmaster::left_processes(data_dir)));
+            if !left.await.unwrap_or(false) {
+                break;
+            }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         if begun.elapsed() > Duration::from_millis(500) {
@@ -74,7 +75,7 @@ impl Control {
     pub(super) async fn why_start_failed(&self) -> Error {
         let options = self.options();
         let version = options.programs().server_version(&Cancel::new()).await.unwrap_or(0) / 10_000;
-        if let Some(reason) = unusable_data_dir(&options.data_dir, version) {
+        if let Some(reason) = unusable_data_dir(&options.data_dir, version).await {
             return Error::StartFailed(reason);
         }
         if let Some(reason) = refused_configuration(&options, &self.conf.postgresql_conf()).await {
@@ -82,7 +83,7 @@ impl Control {
         }
         let for_probe = options.clone();
         let mark = self.log_mark.clone();
-        let found = blocking(move || {
+        let found = blocking::within(blocking::LIMIT, "looking for the reason", move || {
             let taken = |at| format!("{at} is in use by another process; stop it or change postgresql.listen");
             Ok(taken_port(&for_probe).map(taken).or_else(|| mark.reason(&for_probe.data_dir)))
         });
@@ -108,15 +109,15 @@ fn clean_environment(command: &mut Command) {
     }
 }
 
-fn unusable_data_dir(data_dir: &Path, version: u32) -> Option<String> {
+async fn unusable_data_dir(data_dir: &Path, version: u32) -> Option<String> {
     let shown = data_dir.display();
-    let of = data_dir::major_version(data_dir)?;
+    let of = data_dir::major_version(data_dir).await.ok()??;
     if version != 0 && of != version {
         return Some(format!(
             "data directory {shown} is of version {of}, bin_dir has version {version}; upgrade one of them"
         ));
     }
-    let mode = fs::metadata(data_dir).ok()?.permissions().mode() & 0o777;
+    let mode = data_dir::mode(data_dir).await.ok()?;
     let remedy = "chmod it to 700 or 750";
     (mode & 0o027 != 0).then(|| format!("data directory {shown} has invalid permissions {mode:o}; {remedy}"))
 }

@@ -95,7 +95,7 @@ impl Control {
     pub async fn stop(&mut self, stop: StopOptions, cancel: &Cancel, progress: &Progress) -> Result<Stopped> {
         let Some(postmaster) = self.monitor.alive().await? else { return Ok(Stopped::WasNotRunning) };
         // Somebody has started it: whatever was unfinished is not any more.
-        Unfinished::clear(&self.options().data_dir);
+        Unfinished::clear(&self.options().data_dir).await;
         if stop.checkpoint {
             match self.checkpoint(stop.timeout.unwrap_or(CHECKPOINT_LIMIT), cancel).await {
                 Err(Error::Cancelled) => return Err(Error::Cancelled),
@@ -183,7 +183,8 @@ impl Control {
     /// Not permitted, or a process goes on.
     pub(crate) async fn kill(&self, postmaster: &Postmaster) -> Result<()> {
         let pid = postmaster.pid();
-        let mut killed = blocking(move || kill_all(pid, KILL_LIMIT)).await?;
+        let what = format!("killing the processes of PostgreSQL (pid={pid})");
+        let mut killed = blocking::within(KILL_LIMIT * 2, what, move || kill_all(pid, KILL_LIMIT)).await?;
         if killed.remain() {
             tracing::warn!(
                 "Processes of PostgreSQL that were killed hang in the kernel; they are gone when that lets them go"
@@ -198,7 +199,7 @@ impl Control {
         let options = self.options();
         loop {
             let alive = postmaster.is_alive();
-            match peek_state(&options.data_dir) {
+            match peek_state(&options.data_dir).await {
                 Some(ControlState::ShutDown) => break,
                 Some(ControlState::ShutDownInRecovery) => return None,
                 Some(_) | None if !alive => return None,

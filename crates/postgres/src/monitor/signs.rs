@@ -1,4 +1,5 @@
 //! What tells a server that hangs from a slow one. Facts only: what follows from them is decided in `core`.
+#![expect(clippy::disallowed_methods, reason = "what blocks is called by way of `blocking`")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,7 +13,7 @@ use patroni_core::lsn::Lsn;
 use tokio::time::timeout;
 
 use super::Monitor;
-use crate::control::blocking;
+use crate::blocking;
 use crate::processes;
 use crate::sql::{Connection, DEFAULT_OPTIONS, Row, SqlError};
 
@@ -99,8 +100,10 @@ impl Pulse {
     async fn learn_disk(&mut self) {
         if self.disk.get().is_none() {
             let wal = self.monitor.options().data_dir.join("pg_wal");
-            let disk = blocking(move || Ok(fs::metadata(&wal).map(|wal| statistics_of(wal.dev())).ok()));
-            if let Ok(Ok(Some(disk))) = timeout(LIMIT, disk).await {
+            let disk = blocking::within(LIMIT, "looking for the disk", move || {
+                Ok(fs::metadata(&wal).map(|wal| statistics_of(wal.dev())).ok())
+            });
+            if let Ok(Some(disk)) = disk.await {
                 let _ = self.disk.set(disk);
             }
         }
@@ -116,10 +119,10 @@ struct Sight {
 impl Sight {
     async fn look(self, answer: Option<Answer>) -> Signs {
         let Sight { postmaster, disk } = self;
-        let seen = blocking(move || {
+        let seen = blocking::within(LIMIT, "looking at processes", move || {
             Ok((postmaster.map(processes_of).unwrap_or_default(), disk.and_then(|disk| completed_writes(&disk))))
         });
-        let (processes, disk_writes) = timeout(LIMIT, seen).await.ok().and_then(Result::ok).unwrap_or_default();
+        let (processes, disk_writes) = seen.await.unwrap_or_default();
         Signs { answer, processes, disk_writes }
     }
 }

@@ -1,6 +1,8 @@
 //! The archive: WAL that a dying primary left unarchived, and WAL that pg_rewind misses.
+#![expect(clippy::disallowed_methods, reason = "what blocks is called by way of `blocking`")]
 
-use std::io;
+use std::ffi::OsString;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,10 +10,10 @@ use patroni_core::server::ControlState;
 
 use super::RewindContext;
 use crate::cancel::Cancel;
-use crate::conf::guc_value;
+use crate::conf::{files, guc_value};
 use crate::controldata::ControlValues;
 use crate::programs::{self, Stderr};
-use crate::{Error, Result};
+use crate::{Error, Result, blocking};
 
 /// How long one call of an archive or restore command may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(600);
@@ -29,13 +31,13 @@ pub async fn archive_ready_wals(context: &RewindContext, cancel: &Cancel) -> Res
     let ready = match ready_files(&status_dir).await {
         Ok(ready) => ready,
         Err(error) => {
-            tracing::error!("Unable to list {}: {error}", status_dir.display());
+            tracing::error!("{error}");
             return Ok(());
         }
     };
     for wal in ready {
         cancel.check()?;
-        if !wal_dir.join(&wal).is_file() {
+        if !files::is_file(&wal_dir.join(&wal)).await {
             continue;
         }
         let command = expand(&template, &wal_dir, &wal);
@@ -45,8 +47,8 @@ pub async fn archive_ready_wals(context: &RewindContext, cancel: &Cancel) -> Res
             continue;
         }
         let (from, to) = (status_dir.join(format!("{wal}.ready")), status_dir.join(format!("{wal}.done")));
-        if let Err(error) = tokio::fs::rename(&from, &to).await {
-            tracing::error!("Unable to rename {} to {}: {error}", from.display(), to.display());
+        if let Err(error) = files::rename(from, to).await {
+            tracing::error!("{error}");
         }
     }
     Ok(())
@@ -89,13 +91,22 @@ pub async fn archive_shutdown_checkpoint(context: &RewindContext, cancel: &Cance
 /// The directory cannot be read; that a file cannot be removed is logged.
 pub async fn cleanup_archive_status(context: &RewindContext) -> Result<()> {
     let status_dir = wal_dir(context).join("archive_status");
-    let mut entries = tokio::fs::read_dir(&status_dir).await.map_err(|e| Error::file("list", &status_dir, e))?;
-    while let Some(entry) = entries.next_entry().await.map_err(|e| Error::file("list", &status_dir, e))? {
-        if let Err(error) = tokio::fs::remove_file(entry.path()).await {
-            tracing::error!("Unable to remove {}: {error}", entry.path().display());
+    blocking::at(&status_dir, |status_dir| {
+        for name in names(status_dir)? {
+            let mark = status_dir.join(name);
+            if let Err(error) = fs::remove_file(&mark) {
+                tracing::error!("Unable to remove {}: {error}", mark.display());
+            }
         }
-    }
-    Ok(())
+        Ok(())
+    })
+    .await
+}
+
+/// What is in a directory. Blocks.
+fn names(directory: &Path) -> Result<Vec<OsString>> {
+    let failed = |error| Error::file("list", directory, error);
+    fs::read_dir(directory).map_err(failed)?.map(|entry| Ok(entry.map_err(failed)?.file_name())).collect()
 }
 
 /// Fetches a WAL file that pg_rewind misses.
@@ -120,14 +131,12 @@ fn wal_dir(context: &RewindContext) -> PathBuf {
     context.options.data_dir.join("pg_wal")
 }
 
-async fn ready_files(status_dir: &Path) -> io::Result<Vec<String>> {
-    let mut entries = tokio::fs::read_dir(status_dir).await?;
-    let mut names = Vec::new();
-    while let Some(entry) = entries.next_entry().await? {
-        names.extend(ready_wal(&entry.file_name().to_string_lossy()).map(str::to_owned));
-    }
-    names.sort();
-    Ok(names)
+async fn ready_files(status_dir: &Path) -> Result<Vec<String>> {
+    let found = blocking::at(status_dir, names).await?;
+    let mut ready: Vec<String> =
+        found.iter().filter_map(|name| ready_wal(&name.to_string_lossy()).map(str::to_owned)).collect();
+    ready.sort();
+    Ok(ready)
 }
 
 /// The WAL file, complete or partial, that such a mark is for. Those of history files do not matter here.

@@ -3,6 +3,7 @@
 //! pg_rewind reads everything that it goes by before it changes anything, but does not look whether it can write. It opens each file that it
 //! copies for writing where that is, makes directories, and removes last what the primary has not. Where one of these steps fails it stops
 //! half-way, with a data directory that neither starts nor can be rewound again.
+#![expect(clippy::disallowed_methods, reason = "what blocks is called by way of `blocking`")]
 
 use std::collections::HashMap;
 use std::fs::{self, Metadata};
@@ -17,8 +18,7 @@ use rustix::io::Errno;
 use super::RewindContext;
 use super::source::{Source, SourceFile};
 use crate::cancel::Cancel;
-use crate::control::blocking;
-use crate::{Error, Result};
+use crate::{Error, Result, blocking};
 
 /// How long looking through all files may take, here and on the primary. pg_rewind itself looks through them once more.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -46,17 +46,19 @@ pub(super) async fn refusal(context: &RewindContext, source: &RewindSource, canc
             }
         }
     };
+    let what = format!("looking for files that pg_rewind could not write in {}", context.options.data_dir.display());
     let (data_dir, cancelled) = (context.options.data_dir.clone(), cancel.clone());
     let looked_through = async {
         let theirs = theirs.await;
         let until = Instant::now() + LIMIT;
-        blocking(move || Target::look(&data_dir, &cancelled, until).map(|target| target.refusal(theirs.as_deref())))
-            .await
+        blocking::within(LIMIT * 2, what.clone(), move || {
+            Target::look(&data_dir, &cancelled, until).map(|target| target.refusal(theirs.as_deref()))
+        })
+        .await
     };
-    let what = || format!("looking for files that pg_rewind could not write in {}", context.options.data_dir.display());
     tokio::select! {
         result = tokio::time::timeout(LIMIT * 2, looked_through) => {
-            result.unwrap_or_else(|_| Err(Error::Timeout { what: what(), limit: LIMIT * 2 }))
+            result.unwrap_or_else(|_| Err(Error::Timeout { what: what.clone(), limit: LIMIT * 2 }))
         }
         () = cancel.cancelled() => Err(Error::Cancelled),
     }

@@ -10,7 +10,7 @@ use crate::monitor::Monitor;
 use crate::options::ServerOptions;
 use crate::postmaster::{Found, Postmaster};
 use crate::sql::{Connection, Conninfo};
-use crate::{Error, Result, data_dir};
+use crate::{Error, Result, blocking, data_dir};
 
 /// How far this node is: by its own word while it runs (as a standby), by `pg_control` otherwise. `None` where it has to be
 /// recovered first.
@@ -29,7 +29,7 @@ pub async fn local_position(context: &RewindContext, monitor: &Monitor) -> Resul
     }
     let data_dir = &context.options.data_dir;
     let values = ControlValues::read(&context.programs, data_dir).await?;
-    let control = values.control_data(data_dir::has_standby_signal(data_dir), data_dir::has_backup_label(data_dir))?;
+    let control = values.control_data(data_dir::Marks::read(data_dir).await?)?;
     Ok(stopped_position(&control))
 }
 
@@ -89,7 +89,8 @@ pub async fn can_rewind(context: &RewindContext) -> std::result::Result<(), Stri
     help.and_then(|output| output.success()).map_err(|error| error.to_string())?;
     let values =
         ControlValues::read(&context.programs, &context.options.data_dir).await.map_err(|error| error.to_string())?;
-    if values.is_inconsistent(&context.options.data_dir) {
+    let inconsistent = values.is_inconsistent(&context.options.data_dir).await;
+    if inconsistent.map_err(|error| error.to_string())? {
         return Err(
             "it was rewound or copied before, and has not yet replayed the WAL that makes it consistent".to_owned()
         );
@@ -102,9 +103,9 @@ pub async fn can_rewind(context: &RewindContext) -> std::result::Result<(), Stri
     Err("neither wal_log_hints nor data checksums are on: pg_rewind cannot tell which pages changed".to_owned())
 }
 
-pub(super) fn refuse_if_running(context: &RewindContext) -> Result<()> {
+pub(super) async fn refuse_if_running(context: &RewindContext) -> Result<()> {
     let data_dir = &context.options.data_dir;
-    let pid = match Postmaster::find(data_dir)? {
+    let pid = match blocking::at(data_dir, Postmaster::find).await? {
         Found::Alive(postmaster) => postmaster.pid(),
         Found::SingleUser { pid } => pid,
         Found::Nobody | Found::Foreign { .. } => return Ok(()),

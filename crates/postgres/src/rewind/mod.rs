@@ -24,12 +24,11 @@ use patroni_core::settings::StandbyCluster;
 
 use crate::cancel::{Cancel, Progress};
 use crate::conf::Conf;
-use crate::controldata::peek_state;
 use crate::copying::Copying;
 use crate::options::ServerOptions;
 use crate::programs::Programs;
 use crate::unfinished::{Unfinished, wait_for_rewind};
-use crate::{Error, Result};
+use crate::{Error, Result, blocking};
 
 pub use archive::{archive_ready_wals, archive_shutdown_checkpoint, cleanup_archive_status};
 pub use local::{can_rewind, local_position};
@@ -87,7 +86,7 @@ async fn compare(context: &RewindContext, upstream: &RewindSource, local: &Local
         tracing::info!("primary: history={}", excerpt(&primary.history, local.timeline));
     }
     let data_dir = &context.options.data_dir;
-    if let Some(unfinished) = Unfinished::in_force(data_dir, peek_state(data_dir)) {
+    if let Some(unfinished) = Unfinished::rewind_in_force(data_dir).await? {
         return Ok(match mixed(&unfinished, upstream, &primary) {
             Some(why) => RewindCheck::Needed(Err(why)),
             None => RewindCheck::Needed(can_rewind(context).await),
@@ -178,12 +177,13 @@ pub async fn run(
     cancel: &Cancel,
     progress: &Progress,
 ) -> std::result::Result<Option<Timeline>, RewindError> {
-    local::refuse_if_running(context).map_err(RewindError::Local)?;
+    local::refuse_if_running(context).await.map_err(RewindError::Local)?;
     let data_dir = &context.options.data_dir;
     let waited = wait_for_rewind(&context.programs, data_dir, cancel, progress).await.map_err(cancelled_or_local)?;
-    if waited && Unfinished::in_force(data_dir, peek_state(data_dir)).is_none() {
-        let timeline = Unfinished::rewind_of(data_dir).and_then(|finished| finished.timeline());
-        Unfinished::clear(data_dir);
+    if waited && Unfinished::rewind_in_force(data_dir).await.map_err(RewindError::Local)?.is_none() {
+        let finished = blocking::at(data_dir, |data_dir| Ok(Unfinished::rewind_of(data_dir))).await;
+        let timeline = finished.map_err(RewindError::Local)?.and_then(|finished| finished.timeline());
+        Unfinished::clear(data_dir).await;
         ask_to_write(context, source).await;
         return Ok(timeline);
     }
@@ -193,12 +193,13 @@ pub async fn run(
         return Err(RewindError::Refused(why));
     }
     progress.commit(cancel, format!("running pg_rewind from {source}")).map_err(cancelled_or_local)?;
-    let was_torn = Unfinished::rewind_of(data_dir).is_some();
-    Unfinished::rewind(data_dir, &source.to_string(), timeline).mark(data_dir).map_err(RewindError::Local)?;
+    let torn = blocking::at(data_dir, |data_dir| Ok(Unfinished::rewind_of(data_dir).is_some())).await;
+    let was_torn = torn.map_err(RewindError::Local)?;
+    Unfinished::mark_rewind(data_dir, &source.to_string(), timeline).await.map_err(RewindError::Local)?;
     let copying = Copying::new(&source.to_string(), progress);
     let result = program::pg_rewind(context, source, &copying, cancel).await;
     if result.is_ok() || !(copying.began() || was_torn) {
-        Unfinished::clear(data_dir);
+        Unfinished::clear(data_dir).await;
     }
     let Err(error) = result else {
         ask_to_write(context, source).await;

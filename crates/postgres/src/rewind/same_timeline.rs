@@ -1,5 +1,6 @@
 //! Node and primary on one timeline. PostgreSQL takes for granted that they have the same WAL; a primary that lost the end of its WAL, or two
 //! that both wrote (split brain), do not. And WAL that the node still needs may be gone.
+#![expect(clippy::disallowed_methods, reason = "what blocks is called by way of `blocking`")]
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -10,7 +11,7 @@ use patroni_core::lsn::{Lsn, Timeline};
 
 use super::source::{PrimaryTimeline, Source};
 use super::{RewindContext, waldump};
-use crate::Result;
+use crate::{Result, blocking};
 
 /// How much WAL before the position is compared, in bytes.
 const COMPARED: u64 = 16 << 10;
@@ -47,7 +48,8 @@ pub(super) async fn differs(
     let start = until.saturating_sub(1) / size * size;
     let from = until.saturating_sub(COMPARED).max(start);
     let path = context.options.data_dir.join("pg_wal").join(segment(timeline, Lsn(start), size));
-    let Some(mine) = read(&path, from - start, until - from) else { return Ok(None) };
+    let read = blocking::at(&path, move |path| Ok(read(path, from - start, until - from)));
+    let Some(mine) = read.await? else { return Ok(None) };
     // The file in which the primary left the timeline was copied to the next one, and may not be there under its first name.
     let later = primary.history.iter().map(|switch| switch.timeline).filter(|later| *later > timeline);
     for timeline in std::iter::once(timeline).chain(later).chain([primary.timeline]) {
@@ -96,8 +98,12 @@ pub(super) async fn missing_on(
         return Ok(None);
     }
     let pg_wal = context.options.data_dir.join("pg_wal");
-    let here = |number: &u64| begins(&pg_wal.join(segment(local.timeline, Lsn(number * size), size)), number * size);
-    let Some(last) = (first..=end.0 / size).take_while(here).last() else { return is_missing(first).await };
+    let timeline = local.timeline;
+    let last = blocking::at(&pg_wal, move |pg_wal| {
+        let here = |number: &u64| begins(&pg_wal.join(segment(timeline, Lsn(number * size), size)), number * size);
+        Ok((first..=end.0 / size).take_while(here).last())
+    });
+    let Some(last) = last.await? else { return is_missing(first).await };
     let from = Lsn(local.lsn.0.max(last * size));
     let whole = waldump::is_readable(context, local.timeline, from, Lsn((last + 1) * size)).await?;
     is_missing(if whole { last + 1 } else { last }).await

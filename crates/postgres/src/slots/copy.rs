@@ -1,4 +1,5 @@
 //! Copies of logical slots: read from the primary, put into the data directory of a standby that is stopped.
+#![expect(clippy::disallowed_methods, reason = "what blocks is called by way of `blocking`")]
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};

@@ -4,6 +4,7 @@
 //! until all transactions that ran at this position have ended, and what is committed meanwhile is left out, without a word. All of it comes
 //! from WAL, so the file of the primary is as good on a standby. In the byte order of the machine: magic number, checksum of what
 //! follows, version, length of what has no fixed length; then what differs between versions.
+#![expect(clippy::disallowed_methods, reason = "what blocks is called by way of `blocking`")]
 
 use std::path::Path;
 use std::time::Duration;

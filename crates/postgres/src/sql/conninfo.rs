@@ -183,6 +183,7 @@ impl Target {
 }
 
 /// The directory where libpq looks for a socket depends on who compiled it: Debian's, else PostgreSQL's own.
+#[expect(clippy::disallowed_methods, reason = "sockets are in memory: in /run, or /tmp")]
 fn default_socket_directory(port: &str) -> String {
     let exists = |d: &&str| Path::new(d).join(format!(".s.PGSQL.{port}")).exists();
     ["/var/run/postgresql", "/tmp"].iter().copied().find(exists).unwrap_or("/var/run/postgresql").to_owned()

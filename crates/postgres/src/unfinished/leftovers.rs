@@ -1,4 +1,5 @@
 //! Programs that an agent which was killed left at work on the data directory.
+#![expect(clippy::disallowed_methods, reason = "what blocks is called by way of `blocking`")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,9 +12,9 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{Unfinished, boot};
 use crate::cancel::{Cancel, Progress};
 use crate::postmaster::Postmaster;
-use crate::processes::{Stat, group};
+use crate::processes::{Stat, group, numbers};
 use crate::programs::Programs;
-use crate::{Error, Result};
+use crate::{Error, Result, blocking};
 
 /// How long a program of the agent's former life may take to end, asked to and then killed.
 const END_LIMIT: Duration = Duration::from_secs(10);
@@ -66,7 +67,7 @@ impl Program {
 /// Ends a copy that an agent which was killed left behind, still at work on the data directory. pg_rewind is left to its work: it
 /// cannot be repeated once it has removed the WAL that it goes by.
 pub async fn end_leftover_copy(programs: &Programs, data_dir: &Path) {
-    let copies: Vec<_> = Unfinished::all(data_dir).into_iter().filter_map(Unfinished::into_copy).collect();
+    let copies: Vec<_> = all(data_dir).await.into_iter().filter_map(Unfinished::into_copy).collect();
     if copies.is_empty() {
         return;
     }
@@ -74,16 +75,17 @@ pub async fn end_leftover_copy(programs: &Programs, data_dir: &Path) {
     for program in copies.into_iter().filter_map(|copy| copy.program) {
         program.end(data_dir).await;
     }
-    end(&at_work(&[programs.path("pg_basebackup")], data_dir), data_dir).await;
+    end(&at_work(vec![programs.path("pg_basebackup")], data_dir).await, data_dir).await;
 }
 
 /// Ends everything of the kind, before the data directory is removed.
 pub async fn end_leftovers(programs: &Programs, data_dir: &Path) {
-    if Unfinished::all(data_dir).is_empty() {
+    if all(data_dir).await.is_empty() {
         return;
     }
     end_leftover_copy(programs, data_dir).await;
-    end(&at_work(&["pg_basebackup", "pg_rewind"].map(|name| programs.path(name)), data_dir), data_dir).await;
+    let programs = ["pg_basebackup", "pg_rewind"].map(|name| programs.path(name));
+    end(&at_work(programs.into(), data_dir).await, data_dir).await;
 }
 
 /// Waits for pg_rewind that an agent which was killed left behind. True: there was one.
@@ -96,7 +98,7 @@ pub async fn wait_for_rewind(
     cancel: &Cancel,
     progress: &Progress,
 ) -> Result<bool> {
-    let left = at_work(&[programs.path("pg_rewind")], data_dir);
+    let left = at_work(vec![programs.path("pg_rewind")], data_dir).await;
     for process in &left {
         progress.commit(cancel, "waiting for pg_rewind of an earlier run")?;
         tracing::info!("pg_rewind of an earlier run is still at work: waiting for process {}", process.pid());
@@ -118,21 +120,35 @@ async fn end(processes: &[Postmaster], data_dir: &Path) {
     }
 }
 
+/// All marks; none where the disk does not say.
+async fn all(data_dir: &Path) -> Vec<Unfinished> {
+    blocking::at(data_dir, |data_dir| Ok(Unfinished::all(data_dir))).await.unwrap_or_else(|error| {
+        tracing::error!("whether something is still at work on a data directory is not known: {error}");
+        Vec::new()
+    })
+}
+
 /// Processes that run one of these programs with the data directory as an argument.
-fn at_work(programs: &[PathBuf], data_dir: &Path) -> Vec<Postmaster> {
-    let wanted = data_dir.to_string_lossy();
-    let is_one = |pid: &i32| {
-        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let command = String::from_utf8_lossy(&command);
-        let words: Vec<&str> = command.split('\0').collect();
-        // The second word, where the program is a script.
-        let is_program = |word: &&str| programs.iter().any(|path| path.file_name() == Path::new(word).file_name());
-        words.iter().take(2).any(is_program)
-            && words.iter().any(|word| word.strip_prefix("--pgdata=").unwrap_or(word) == wanted)
-    };
-    let entries = fs::read_dir("/proc").into_iter().flatten();
-    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).filter(is_one);
-    pids.filter_map(|pid| Postmaster::open(pid).ok().flatten()).collect()
+async fn at_work(programs: Vec<PathBuf>, data_dir: &Path) -> Vec<Postmaster> {
+    let wanted = data_dir.to_string_lossy().into_owned();
+    let search = blocking::within(blocking::LIMIT, "looking through processes", move || {
+        let is_one = |pid: &i32| is_at_work(*pid, &programs, &wanted);
+        Ok(numbers().filter(is_one).filter_map(|pid| Postmaster::open(pid).ok().flatten()).collect())
+    });
+    search.await.unwrap_or_else(|error| {
+        tracing::error!("programs of an earlier run may still be at work: {error}");
+        Vec::new()
+    })
+}
+
+fn is_at_work(pid: i32, programs: &[PathBuf], data_dir: &str) -> bool {
+    let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let command = String::from_utf8_lossy(&command);
+    let words: Vec<&str> = command.split('\0').collect();
+    // The second word, where the program is a script.
+    let is_program = |word: &&str| programs.iter().any(|path| path.file_name() == Path::new(word).file_name());
+    words.iter().take(2).any(is_program)
+        && words.iter().any(|word| word.strip_prefix("--pgdata=").unwrap_or(word) == data_dir)
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
 //! A data directory while it is copied or made, and its marks meanwhile.
+#![expect(clippy::disallowed_methods, reason = "what blocks is called by way of `blocking`")]
 
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -9,8 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::leftovers::Program;
 use super::{CopyMark, Places, Unfinished, inode, write};
-use crate::control::blocking;
-use crate::data_dir;
+use crate::{blocking, data_dir};
 
 /// How often the directory is looked at.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -39,9 +39,9 @@ struct Marks {
 impl Making {
     /// Leaves a mark on disk before anything is done.
     pub(crate) async fn begin(data_dir: &Path) -> Self {
-        let (path, mut marks) = (data_dir.to_owned(), Marks::default());
-        let marked = blocking(move || {
-            marks.outside(&path, None);
+        let mut marks = Marks::default();
+        let marked = blocking::at(data_dir, move |data_dir| {
+            marks.outside(data_dir, None);
             Ok(marks)
         });
         let marks = marked.await.unwrap_or_default();
@@ -76,10 +76,10 @@ impl Making {
     }
 
     async fn look(&self, mut marks: Marks) -> Marks {
-        let (path, program, before) = (self.data_dir.clone(), self.program.get().cloned().flatten(), marks.clone());
-        let looked = blocking(move || {
-            marks.outside(&path, program.clone());
-            marks.within(&path, program);
+        let (program, before) = (self.program.get().cloned().flatten(), marks.clone());
+        let looked = blocking::at(&self.data_dir, move |data_dir| {
+            marks.outside(data_dir, program.clone());
+            marks.within(data_dir, program);
             Ok(marks)
         });
         looked.await.unwrap_or(before)
@@ -99,7 +99,7 @@ impl Marks {
     /// enough. Blocks.
     fn within(&mut self, data_dir: &Path, program: Option<Program>) {
         let is_wanted = self.outside.is_none() || data_dir.join("global/pg_control").exists();
-        if self.within || !is_wanted || data_dir::is_empty(data_dir).unwrap_or(true) {
+        if self.within || !is_wanted || data_dir::has_nothing(data_dir).unwrap_or(true) {
             return;
         }
         self.within = true;
@@ -149,7 +149,7 @@ mod tests {
             })
             .await;
         assert!(!is_marked(&data_dir) && !Unfinished::is_half_a_copy(&data_dir), "somebody has started it");
-        Unfinished::clear(&data_dir);
+        Unfinished::remove(&data_dir);
     }
 
     /// The parent directory and the home directory cannot be written.

@@ -5,6 +5,7 @@
 //! from a backup, in a home directory that several machines share. So a data directory with a `pg_control` is half a copy only by a mark that
 //! lies in it, was written for it, and is removed by PostgreSQL itself as soon as somebody starts it there. Marks elsewhere count only
 //! where there is no `pg_control`, and for the directory that they were written for.
+#![expect(clippy::disallowed_methods, reason = "what blocks is called by way of `blocking`")]
 
 mod leftovers;
 mod making;
@@ -19,7 +20,9 @@ use patroni_core::lsn::Timeline;
 use patroni_core::server::ControlState;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::controldata::state;
+use crate::data_dir::has_nothing;
+use crate::{Error, Result, blocking};
 
 pub use leftovers::{end_leftover_copy, end_leftovers, wait_for_rewind};
 pub(crate) use making::Making;
@@ -130,6 +133,23 @@ impl Unfinished {
         })
     }
 
+    /// The same, given `pg_control` itself.
+    ///
+    /// # Errors
+    /// The disk does not answer.
+    pub(crate) async fn rewind_in_force(data_dir: &Path) -> Result<Option<Unfinished>> {
+        blocking::at(data_dir, |data_dir| Ok(Self::in_force(data_dir, state(data_dir)))).await
+    }
+
+    /// Leaves the mark of pg_rewind from this primary on disk before that begins.
+    ///
+    /// # Errors
+    /// As [`Unfinished::mark`].
+    pub(crate) async fn mark_rewind(data_dir: &Path, source: &str, timeline: Timeline) -> Result<()> {
+        let source = source.to_owned();
+        blocking::at(data_dir, move |data_dir| Self::rewind(data_dir, &source, timeline).mark(data_dir)).await
+    }
+
     /// What is in the data directory is the rest of a copy, or of a new database system, that did not end: nobody has started PostgreSQL
     /// there since it was begun.
     pub fn is_half_a_copy(data_dir: &Path) -> bool {
@@ -147,8 +167,28 @@ impl Unfinished {
         }
     }
 
+    /// There is something in the data directory, and it is half a copy.
+    ///
+    /// # Errors
+    /// The disk does not answer.
+    pub(crate) async fn left_half(data_dir: &Path) -> Result<bool> {
+        let is_half = |dir: &Path| Ok(!has_nothing(dir).unwrap_or(true) && Self::is_half_a_copy(dir));
+        blocking::at(data_dir, is_half).await
+    }
+
     /// It ended, or the data directory is another one now. That the mark cannot be removed is logged.
-    pub fn clear(data_dir: &Path) {
+    pub async fn clear(data_dir: &Path) {
+        let cleared = blocking::at(data_dir, |data_dir| {
+            Self::remove(data_dir);
+            Ok(())
+        });
+        if let Err(error) = cleared.await {
+            tracing::error!("a mark that this data directory is not whole may be left: {error}");
+        }
+    }
+
+    /// The same. Blocks.
+    pub fn remove(data_dir: &Path) {
         let places = Places::of(data_dir);
         // It may be somebody else's, for the server that runs.
         let is_kept = read(&places.until_started).is_none().then(|| places.until_started.clone());
@@ -243,8 +283,8 @@ mod tests {
         fs::create_dir(&data_dir).unwrap();
         fs::write(data_dir.join("PG_VERSION"), "15").unwrap();
         assert_eq!(Unfinished::rewind_of(&data_dir), None, "another data directory");
-        Unfinished::clear(&data_dir);
-        Unfinished::clear(&data_dir);
+        Unfinished::remove(&data_dir);
+        Unfinished::remove(&data_dir);
         assert_eq!(Unfinished::all(&data_dir), []);
     }
 
@@ -279,7 +319,7 @@ mod tests {
                 }
                 let context = format!("{mark:?} {beside} {within} {is_there}");
                 assert_eq!(Unfinished::is_half_a_copy(&data_dir), expected, "{context}");
-                Unfinished::clear(&data_dir);
+                Unfinished::remove(&data_dir);
                 assert!(!Unfinished::is_half_a_copy(&data_dir), "{context}");
                 fs::remove_dir_all(data_dir.join("global")).unwrap();
             }
@@ -291,7 +331,7 @@ mod tests {
     fn a_file_of_that_name_that_is_not_ours_stays() {
         let data_dir = tempfile::tempdir().unwrap();
         fs::write(data_dir.path().join(UNTIL_STARTED), "").unwrap();
-        Unfinished::clear(data_dir.path());
+        Unfinished::remove(data_dir.path());
         assert!(data_dir.path().join(UNTIL_STARTED).exists());
     }
 
@@ -333,7 +373,7 @@ mod tests {
         assert!(Unfinished::is_half_a_copy(&data_dir));
         assert_eq!(fs::read_dir(&data_dir).unwrap().count(), 0);
         assert!(!Unfinished::is_half_a_copy(&parent.path().join("15/100/main")));
-        Unfinished::clear(&data_dir);
+        Unfinished::remove(&data_dir);
         assert!(!Unfinished::is_half_a_copy(&data_dir));
     }
 
