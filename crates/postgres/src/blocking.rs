@@ -36,6 +36,17 @@ pub(crate) async fn at<T: Send + 'static>(
     within(LIMIT, format!("work with files in {}", path.display()), move || work(&path)).await
 }
 
+/// Removes or moves a data directory. This alone has no deadline: it is as large as the database, and if nobody waited for it, it would go on beside
+/// the copy that takes its place. A job waits, never the loop.
+#[expect(clippy::disallowed_methods, reason = "see above")]
+pub(crate) async fn to_its_end<T: Send + 'static>(path: &Path, work: fn(&Path) -> Result<T>) -> Result<T> {
+    let path = path.to_owned();
+    match spawn_blocking(move || work(&path)).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::Unexpected(format!("internal error: {error}"))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use patroni_core::lsn::Timeline;
 use patroni_core::server::DataDir;
@@ -18,9 +18,6 @@ use crate::postmaster::{Found, Postmaster};
 use crate::programs::Programs;
 use crate::unfinished::Unfinished;
 use crate::{Error, Result};
-
-/// How long removing a data directory, or one that was moved away before, may take.
-const REMOVAL_LIMIT: Duration = Duration::from_secs(3600);
 
 /// Looks into a data directory: its state, and the content of `pg_control` where there is one. `is_served`: a process of PostgreSQL
 /// works in it.
@@ -168,7 +165,7 @@ pub async fn timeline_history(data_dir: &Path, timeline: Timeline) -> Result<(St
 /// # Errors
 /// A postmaster runs on it; a rename failed (what was renamed before stays so).
 pub async fn move_away(data_dir: &Path) -> Result<()> {
-    long(data_dir, "moving", rename_all).await
+    blocking::to_its_end(data_dir, rename_all).await
 }
 
 fn rename_all(data_dir: &Path) -> Result<()> {
@@ -194,13 +191,7 @@ fn rename_all(data_dir: &Path) -> Result<()> {
 /// # Errors
 /// A postmaster runs on it, or it can neither be removed nor moved.
 pub async fn remove(data_dir: &Path) -> Result<()> {
-    long(data_dir, "removing", remove_or_rename).await
-}
-
-/// What is removed is as large as the database, and a job does it.
-async fn long(data_dir: &Path, doing: &str, work: fn(&Path) -> Result<()>) -> Result<()> {
-    let owned = data_dir.to_owned();
-    blocking::within(REMOVAL_LIMIT, format!("{doing} {}", data_dir.display()), move || work(&owned)).await
+    blocking::to_its_end(data_dir, remove_or_rename).await
 }
 
 fn remove_or_rename(data_dir: &Path) -> Result<()> {

@@ -94,8 +94,18 @@ impl Control {
     /// [`Error::Cancelled`]; the signal cannot be sent; it cannot be killed.
     pub async fn stop(&mut self, stop: StopOptions, cancel: &Cancel, progress: &Progress) -> Result<Stopped> {
         let Some(postmaster) = self.monitor.alive().await? else { return Ok(Stopped::WasNotRunning) };
-        // Somebody has started it: whatever was unfinished is not any more.
-        Unfinished::clear(&self.options().data_dir).await;
+        // Somebody has started it: whatever was unfinished is not any more. A disk that hangs does not hold up the stop.
+        let data_dir = self.options().data_dir.clone();
+        tokio::join!(self.stop_running(&postmaster, stop, cancel, progress), Unfinished::clear(&data_dir)).0
+    }
+
+    async fn stop_running(
+        &mut self,
+        postmaster: &Postmaster,
+        stop: StopOptions,
+        cancel: &Cancel,
+        progress: &Progress,
+    ) -> Result<Stopped> {
         if stop.checkpoint {
             match self.checkpoint(stop.timeout.unwrap_or(CHECKPOINT_LIMIT), cancel).await {
                 Err(Error::Cancelled) => return Err(Error::Cancelled),
@@ -112,7 +122,7 @@ impl Control {
             Mode::Fast => Signal::INT,
             Mode::Immediate => Signal::QUIT,
         })?;
-        let end = self.wait_for_exit(&postmaster, &stop, &events, cancel, progress).await?;
+        let end = self.wait_for_exit(postmaster, &stop, &events, cancel, progress).await?;
         if stop.callback {
             self.call_back(CallbackAction::OnStop);
         }
