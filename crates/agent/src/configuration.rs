@@ -148,27 +148,29 @@ impl Configuration {
     /// Reads files and environment again, as SIGHUP and POST `/reload` ask. On an error the old settings stay.
     pub async fn reload(&mut self) {
         let config = Arc::clone(&self.config);
-        match timeout(READ_LIMIT, tokio::task::spawn_blocking(move || config.reload())).await {
-            Ok(Ok(Ok(loaded))) => {
+        match from_disk(move || config.reload()).await {
+            Ok(Ok(loaded)) => {
                 if !loaded.changed {
                     tracing::info!("No local configuration items changed.");
                 }
                 self.take(loaded, Untold::Asked);
             }
-            Ok(Ok(Err(error))) => tracing::error!("{}", kept(&self.config, &error)),
-            Ok(Err(error)) => tracing::error!("the configuration could not be read: {error}"),
-            Err(_) => tracing::error!("the disk with the configuration does not answer: the one before stays in force"),
+            Ok(Err(error)) => tracing::error!("{}", kept(&self.config, &error)),
+            Err(why) => tracing::error!("the configuration could not be read: {why}; the one before stays in force"),
         }
         self.reload_parts().await;
     }
 
     async fn reload_parts(&mut self) {
-        match HttpClient::new(options::client_options(&self.config)) {
+        let client = options::client_options(&self.config);
+        match from_disk(move || HttpClient::new(client).map_err(|error| error.to_string())).await.flatten() {
             Ok(http) => self.http = http,
-            Err(error) => tracing::error!("ctl: {error}; the settings before stay in force"),
+            Err(why) => tracing::error!("ctl: {why}; the settings before stay in force"),
         }
-        if let Err(error) = self.log.reconfigure(&options::log_options(&self.config.log)) {
-            tracing::error!("log: {error}; the settings before stay in force");
+        let (log, options) = (Arc::clone(&self.log), options::log_options(&self.config.log));
+        let reconfigured = from_disk(move || log.reconfigure(&options).map_err(|error| error.to_string())).await;
+        if let Err(why) = reconfigured.flatten() {
+            tracing::error!("log: {why}; the settings before stay in force");
         }
         if let Some(api) = &self.api
             && let Err(error) = api.reload(options::api_options(&self.config)).await
@@ -321,6 +323,15 @@ impl Configuration {
                 tracing::error!("failed to save {}: {error}", cache::path(&data_dir).display());
             }
         });
+    }
+}
+
+/// Reads or writes small files on a thread for that. On a disk that hangs nobody waits for it longer than for a moment.
+async fn from_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    match timeout(READ_LIMIT, tokio::task::spawn_blocking(work)).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("the disk does not answer".to_owned()),
     }
 }
 

@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -50,7 +51,10 @@ const MAX_CONNECTIONS: usize = if cfg!(test) { 400 } else { 4000 };
 /// File descriptors that are left to the rest of the agent.
 const RESERVED_FILES: u64 = 200;
 
-/// How often the files of certificates are looked at.
+/// How long reading the files of certificates may take.
+const FILES_LIMIT: Duration = Duration::from_secs(5);
+
+/// How often they are looked at.
 const CERTIFICATE_INTERVAL: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(10) };
 
 /// Why the API cannot be served.
@@ -229,9 +233,10 @@ impl Live {
 
 /// Reading and decrypting a key is slow enough to keep it from the threads that serve.
 async fn read_tls(tls: ServerTls) -> Result<rustls::ServerConfig, TlsError> {
-    match tokio::task::spawn_blocking(move || tls::server_config(&tls)).await {
-        Ok(result) => result,
-        Err(e) => Err(TlsError::Config(e.to_string())),
+    match timeout(FILES_LIMIT, tokio::task::spawn_blocking(move || tls::server_config(&tls))).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(e)) => Err(TlsError::Config(e.to_string())),
+        Err(_) => Err(TlsError::Config("the disk with its files does not answer".into())),
     }
 }
 
@@ -261,7 +266,8 @@ impl FileMarks {
         for path in [Some(&tls.identity.certfile), tls.identity.keyfile.as_ref(), tls.cafile.as_ref()] {
             let Some(path) = path else { continue };
             let mark = |file: Metadata| Some((file.modified().ok()?, file.ino(), file.len()));
-            marks.push(tokio::fs::metadata(path).await.ok().and_then(mark));
+            let found = timeout(FILES_LIMIT, tokio::fs::metadata(path)).await;
+            marks.push(found.ok().and_then(Result::ok).and_then(mark));
         }
         FileMarks(marks)
     }
@@ -411,7 +417,7 @@ async fn encrypted(
     config: Arc<rustls::ServerConfig>,
     place: &Place,
 ) {
-    match tokio::time::timeout(HANDSHAKE_LIMIT, TlsAcceptor::from(config).accept(stream)).await {
+    match timeout(HANDSHAKE_LIMIT, TlsAcceptor::from(config).accept(stream)).await {
         Ok(Ok(stream)) => {
             let certified = stream.get_ref().1.peer_certificates().is_some_and(|chain| !chain.is_empty());
             exchange(shared, stream, Client { address: peer.ip().to_canonical(), certified }, place).await;
