@@ -23,7 +23,7 @@ use crate::processes::{self, Killed};
 use crate::programs::Programs;
 use crate::sql::{Connection, DEFAULT_OPTIONS, SqlError};
 use crate::unfinished::Unfinished;
-use crate::whereabouts::{Whereabouts, works_elsewhere};
+use crate::whereabouts::{Whereabouts, awaits_mount, works_elsewhere};
 use crate::{Error, Result};
 pub use signs::Pulse;
 
@@ -234,7 +234,10 @@ impl Monitor {
         let data_dir = &self.options().data_dir;
         let mut known = self.whereabouts.lock().unwrap_or_else(PoisonError::into_inner);
         if !has_control_file {
-            return known.as_ref().and_then(Whereabouts::is_lost);
+            return match known.as_ref() {
+                Some(known) => known.is_lost(),
+                None => awaits_mount(data_dir),
+            };
         }
         Whereabouts::learn(&mut known, data_dir);
         match found {

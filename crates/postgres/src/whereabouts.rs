@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 
+const FSTAB: &str = "/etc/fstab";
+
 /// Device and number of a directory.
 type Identity = (u64, u64);
 
@@ -40,6 +42,30 @@ impl Whereabouts {
              there now: patronictl reinit"
         ))
     }
+}
+
+/// Why no data directory may be made at this path, for an agent that has seen none there: the file system that holds it at other times is not
+/// mounted. `None`: nothing speaks against it.
+pub(crate) fn awaits_mount(data_dir: &Path) -> Option<String> {
+    let text = fs::read_to_string(FSTAB).ok()?;
+    let real = fs::canonicalize(data_dir).unwrap_or_else(|_| data_dir.to_owned());
+    let missing = mount_points(&text).find(|path| real.starts_with(path) && is_mounted(path) == Some(false))?;
+    let path = missing.display();
+    Some(format!(
+        "{FSTAB} has a file system for {path}, and none is mounted there. Mount it (mount {path}), or, where it is not for this data directory, take it out \
+         of {FSTAB} or give it the option noauto; or have this node cloned to what is there now: patronictl reinit"
+    ))
+}
+
+/// Where this table has file systems mounted when the machine starts, but for the root directory (fstab(5)).
+fn mount_points(fstab: &str) -> impl Iterator<Item = PathBuf> {
+    fstab.lines().filter_map(|line| {
+        let mut fields = line.split_whitespace().filter(|_| !line.trim_start().starts_with('#'));
+        let (path, options) = (fields.nth(1)?, fields.nth(1).unwrap_or_default());
+        let path = PathBuf::from(path.replace("\\040", " ").replace("\\011", "\t"));
+        (path.parent().is_some() && path.is_absolute() && !options.split(',').any(|option| option == "noauto"))
+            .then_some(path)
+    })
 }
 
 /// Why the server of a postmaster is not that of the data directory. `None`: it is, or nobody can say.
@@ -83,6 +109,14 @@ mod tests {
             let lost = at(gone).is_lost().expect("nothing is mounted there");
             assert!(lost.contains("Mount it again"), "{lost}");
         }
+    }
+
+    #[test]
+    fn what_is_mounted_at_boot() {
+        let table = "# /dev/sda1 /old ext4 defaults 0 2\n/dev/sda2 / ext4 defaults 0 1\nUUID=1 /srv/pg\\040data xfs defaults,nofail 0 2\n\
+                     /dev/sdb1 /backup ext4 noauto,ro 0 0\n/dev/sda3 none swap sw 0 0\nserver:/pg\t/mnt/pg\tnfs4\n\n";
+        let found: Vec<_> = mount_points(table).collect();
+        assert_eq!(found, [Path::new("/srv/pg data"), Path::new("/mnt/pg")]);
     }
 
     #[test]
