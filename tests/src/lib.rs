@@ -5,7 +5,7 @@
 //!
 //! Environment: `PATRONI_BIN`, `PATRONICTL_BIN` (the programs under test; default `target/debug`), `REFERENCE_BIN_DIR`
 //! (where Patroni 4.1.5 for mixed clusters is; default `target/reference/bin`, then `/opt/ref/venv/bin`), `PG_BIN_DIR`,
-//! `PATRONI_TEST_SERVERS` (where Consul and ZooKeeper are, which are not installed; default `target/servers`),
+//! `PATRONI_TEST_SERVERS` (where Consul, ZooKeeper and Prometheus are, which are not installed; default `target/servers`),
 //! `PATRONI_TEST_STORE=raft` (agents keep the store themselves, in
 //! tests that do not need etcd), `PATRONI_TEST_KEEP=1` (the files of a test that fails stay).
 
@@ -36,7 +36,7 @@ pub use patroni_ports::free_port;
 pub use programs::{Kind, Programs};
 pub use rest::{Answer, request};
 pub use sandbox::{Sandbox, process_exists, signal};
-pub use server::{Server, Store};
+pub use server::{Server, Store, servers};
 pub use small_disk::SmallDisk;
 pub use wait::{Limit, wait_for};
 pub use writer::{Writer, Written};

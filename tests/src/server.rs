@@ -17,6 +17,12 @@ use serde_json::{Value, json};
 use crate::sandbox::{Sandbox, signal};
 use crate::wait::{Limit, wait_for};
 
+/// Where `./test` puts servers that are not installed.
+pub fn servers() -> PathBuf {
+    let usual = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/servers");
+    std::env::var_os("PATRONI_TEST_SERVERS").map_or_else(usual, PathBuf::from)
+}
+
 /// A store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Store {
@@ -33,8 +39,7 @@ pub enum Store {
 impl Store {
     /// The server's program, if it is there.
     pub fn program(self) -> Option<PathBuf> {
-        let usual = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/servers");
-        let servers = std::env::var_os("PATRONI_TEST_SERVERS").map_or_else(usual, PathBuf::from);
+        let servers = servers();
         match self {
             Store::Etcd => Some(PathBuf::from("etcd")),
             Store::Consul => Some(servers.join("consul/usr/bin/consul")).filter(|program| program.is_file()),

@@ -96,6 +96,8 @@ pub(crate) enum Shape {
     Config,
     /// Prometheus' text format.
     Metrics,
+    /// The metrics as OpenMetrics.
+    OpenMetrics,
     /// Names and addresses.
     Members,
     /// Names, each with the addresses of its REST API and its PostgreSQL.
@@ -201,7 +203,12 @@ pub(crate) const ENDPOINTS: &[Endpoint] = &[
         parameters: &[Parameter::Lag, Parameter::Mode],
         ..read("/readiness", Purpose::Readiness, "A leader, or a replica that streams and is near enough.", PROBE)
     },
-    read("/patroni", Purpose::Status, "The status document of the node.", &[(200, "It.", Shape::Status)]),
+    read(
+        "/patroni",
+        Purpose::Status,
+        "The status document of the node.",
+        &[(200, "State, role, positions, settings.", Shape::Status)],
+    ),
     read(
         "/cluster",
         Purpose::Topology,
@@ -220,7 +227,12 @@ pub(crate) const ENDPOINTS: &[Endpoint] = &[
         "The dynamic configuration.",
         &[(200, "As the store says.", Shape::Config), (502, "There is none yet.", Shape::Page), NO_STORE],
     ),
-    read("/metrics", Purpose::Metrics, "Metrics for Prometheus.", &[(200, "All of them.", Shape::Metrics)]),
+    read(
+        "/metrics",
+        Purpose::Metrics,
+        "Metrics for Prometheus, as OpenMetrics where `Accept` asks for that.",
+        &[(200, "All of them.", Shape::Metrics), (200, "The same as OpenMetrics.", Shape::OpenMetrics)],
+    ),
     read(
         "/failsafe",
         Purpose::FailsafeMembers,
@@ -239,7 +251,7 @@ pub(crate) const ENDPOINTS: &[Endpoint] = &[
         "Why a standby does not stream: what its primary answers to a replication connection, tried at most every 5 seconds.",
         &[(200, "The error, if there is one.", Shape::Upstream)],
     ),
-    read("/openapi.json", Purpose::Description, "This description.", &[(200, "It.", Shape::Description)]),
+    read("/openapi.json", Purpose::Description, "This description.", &[(200, "OpenAPI 3.", Shape::Description)]),
     change(
         ("PATCH", "/config"),
         Operation::PatchConfig,

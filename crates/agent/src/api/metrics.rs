@@ -1,7 +1,5 @@
 //! `GET /metrics`: the metrics of Patroni, in its order and with its texts, and after them our own.
 
-use std::fmt::Write;
-
 use jiff::Timestamp;
 use patroni_core::COMPATIBLE_VERSION;
 use patroni_core::health::Status;
@@ -11,55 +9,28 @@ use patroni_core::server::{Role, Wal};
 use patroni_core::settings::SynchronousMode;
 use patroni_core::view::View;
 
-use crate::metrics::{BUCKETS_MS, Histogram, Metrics, StoreCall};
+use super::exposition::{Form, Page};
+use crate::metrics::{Metrics, StoreCall};
 
 /// The names of the states as the help text of `patroni_postgres_state` lists them.
 const STATES: &str = "0=initdb, 1=initdb_failed, 2=custom_bootstrap, 3=custom_bootstrap_failed, 4=creating_replica, \
                       5=running, 6=starting, 7=bootstrap_starting, 8=start_failed, 9=restarting, 10=restart_failed, \
                       11=stopping, 12=stopped, 13=stop_failed, 14=crashed";
 
-/// The whole page.
-pub(crate) fn page(status: &Status<'_>, metrics: &Metrics) -> String {
+/// The whole page, in this form.
+pub(crate) fn page(status: &Status<'_>, metrics: &Metrics, form: Form) -> String {
     let settings = &status.view.settings;
     let labels = format!("scope=\"{}\",name=\"{}\"", settings.scope, settings.name);
-    let mut page = Page { labels, text: String::with_capacity(8192) };
+    let mut page = Page::new(labels, form);
     page.server(status);
     page.positions(status);
     page.cluster(status);
     page.own(status);
     page.measured(metrics);
-    page.text
-}
-
-struct Page {
-    labels: String,
-    text: String,
+    page.end()
 }
 
 impl Page {
-    fn metric(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
-        self.head(name, kind, help);
-        // Writing to a String cannot fail.
-        let _ = writeln!(self.text, "{name}{{{}}} {value}", self.labels);
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, value: impl std::fmt::Display) {
-        self.metric(name, "gauge", help, value);
-    }
-
-    fn flag(&mut self, name: &str, help: &str, value: bool) {
-        self.gauge(name, help, u8::from(value));
-    }
-
-    fn head(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    }
-
-    fn labelled(&mut self, name: &str, label: (&str, &str), value: impl std::fmt::Display) {
-        let (key, label) = (label.0, escaped(label.1));
-        let _ = writeln!(self.text, "{name}{{{},{key}=\"{label}\"}} {value}", self.labels);
-    }
-
     fn server(&mut self, status: &Status<'_>) {
         self.gauge("patroni_version", "Patroni semver without periods.", version());
         self.flag("patroni_postgres_running", "Value is 1 if Postgres is running, 0 otherwise.", status.is_running());
@@ -169,12 +140,11 @@ impl Page {
             "Value is 1 if auto failover is disabled, 0 otherwise.",
             status.view.settings.paused,
         );
-        let _ = writeln!(
-            self.text,
-            "# HELP patroni_postgres_state Numeric representation of Postgres state.\n# Values: {STATES}\n\
-             # TYPE patroni_postgres_state gauge\npatroni_postgres_state{{{}}} {}",
-            self.labels,
-            status.state().map_or(-1, |state| state as i32)
+        self.with_values(
+            "patroni_postgres_state",
+            "Numeric representation of Postgres state.",
+            STATES,
+            status.state().map_or(-1, |state| state as i32),
         );
     }
 
@@ -212,7 +182,7 @@ impl Page {
             self.head("patroni_rs_replication_lag_bytes", "gauge", "WAL a connected standby has not yet flushed.");
             for row in &running.replication {
                 let lag = row.flush_lsn.map_or(0, |flushed| location.0.saturating_sub(flushed.0));
-                self.labelled("patroni_rs_replication_lag_bytes", ("application_name", &row.application_name), lag);
+                self.labelled("patroni_rs_replication_lag_bytes", &[("application_name", &row.application_name)], lag);
             }
         }
         if let Wal::Standby { replayed, .. } = running.wal {
@@ -222,14 +192,13 @@ impl Page {
         let name = "patroni_rs_slot_at_risk";
         self.head(name, "gauge", "1 for a logical slot that a failover from or to this node would lose.");
         for (slot, risk) in &view.slots_at_risk {
-            let labels = format!("{},slot=\"{}\",reason=\"{risk}\"", self.labels, escaped(slot));
-            let _ = writeln!(self.text, "{name}{{{labels}}} 1");
+            self.labelled(name, &[("slot", slot), ("reason", &risk.to_string())], 1);
         }
         let end = running.wal.position();
         self.head("patroni_rs_slot_retained_bytes", "gauge", "WAL that a replication slot keeps from being removed.");
         for (name, slot) in &running.slots {
             let kept = slot.restart_lsn.map_or(0, |Lsn(start)| end.0.saturating_sub(start));
-            self.labelled("patroni_rs_slot_retained_bytes", ("slot", name), kept);
+            self.labelled("patroni_rs_slot_retained_bytes", &[("slot", name)], kept);
         }
     }
 }
@@ -243,28 +212,28 @@ impl Page {
             "Room that is left for PostgreSQL's user on the disk of a place.",
         );
         for (place, room) in known() {
-            self.labelled("patroni_rs_disk_free_bytes", ("place", &place), room.free);
+            self.labelled("patroni_rs_disk_free_bytes", &[("place", &place)], room.free);
         }
         self.head("patroni_rs_disk_size_bytes", "gauge", "Size of the disk of a place.");
         for (place, room) in known() {
-            self.labelled("patroni_rs_disk_size_bytes", ("place", &place), room.total);
+            self.labelled("patroni_rs_disk_size_bytes", &[("place", &place)], room.total);
         }
         let name = "patroni_rs_disk_state";
         self.head(name, "gauge", "How full a place is: 0=ok, 1=low (disk_free_warning), 2=full, 3=not known.");
         for (place, room) in &view.disks.0 {
             let state = room.as_ref().map_or(3, |room| room.fill(view.settings.disk.warning) as u8);
-            self.labelled(name, ("place", &place.key()), state);
+            self.labelled(name, &[("place", &place.key())], state);
         }
     }
 
     /// What the loop measured.
     fn measured(&mut self, metrics: &Metrics) {
         self.head("patroni_rs_tick_duration_seconds", "histogram", "How long a tick of the HA loop took.");
-        self.histogram("patroni_rs_tick_duration_seconds", "", &metrics.ticks);
+        self.histogram("patroni_rs_tick_duration_seconds", &[], &metrics.ticks);
         let name = "patroni_rs_store_request_duration_seconds";
         self.head(name, "histogram", "How long the store took to answer the HA loop.");
         for call in StoreCall::ALL {
-            self.histogram(name, &format!(",operation=\"{}\"", call.name()), metrics.store(call));
+            self.histogram(name, &[("operation", call.name())], metrics.store(call));
         }
         let failovers = metrics.failovers.read().1;
         self.metric(
@@ -275,19 +244,7 @@ impl Page {
         );
         let name = "patroni_rs_failover_duration_seconds";
         self.head(name, "histogram", "From when this node saw no leader until it was primary.");
-        self.histogram(name, "", &metrics.failovers);
-    }
-
-    fn histogram(&mut self, name: &str, label: &str, histogram: &Histogram) {
-        let (cumulative, count, sum_s) = histogram.read();
-        let labels = format!("{}{label}", self.labels);
-        // Writing to a String cannot fail.
-        for (end_ms, number) in BUCKETS_MS.iter().zip(cumulative) {
-            let end_s = *end_ms as f64 / 1000.0;
-            let _ = writeln!(self.text, "{name}_bucket{{{labels},le=\"{end_s}\"}} {number}");
-        }
-        let _ = writeln!(self.text, "{name}_bucket{{{labels},le=\"+Inf\"}} {count}");
-        let _ = writeln!(self.text, "{name}_sum{{{labels}}} {sum_s}\n{name}_count{{{labels}}} {count}");
+        self.histogram(name, &[], &metrics.failovers);
     }
 }
 
@@ -302,11 +259,6 @@ fn epoch_seconds(time: Option<&str>) -> String {
         Some(time) => float_text(time.as_microsecond() as f64 / 1e6),
         None => "0".to_owned(),
     }
-}
-
-/// A label's value by the rules of the Prometheus text format.
-fn escaped(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 #[cfg(test)]
@@ -332,7 +284,7 @@ mod tests {
         for (mut view, running, seen, golden) in rows {
             view.dcs_last_seen = Some(WallTime(seen));
             let server = sample::answer(Some(&running));
-            let page = page(&Status::new(&view, true, &server, sample::NOW), &Metrics::default());
+            let page = page(&Status::new(&view, true, &server, sample::NOW), &Metrics::default(), Form::Prometheus);
             let ours: Vec<_> = page.lines().take(golden.lines().count()).collect();
             assert_eq!(ours, golden.lines().collect::<Vec<_>>());
         }
@@ -344,7 +296,7 @@ mod tests {
         for running in [sample::primary(), sample::standby()] {
             let view = sample::view("postgresql0", running.clone());
             let server = sample::answer(Some(&running));
-            let page = page(&Status::new(&view, true, &server, sample::NOW), &Metrics::default());
+            let page = page(&Status::new(&view, true, &server, sample::NOW), &Metrics::default(), Form::Prometheus);
             let types = page.lines().filter_map(|line| line.strip_prefix("# TYPE patroni_rs_")?.split_once(' '));
             for (name, kind) in types {
                 let row = documentation.lines().find(|line| {
@@ -359,12 +311,39 @@ mod tests {
         }
     }
 
+    /// What alerts and dashboard ask for is there. (A slot at risk and a standby's lag have rows of their own.)
+    #[test]
+    fn alerts_and_dashboard_name_metrics_that_exist() {
+        let extras = [
+            include_str!("../../../../extras/monitoring/rules.yml"),
+            include_str!("../../../../extras/monitoring/dashboard.json"),
+            include_str!("../../../../extras/monitoring/stories.yml"),
+        ];
+        let mut known = std::collections::BTreeSet::new();
+        for running in [sample::primary(), sample::standby()] {
+            let view = sample::view("postgresql0", running.clone());
+            let server = sample::answer(Some(&running));
+            let page = page(&Status::new(&view, true, &server, sample::NOW), &Metrics::default(), Form::Prometheus);
+            // Heads and samples: those without a sample here have a head, and the parts of a histogram have samples.
+            let heads = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+            known.extend(heads.map(|(name, _)| name.to_owned()));
+            known.extend(page.lines().filter_map(|line| Some(line.split_once('{')?.0.to_owned())));
+        }
+        let is_part = |character: char| !(character.is_ascii_alphanumeric() || character == '_');
+        let mut asked = 0;
+        for name in extras.iter().flat_map(|text| text.split(is_part)).filter(|word| word.starts_with("patroni_")) {
+            assert!(known.contains(name), "{name}");
+            asked += 1;
+        }
+        assert!(asked > 50, "{asked}");
+    }
+
     #[test]
     fn a_slot_at_risk_is_counted() {
         let mut view = sample::view("postgresql1", sample::standby());
         let lines = |view: &View| {
             let server = sample::answer(Some(&sample::standby()));
-            let page = page(&Status::new(view, true, &server, sample::NOW), &Metrics::default());
+            let page = page(&Status::new(view, true, &server, sample::NOW), &Metrics::default(), Form::Prometheus);
             page.lines()
                 .filter(|line| line.starts_with("patroni_rs_slot_at_risk"))
                 .map(str::to_owned)
@@ -382,7 +361,7 @@ mod tests {
         let metrics = Metrics::default();
         metrics.store(StoreCall::Load).record(Duration::from_millis(20));
         metrics.failovers.record(Duration::from_secs(3));
-        let page = page(&Status::new(&view, true, &NO_ANSWER, sample::NOW), &metrics);
+        let page = page(&Status::new(&view, true, &NO_ANSWER, sample::NOW), &metrics, Form::Prometheus);
         let value = |name: &str| page.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned();
         let labels = "{scope=\"batman\",name=\"postgresql0\"}";
         assert_eq!(value("patroni_postgres_state{"), format!("patroni_postgres_state{labels} -1"));

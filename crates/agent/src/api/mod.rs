@@ -24,6 +24,7 @@ mod cluster;
 mod config;
 mod connections;
 mod endpoints;
+mod exposition;
 #[cfg(test)]
 mod health_tests;
 mod metrics;

@@ -129,6 +129,7 @@ fn content(shape: Shape) -> Option<(String, Value)> {
         Shape::Empty => return None,
         Shape::Text | Shape::Page => ("text/html", json!({"schema": {"type": "string"}})),
         Shape::Metrics => ("text/plain", json!({"schema": {"type": "string"}})),
+        Shape::OpenMetrics => ("application/openmetrics-text", json!({"schema": {"type": "string"}})),
         Shape::Status => ("application/json", schema("Status")),
         Shape::Topology => ("application/json", schema("Cluster")),
         Shape::History => ("application/json", schema("History")),

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use super::access::Client;
 use super::connections::Place;
 use super::endpoints::{self, Body, Operation, Purpose};
+use super::exposition::Form;
 use super::options::Compatibility;
 use super::probe::{PATIENCE, PATIENCE_OF_LEASE};
 use super::reply::Reply;
@@ -47,7 +48,8 @@ pub(crate) async fn respond(
         if old {
             patroni2::query(&mut query);
         }
-        let reading = Reading { state, view: state.view.borrow().clone(), query, old };
+        let form = Form::wanted(request.headers());
+        let reading = Reading { state, view: state.view.borrow().clone(), query, form, old };
         return reading.answer(purpose, &method, &path).await;
     };
     // Boxed, or every check would be as large as a change.
@@ -90,6 +92,8 @@ struct Reading<'a> {
     state: &'a ApiState,
     view: Arc<View>,
     query: Query,
+    /// The form that metrics are asked for in.
+    form: Form,
     /// The answer has the form of Patroni 2.
     old: bool,
 }
@@ -208,8 +212,8 @@ impl Reading<'_> {
 
     async fn metrics(&self) -> Reply {
         let server = self.ask(PATIENCE).await;
-        let page = metrics::page(&self.status(&server), &self.state.metrics);
-        Reply { content_type: Some("text/plain"), ..Reply::text(200, page) }
+        let page = metrics::page(&self.status(&server), &self.state.metrics, self.form);
+        Reply { content_type: Some(self.form.content_type()), ..Reply::text(200, page) }
     }
 }
 
