@@ -3,16 +3,13 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
 use tokio::sync::watch;
+use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
+use super::client::{Client, Error};
 use super::failure;
 use crate::attempts::Fate;
 use crate::etcd::{Addresses, EtcdOptions, srv};
-
-/// etcd answers more frequent pings with an error (its `--grpc-keepalive-min-time` is 5 s).
-const PING_INTERVAL: Duration = Duration::from_secs(10);
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) struct Endpoints {
     inner: Mutex<Inner>,
@@ -79,11 +76,13 @@ impl Endpoints {
     }
 
     async fn connect(&self, url: &str, settings: &EtcdOptions, patience: Duration) -> Result<Client, NoConnection> {
-        let options = connect_options(url, settings, patience).await?;
-        let Some((name, password)) = &settings.credentials else {
-            return Client::connect([url], Some(options)).await.map_err(|error| no_connection(url, &error));
-        };
-        let refused = match Client::connect([url], Some(options.clone().with_user(name, password))).await {
+        let tls = if url.starts_with("https://") { Some(tls(settings).await?) } else { None };
+        // Shorter than the limit of the whole attempt, so that "not connected" is known and not only "no answer".
+        let connect = |credentials| Client::connect(url, tls.clone(), credentials, patience.mul_f32(0.7));
+        if settings.credentials.is_none() {
+            return connect(None).await.map_err(|error| no_connection(url, &error));
+        }
+        let refused = match connect(settings.credentials.clone()).await {
             Ok(client) => {
                 self.lock().is_open = false;
                 return Ok(client);
@@ -97,7 +96,7 @@ impl Endpoints {
         if !std::mem::replace(&mut self.lock().is_open, true) {
             tracing::info!("Etcd authentication is not enabled");
         }
-        Client::connect([url], Some(options)).await.map_err(|error| no_connection(url, &error))
+        connect(None).await.map_err(|error| no_connection(url, &error))
     }
 
     /// Gives up the connection of this generation; the next one goes to the next endpoint.
@@ -155,28 +154,13 @@ impl Endpoints {
     }
 }
 
-fn no_connection(url: &str, error: &etcd_client::Error) -> NoConnection {
-    NoConnection { text: format!("{url}: {}", failure::text(error)), hopeless: failure::fate(error) == Fate::Refused }
-}
-
-async fn connect_options(
-    url: &str,
-    settings: &EtcdOptions,
-    patience: Duration,
-) -> Result<ConnectOptions, NoConnection> {
-    // Shorter than the limit of the whole attempt, so that "not connected" is known and not only "no answer".
-    let options = ConnectOptions::new()
-        .with_connect_timeout(patience.mul_f32(0.7))
-        .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
-        .with_keep_alive_while_idle(true)
-        .with_require_leader(true)
-        .with_auto_token_refresh(true);
-    Ok(if url.starts_with("https://") { options.with_tls(tls(settings).await?) } else { options })
+fn no_connection(url: &str, error: &Error) -> NoConnection {
+    NoConnection { text: format!("{url}: {error}"), hopeless: failure::fate(error) == Fate::Refused }
 }
 
 /// Files are read at each new connection, so that renewed certificates are used.
-async fn tls(settings: &EtcdOptions) -> Result<TlsOptions, NoConnection> {
-    let mut tls = TlsOptions::new();
+async fn tls(settings: &EtcdOptions) -> Result<ClientTlsConfig, NoConnection> {
+    let mut tls = ClientTlsConfig::new();
     match &settings.cacert {
         Some(path) => tls = tls.ca_certificate(Certificate::from_pem(read("cacert", path).await?)),
         None => tls = tls.with_native_roots(),

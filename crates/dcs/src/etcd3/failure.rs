@@ -1,26 +1,17 @@
 //! What a failed request to etcd means: can it have been carried out, and is another try worth it?
 
-use etcd_client::Error;
 use tonic::{Code, ConnectError, Status};
 
+use super::client::Error;
 use crate::attempts::Fate;
 
 pub(super) fn fate(error: &Error) -> Fate {
     match error {
-        Error::GRpcStatus(status) => fate_of_status(status),
-        Error::InvalidArgs(_)
-        | Error::InvalidUri(_)
-        | Error::InvalidMetadataValue(_)
-        | Error::EndpointError(_)
-        | Error::EndpointsNotManaged => Fate::Refused,
-        Error::TransportError(_) => Fate::NotSent,
-        Error::LeaseKeepAliveError(text) if text == "lease not found" => Fate::LeaseNotFound,
-        Error::IoError(_)
-        | Error::WatchError(_)
-        | Error::Utf8Error(_)
-        | Error::LeaseKeepAliveError(_)
-        | Error::ElectError(_)
-        | Error::Internal(_) => Fate::Unknown,
+        Error::Status(status) => fate_of_status(status),
+        Error::Address(_) | Error::Token => Fate::Refused,
+        Error::NotConnected(_) => Fate::NotSent,
+        Error::LeaseNotFound => Fate::LeaseNotFound,
+        Error::NoAnswer => Fate::Unknown,
     }
 }
 
@@ -72,7 +63,7 @@ fn fate_of_status(status: &Status) -> Fate {
 
 /// An attempt to authenticate failed because etcd asks nobody to.
 pub(super) fn wants_no_authentication(error: &Error) -> bool {
-    matches!(error, Error::GRpcStatus(status)
+    matches!(error, Error::Status(status)
         if status.code() == Code::FailedPrecondition && status.message() == AUTHENTICATION_OFF)
 }
 
@@ -85,25 +76,6 @@ fn never_connected(status: &Status) -> bool {
         source = error.source();
     }
     false
-}
-
-/// The text of an error with what caused it.
-pub(super) fn text(error: &Error) -> String {
-    match error {
-        Error::GRpcStatus(status) => {
-            let mut text = status.message().to_owned();
-            let mut source = std::error::Error::source(status);
-            while let Some(error) = source {
-                let cause = error.to_string();
-                if !text.contains(&cause) {
-                    text = format!("{text}: {cause}");
-                }
-                source = error.source();
-            }
-            text
-        }
-        other => other.to_string(),
-    }
 }
 
 #[cfg(test)]
@@ -128,7 +100,7 @@ mod tests {
             (Code::Unknown, "not a primary lessor", Fate::Unknown),
             (Code::DeadlineExceeded, "context deadline exceeded", Fate::Unknown),
         ] {
-            assert_eq!(fate(&Error::GRpcStatus(Status::new(code, message))), expected, "{message}");
+            assert_eq!(fate(&Error::from(Status::new(code, message))), expected, "{message}");
         }
     }
 }

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnResponse};
 use patroni_core::facts::Outcome;
 use patroni_core::lsn::Lsn;
 use patroni_core::time::Moment;
 use tokio::time::Instant;
 
+use super::client::messages::{Compare, KeyValue, RequestOp, TxnRequest, TxnResponse};
 use super::lease::Lease;
-use super::{Shared, first_key, undecided};
+use super::{Shared, first_key, revision, undecided};
 use crate::attempts::Failure;
 use crate::{LeaderUpdate, wire};
 
@@ -20,11 +20,11 @@ impl Shared {
         let key = self.full_name(wire::LEADER);
         for _ in 0..2 {
             let lease = self.lease(deadline, Duration::ZERO).await.map_err(Failure::before_write)?;
-            let put = TxnOp::put(key.as_str(), self.name.as_str(), Some(PutOptions::new().with_lease(lease.id)));
-            let txn = Txn::new()
-                .when([Compare::create_revision(key.as_str(), CompareOp::Equal, 0)])
-                .and_then([put])
-                .or_else([TxnOp::get(key.as_str(), None)]);
+            let txn = TxnRequest {
+                compare: vec![Compare::create_revision(&key, 0)],
+                success: vec![RequestOp::put(&key, self.name.as_str(), lease.id)],
+                failure: vec![RequestOp::get(&key)],
+            };
             let (answer, repeated) = match self.transact(txn, deadline).await {
                 Err(Failure::LeaseNotFound) => {
                     self.forget_lease(lease.id);
@@ -34,8 +34,8 @@ impl Shared {
             };
             let present = first_key(&answer);
             let created = match &present {
-                _ if answer.succeeded() => answer.header().map(|header| header.revision()),
-                Some(kv) if self.is_mine(kv, lease) => Some(kv.create_revision()),
+                _ if answer.succeeded => answer.header.as_ref().map(|header| header.revision),
+                Some(kv) if self.is_mine(kv, lease) => Some(kv.create_revision),
                 Some(_) if !repeated => return Ok(Outcome::Refused),
                 Some(_) => return Err(undecided(&key)),
                 None => return Err(Failure::Unknown("etcd did not tell who holds the leader key".into())),
@@ -54,16 +54,13 @@ impl Shared {
         let lease = self.lease(deadline, Duration::ZERO).await?;
         let key = self.full_name(wire::LEADER);
         let texts = Texts::of(update);
-        let check = [
-            Compare::value(key.as_str(), CompareOp::Equal, self.name.as_str()),
-            Compare::lease(key.as_str(), CompareOp::Equal, lease.id),
-        ];
-        let (answer, texts) = match self.renewal(Txn::new().when(check.clone()), Vec::new(), &texts, deadline).await {
+        let check = vec![Compare::value(&key, self.name.as_str()), Compare::lease(&key, lease.id)];
+        let (answer, texts) = match self.renewal(check.clone(), Vec::new(), &texts, deadline).await {
             Ok((answer, _)) => (answer, texts),
             // An etcd that is full, say, keeps leases and takes no values. The lease is worth more than they are.
             Err(Failure::NotDone(why)) => {
                 let bare = Texts::default();
-                match self.renewal(Txn::new().when(check), Vec::new(), &bare, deadline).await {
+                match self.renewal(check, Vec::new(), &bare, deadline).await {
                     Ok((answer, _)) => {
                         tracing::warn!("the leader key is renewed, /status and /failsafe cannot be written: {why}");
                         (answer, bare)
@@ -73,10 +70,10 @@ impl Shared {
             }
             Err(failure) => return Err(failure),
         };
-        if answer.succeeded() {
+        if answer.succeeded {
             return Ok(self.renewed(&answer, lease, texts));
         }
-        let Some(present) = first_key(&answer).filter(|kv| kv.value() == self.name.as_str().as_bytes()) else {
+        let Some(present) = first_key(&answer).filter(|kv| kv.value == self.name.as_str().as_bytes()) else {
             self.state().leader_created = None;
             return Ok(Outcome::Refused);
         };
@@ -92,12 +89,9 @@ impl Shared {
         deadline: Instant,
     ) -> Result<Outcome<Moment>, Failure> {
         let key = self.full_name(wire::LEADER);
-        let check = [
-            Compare::mod_revision(key.as_str(), CompareOp::Equal, present.mod_revision()),
-            Compare::value(key.as_str(), CompareOp::Equal, self.name.as_str()),
-        ];
-        let put = TxnOp::put(key.as_str(), self.name.as_str(), Some(PutOptions::new().with_lease(lease.id)));
-        let (answer, _) = match self.renewal(Txn::new().when(check), vec![put], &texts, deadline).await {
+        let check = vec![Compare::mod_revision(&key, present.mod_revision), Compare::value(&key, self.name.as_str())];
+        let put = RequestOp::put(&key, self.name.as_str(), lease.id);
+        let (answer, _) = match self.renewal(check, vec![put], &texts, deadline).await {
             Err(Failure::LeaseNotFound) => {
                 self.forget_lease(lease.id);
                 return Err(Failure::LeaseNotFound);
@@ -105,7 +99,7 @@ impl Shared {
             other => other?,
         };
         // An earlier attempt may have done it.
-        if answer.succeeded() || first_key(&answer).is_some_and(|kv| self.is_mine(&kv, lease)) {
+        if answer.succeeded || first_key(&answer).is_some_and(|kv| self.is_mine(&kv, lease)) {
             return Ok(self.renewed(&answer, lease, texts));
         }
         Ok(Outcome::Refused)
@@ -113,8 +107,8 @@ impl Shared {
 
     async fn renewal(
         &self,
-        txn: Txn,
-        mut actions: Vec<TxnOp>,
+        compare: Vec<Compare>,
+        mut actions: Vec<RequestOp>,
         texts: &Texts,
         deadline: Instant,
     ) -> Result<(TxnResponse, bool), Failure> {
@@ -125,11 +119,12 @@ impl Shared {
         };
         for ((name, text), known) in texts.named().into_iter().zip(known) {
             if let Some(text) = text.filter(|text| known.as_deref() != Some(text.as_bytes())) {
-                actions.push(TxnOp::put(self.full_name(name), text, None));
+                actions.push(RequestOp::put(&self.full_name(name), text, 0));
             }
         }
-        actions.push(TxnOp::get(key.as_str(), Some(GetOptions::new().with_keys_only())));
-        let result = self.transact(txn.and_then(actions).or_else([TxnOp::get(key.as_str(), None)]), deadline).await;
+        actions.push(RequestOp::get_revisions(&key));
+        let txn = TxnRequest { compare, success: actions, failure: vec![RequestOp::get(&key)] };
+        let result = self.transact(txn, deadline).await;
         if result.is_err() {
             let mut state = self.state();
             (state.status, state.failsafe) = (None, None);
@@ -138,10 +133,10 @@ impl Shared {
     }
 
     fn renewed(&self, answer: &TxnResponse, lease: Lease, texts: Texts) -> Outcome<Moment> {
-        let created = first_key(answer).map(|kv| kv.create_revision());
+        let created = first_key(answer).map(|kv| kv.create_revision);
         self.state().leader_created = created;
-        self.remember(answer.header().map_or(0, |header| header.revision()), |state| {
-            let written = answer.succeeded();
+        self.remember(revision(&answer.header), |state| {
+            let written = answer.succeeded;
             for (place, text) in [(&mut state.status, texts.status), (&mut state.failsafe, texts.failsafe)] {
                 if let Some(text) = text {
                     *place = written.then(|| text.into_bytes());
@@ -160,25 +155,22 @@ impl Shared {
             (state.lease, state.leader_created, state.status.clone())
         };
         let Some(lease) = lease else { return Ok(Outcome::Refused) };
-        let mut check = vec![
-            Compare::value(key.as_str(), CompareOp::Equal, self.name.as_str()),
-            Compare::lease(key.as_str(), CompareOp::Equal, lease.id),
-        ];
-        check.extend(created.map(|created| Compare::create_revision(key.as_str(), CompareOp::Equal, created)));
-        let mut actions = vec![TxnOp::delete(key.as_str(), None)];
+        let mut compare = vec![Compare::value(&key, self.name.as_str()), Compare::lease(&key, lease.id)];
+        compare.extend(created.map(|created| Compare::create_revision(&key, created)));
+        let mut success = vec![RequestOp::delete(&key)];
         let status = last_lsn.map(|lsn| wire::status_with_lsn(status.as_deref(), lsn));
-        actions.extend(status.map(|text| TxnOp::put(self.full_name(wire::STATUS), text, None)));
-        let txn = Txn::new().when(check).and_then(actions).or_else([TxnOp::get(key.as_str(), None)]);
+        success.extend(status.map(|text| RequestOp::put(&self.full_name(wire::STATUS), &text, 0)));
+        let txn = TxnRequest { compare, success, failure: vec![RequestOp::get(&key)] };
         let (answer, repeated) = self.transact(txn, deadline).await?;
         let mut state = self.state();
         state.status = None;
         state.leader_created = None;
         // Not ours any more after an attempt that may have been carried out: that is what was asked for.
-        Ok(if answer.succeeded() || repeated { Outcome::Done(()) } else { Outcome::Refused })
+        Ok(if answer.succeeded || repeated { Outcome::Done(()) } else { Outcome::Refused })
     }
 
     fn is_mine(&self, kv: &KeyValue, lease: Lease) -> bool {
-        kv.value() == self.name.as_str().as_bytes() && kv.lease() == lease.id
+        kv.value == self.name.as_str().as_bytes() && kv.lease == lease.id
     }
 }
 

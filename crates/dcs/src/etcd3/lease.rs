@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use etcd_client::Error;
 use patroni_core::time::Moment;
 use tokio::time::Instant;
 
-use super::Shared;
-use super::failure;
+use super::client::Error;
+use super::requests::Attempt;
+use super::{Shared, failure};
 use crate::attempts::{Failure, Fate};
 use crate::boot_time::boot_time;
 
@@ -57,7 +57,7 @@ impl Shared {
     async fn keep_alive(&self, lease: Lease, deadline: Instant) -> Result<Lease, Failure> {
         let refreshed = self
             .endpoints
-            .request(deadline, |mut attempt| async move {
+            .request(deadline, |attempt| async move {
                 let before = boot_time();
                 attempt.client.lease_keep_alive(lease.id).await?;
                 Ok(before)
@@ -77,10 +77,10 @@ impl Shared {
         let seconds = i64::try_from(ttl.as_millis().div_ceil(1000)).unwrap_or(i64::MAX).max(1);
         let lease = self
             .endpoints
-            .request(deadline, |mut attempt| async move {
+            .request(deadline, |attempt| async move {
                 let refreshed = boot_time();
-                let granted = attempt.client.lease_grant(seconds, None).await?;
-                Ok(Lease { id: granted.id(), ttl, refreshed })
+                let id = attempt.client.lease_grant(seconds).await?;
+                Ok(Lease { id, ttl, refreshed })
             })
             .await?;
         let known = {
@@ -91,7 +91,7 @@ impl Shared {
         };
         if known.id != lease.id {
             // Another operation was faster; nothing is attached to ours. If this fails it ends by itself.
-            let revoke = |mut attempt: super::requests::Attempt| async move {
+            let revoke = |attempt: Attempt| async move {
                 match attempt.client.lease_revoke(lease.id).await {
                     Err(error) if failure::fate(&error) != Fate::LeaseNotFound => Err(error),
                     Ok(_) | Err(_) => Ok::<_, Error>(()),

@@ -1,6 +1,7 @@
 //! The store on etcd 3, through gRPC. Keys, leases and transactions are those of Patroni 4.1, so that its nodes and
 //! ours can be members of one cluster.
 
+mod client;
 mod endpoints;
 mod failure;
 mod leader;
@@ -12,9 +13,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use etcd_client::{
-    Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse,
-};
 use patroni_core::JsonMap;
 use patroni_core::cluster::{MemberData, Version};
 use patroni_core::facts::Outcome;
@@ -24,6 +22,7 @@ use patroni_core::time::Moment;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use self::client::messages::{Compare, Header, KeyValue, RequestOp, Response, TxnRequest, TxnResponse};
 use self::endpoints::Endpoints;
 use self::lease::Lease;
 use self::requests::Attempt;
@@ -130,9 +129,7 @@ impl Dcs for Etcd3 {
 
     async fn delete_cluster(&self) -> Outcome<()> {
         let prefix = self.shared.prefix.as_str();
-        let delete = |mut attempt: Attempt| async move {
-            attempt.client.delete(prefix, Some(DeleteOptions::new().with_prefix())).await
-        };
+        let delete = |attempt: Attempt| async move { attempt.client.delete_prefix(prefix).await };
         match self.shared.endpoints.request(self.shared.deadline(), delete).await {
             Ok(_) => Outcome::Done(()),
             Err(failure) => failure.outcome(),
@@ -147,13 +144,11 @@ impl Dcs for Etcd3 {
 impl Shared {
     async fn read(&self) -> Result<BTreeMap<String, RawKey>, Failure> {
         let prefix = self.prefix.as_str();
-        let get = |mut attempt: Attempt| async move {
-            attempt.client.get(prefix, Some(GetOptions::new().with_prefix())).await
-        };
+        let get = |attempt: Attempt| async move { attempt.client.get_prefix(prefix).await };
         let seen = self.state().revision;
         let answer = self.endpoints.request(self.deadline(), get).await?;
-        let keys: BTreeMap<String, RawKey> = answer.kvs().iter().map(|kv| (self.short_name(kv), raw_key(kv))).collect();
-        let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+        let keys: BTreeMap<String, RawKey> = answer.kvs.iter().map(|kv| (self.short_name(kv), raw_key(kv))).collect();
+        let revision = revision(&answer.header);
         if revision < seen {
             // What is remembered of it would keep keys from being written that are missing there.
             tracing::warn!("etcd is at revision {revision}, and was at {seen}: its contents were restored or replaced");
@@ -163,8 +158,8 @@ impl Shared {
             let value = |name: &str| keys.get(name).map(|raw| raw.value.clone());
             state.status = value(wire::STATUS);
             state.failsafe = value(wire::FAILSAFE);
-            let own = answer.kvs().iter().find(|kv| kv.key() == self.member_key.as_bytes());
-            state.member = own.map(|kv| (kv.value().to_vec(), kv.lease()));
+            let own = answer.kvs.iter().find(|kv| kv.key == self.member_key.as_bytes());
+            state.member = own.map(|kv| (kv.value.clone(), kv.lease));
         });
         Ok(keys)
     }
@@ -181,13 +176,12 @@ impl Shared {
                 return Ok(Outcome::Done(()));
             }
             let (key, value) = (self.member_key.as_str(), text.as_str());
-            let put = |mut attempt: Attempt| async move {
-                attempt.client.put(key, value, Some(PutOptions::new().with_lease(lease.id))).await
-            };
+            let put = |attempt: Attempt| async move { attempt.client.put(key, value, lease.id).await };
             match self.endpoints.request(deadline, put).await {
                 Ok(answer) => {
-                    let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
-                    self.remember(revision, |state| state.member = Some((text.as_bytes().to_vec(), lease.id)));
+                    self.remember(revision(&answer.header), |state| {
+                        state.member = Some((text.as_bytes().to_vec(), lease.id))
+                    });
                     return Ok(Outcome::Done(()));
                 }
                 Err(Failure::LeaseNotFound) => self.forget_lease(lease.id),
@@ -204,19 +198,19 @@ impl Shared {
         let name = self.full_name(wire::key_name(key));
         let deadline = self.deadline();
         loop {
-            let revision = self.expected_revision(&name, expected, deadline).await?;
-            let put = TxnOp::put(name.as_str(), value, None);
-            let (answer, repeated) = self.swap(&name, revision, put, deadline).await?;
-            if answer.succeeded() {
-                return Ok(Outcome::Done(Version(unsigned(answer.header().map_or(0, |header| header.revision())))));
+            let expected_revision = self.expected_revision(&name, expected, deadline).await?;
+            let put = RequestOp::put(&name, value, 0);
+            let (answer, repeated) = self.swap(&name, expected_revision, put, deadline).await?;
+            if answer.succeeded {
+                return Ok(Outcome::Done(Version(unsigned(revision(&answer.header)))));
             }
             let present = first_key(&answer);
             match (expected, present, repeated) {
                 (Expected::Anything, _, false) => {}
                 // The same value, written after our first attempt: ours, or as good as ours. A key that was absent
                 // is another matter: creating it decides a race.
-                (Expected::Anything | Expected::Version(_), Some(kv), true) if kv.value() == value.as_bytes() => {
-                    return Ok(Outcome::Done(Version(unsigned(kv.mod_revision()))));
+                (Expected::Anything | Expected::Version(_), Some(kv), true) if kv.value == value.as_bytes() => {
+                    return Ok(Outcome::Done(Version(unsigned(kv.mod_revision))));
                 }
                 (_, _, true) => return Err(undecided(&name)),
                 (Expected::Absent | Expected::Version(_), _, false) => return Ok(Outcome::Refused),
@@ -229,10 +223,10 @@ impl Shared {
         let deadline = self.deadline();
         loop {
             let revision = self.expected_revision(&name, expected, deadline).await?;
-            let delete = TxnOp::delete(name.as_str(), None);
+            let delete = RequestOp::delete(&name);
             let (answer, repeated) = self.swap(&name, revision, delete, deadline).await?;
             let gone = first_key(&answer).is_none();
-            match (expected, answer.succeeded(), repeated) {
+            match (expected, answer.succeeded, repeated) {
                 (_, true, _) => return Ok(Outcome::Done(())),
                 (Expected::Anything | Expected::Version(_), false, true) if gone => return Ok(Outcome::Done(())),
                 (_, false, true) => return Err(undecided(&name)),
@@ -250,11 +244,9 @@ impl Shared {
             Expected::Version(version) => return Ok(i64::try_from(version.0).unwrap_or(i64::MAX)),
             Expected::Anything => {}
         }
-        let get = |mut attempt: Attempt| async move {
-            attempt.client.get(name, Some(GetOptions::new().with_keys_only())).await
-        };
+        let get = |attempt: Attempt| async move { attempt.client.get_revisions(name).await };
         let answer = self.endpoints.request(deadline, get).await.map_err(Failure::before_write)?;
-        Ok(answer.kvs().first().map_or(0, KeyValue::mod_revision))
+        Ok(answer.kvs.first().map_or(0, |kv| kv.mod_revision))
     }
 
     /// Carries out `action` if the key has the revision, and reads the key otherwise. The second part of the result
@@ -263,19 +255,20 @@ impl Shared {
         &self,
         name: &str,
         revision: i64,
-        action: TxnOp,
+        action: RequestOp,
         deadline: Instant,
     ) -> Result<(TxnResponse, bool), Failure> {
-        let txn = Txn::new()
-            .when([Compare::mod_revision(name, CompareOp::Equal, revision)])
-            .and_then([action])
-            .or_else([TxnOp::get(name, None)]);
+        let txn = TxnRequest {
+            compare: vec![Compare::mod_revision(name, revision)],
+            success: vec![action],
+            failure: vec![RequestOp::get(name)],
+        };
         self.transact(txn, deadline).await
     }
 
-    async fn transact(&self, txn: Txn, deadline: Instant) -> Result<(TxnResponse, bool), Failure> {
+    async fn transact(&self, txn: TxnRequest, deadline: Instant) -> Result<(TxnResponse, bool), Failure> {
         let txn = &txn;
-        let send = |mut attempt: Attempt| async move { Ok((attempt.client.txn(txn.clone()).await?, attempt.repeated)) };
+        let send = |attempt: Attempt| async move { Ok((attempt.client.txn(txn.clone()).await?, attempt.repeated)) };
         self.endpoints.request(deadline, send).await
     }
 
@@ -289,7 +282,7 @@ impl Shared {
     }
 
     fn short_name(&self, kv: &KeyValue) -> String {
-        let key = String::from_utf8_lossy(kv.key());
+        let key = String::from_utf8_lossy(&kv.key);
         key.strip_prefix(&self.prefix).unwrap_or(&key).to_owned()
     }
 
@@ -316,19 +309,25 @@ fn undecided(name: &str) -> Failure {
 
 /// The key that a transaction read.
 fn first_key(answer: &TxnResponse) -> Option<KeyValue> {
-    answer.op_responses().into_iter().find_map(|response| match response {
-        TxnOpResponse::Get(mut get) => Some(get.take_kvs().into_iter().next()),
-        TxnOpResponse::Put(_) | TxnOpResponse::Delete(_) | TxnOpResponse::Txn(_) => None,
-    })?
+    let read = answer.responses.iter().find_map(|action| match &action.response {
+        Some(Response::Range(range)) => Some(range),
+        Some(Response::Put(_) | Response::Delete(_)) | None => None,
+    });
+    read?.kvs.first().cloned()
 }
 
 fn raw_key(kv: &KeyValue) -> RawKey {
     RawKey {
-        value: kv.value().to_vec(),
-        modified: unsigned(kv.mod_revision()),
-        created: unsigned(kv.create_revision()),
-        session: Lease::session(kv.lease()),
+        value: kv.value.clone(),
+        modified: unsigned(kv.mod_revision),
+        created: unsigned(kv.create_revision),
+        session: Lease::session(kv.lease),
     }
+}
+
+/// The revision of the store that an answer is from. etcd always says it.
+fn revision(header: &Option<Header>) -> i64 {
+    header.as_ref().map_or(0, |header| header.revision)
 }
 
 /// Revisions of etcd are never negative.

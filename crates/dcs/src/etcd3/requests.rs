@@ -3,10 +3,10 @@
 use std::future::Future;
 use std::time::Duration;
 
-use etcd_client::{Client, Error};
 use patroni_core::units::in_words;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::client::{Client, Error};
 use super::endpoints::Endpoints;
 use super::failure;
 use crate::attempts::{Failure, Fate, persist};
@@ -51,7 +51,7 @@ impl Endpoints {
         let left = until.saturating_duration_since(Instant::now());
         let (fate, text) = match timeout(left, send(Attempt { client: connection.client, repeated })).await {
             Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => (failure::fate(&error), failure::text(&error)),
+            Ok(Err(error)) => (failure::fate(&error), error.to_string()),
             Err(_) => (Fate::Unknown, format!("no answer within {}", in_words(patience))),
         };
         if matches!(fate, Fate::NotSent | Fate::Unknown) {

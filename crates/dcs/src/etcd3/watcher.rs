@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Client, Event, EventType, WatchOptions, WatchStream};
 use patroni_core::units::in_words;
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tonic::Streaming;
 
 use super::Shared;
+use super::client::Client;
+use super::client::messages::{Event, WatchResponse};
 use crate::attempts::jittered;
 use crate::noticed::Filter;
 
@@ -43,20 +45,16 @@ pub(super) async fn watch_changes(shared: Arc<Shared>, changes: watch::Sender<u6
     }
 }
 
-async fn open(shared: &Shared, generation: u64) -> Option<(WatchStream, Client)> {
+async fn open(shared: &Shared, generation: u64) -> Option<(Streaming<WatchResponse>, Client)> {
     let opening = async {
-        let mut connection = shared.endpoints.connection(PATIENCE).await.map_err(|none| none.text)?;
+        let connection = shared.endpoints.connection(PATIENCE).await.map_err(|none| none.text)?;
         if connection.generation != generation {
             return Err("the connection was given up meanwhile".to_owned());
         }
-        let options = WatchOptions::new().with_prefix();
-        let mut stream =
-            connection.client.watch(shared.prefix.as_str(), Some(options)).await.map_err(|e| e.to_string())?;
+        let mut stream = connection.client.watch_prefix(&shared.prefix).await.map_err(|e| e.to_string())?;
         let first = stream.message().await.map_err(|e| e.to_string())?;
         match first {
-            Some(response) if response.canceled() => {
-                Err(format!("the watch was refused: {}", response.cancel_reason()))
-            }
+            Some(response) if response.canceled => Err(format!("the watch was refused: {}", response.cancel_reason)),
             Some(_) => Ok((stream, connection.client)),
             None => Err("the watch was refused".to_owned()),
         }
@@ -73,13 +71,13 @@ async fn open(shared: &Shared, generation: u64) -> Option<(WatchStream, Client)>
 
 /// Asks for the members of etcd, now and from time to time: they may all be replaced while the watch goes on. Ends
 /// only with the watch.
-async fn learn_members(shared: &Shared, mut client: Client) {
+async fn learn_members(shared: &Shared, client: Client) {
     loop {
-        match timeout(PATIENCE, client.member_list()).await {
-            Ok(Ok(answer)) => {
+        match timeout(PATIENCE, client.members()).await {
+            Ok(Ok(members)) => {
                 // A learner answers no requests of clients.
-                let voters = answer.members().iter().filter(|member| !member.is_learner());
-                shared.endpoints.learn(voters.flat_map(|member| member.client_urls().to_vec()));
+                let voters = members.into_iter().filter(|member| !member.is_learner);
+                shared.endpoints.learn(voters.flat_map(|member| member.client_urls));
             }
             Ok(Err(error)) => tracing::debug!("the members of etcd are not known: {error}"),
             Err(_) => tracing::debug!("the members of etcd are not known: no answer within {}", in_words(PATIENCE)),
@@ -88,18 +86,23 @@ async fn learn_members(shared: &Shared, mut client: Client) {
     }
 }
 
-async fn follow(shared: &Shared, mut stream: WatchStream, filter: &mut Filter, changes: &watch::Sender<u64>) {
+async fn follow(
+    shared: &Shared,
+    mut stream: Streaming<WatchResponse>,
+    filter: &mut Filter,
+    changes: &watch::Sender<u64>,
+) {
     loop {
         match stream.message().await {
-            Ok(Some(response)) if !response.canceled() => {
+            Ok(Some(response)) if !response.canceled => {
                 // Every event has to be looked at, because the filter remembers them.
-                let matter = response.events().iter().filter(|event| matters(filter, &shared.prefix, event)).count();
+                let matter = response.events.iter().filter(|event| matters(filter, &shared.prefix, event)).count();
                 if matter > 0 {
                     changes.send_modify(|count| *count += 1);
                 }
             }
             Ok(Some(response)) => {
-                tracing::info!("Watch request canceled: {}", response.cancel_reason());
+                tracing::info!("Watch request canceled: {}", response.cancel_reason);
                 return;
             }
             Ok(None) => return,
@@ -112,7 +115,7 @@ async fn follow(shared: &Shared, mut stream: WatchStream, filter: &mut Filter, c
 }
 
 fn matters(filter: &mut Filter, prefix: &str, event: &Event) -> bool {
-    let Some(kv) = event.kv() else { return true };
-    let value = (event.event_type() != EventType::Delete).then(|| kv.value());
-    filter.matters(prefix, &String::from_utf8_lossy(kv.key()), value)
+    let Some(kv) = &event.kv else { return true };
+    let value = (!event.is_deletion()).then_some(kv.value.as_slice());
+    filter.matters(prefix, &String::from_utf8_lossy(&kv.key), value)
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use etcd_client::{Client, ConnectOptions, Permission, PermissionType};
 use patroni_core::JsonMap;
 use patroni_core::facts::Outcome;
 use patroni_dcs::etcd::EtcdOptions;
@@ -11,27 +10,29 @@ use patroni_dcs::etcd3::Etcd3;
 use patroni_dcs::{Dcs, Expected, Key, LeaderUpdate, Unread};
 use serde_json::json;
 
-use crate::etcd::Etcd;
+use crate::etcd::{Ctl, Etcd};
 use crate::faults::LONG;
 use crate::{World, eventually, member, path};
 
-/// Users `root`, and `patroni` with the password `word`; authentication is still off. A client for administration.
-async fn with_users(etcd: &Etcd) -> Client {
-    let mut root = etcd.client().await;
-    root.user_add("root", "secret", None).await.unwrap();
-    root.role_add("root").await.unwrap();
-    root.user_grant_role("root", "root").await.unwrap();
-    root.user_add("patroni", "word", None).await.unwrap();
-    root.role_add("patroni").await.unwrap();
-    let all = Permission::new(PermissionType::Readwrite, "/service/").with_prefix();
-    root.role_grant_permission("patroni", all).await.unwrap();
-    root.user_grant_role("patroni", "patroni").await.unwrap();
-    root
+/// Users `root`, and `patroni` with the password `word`; authentication is still off.
+async fn with_users(etcd: &Etcd) -> Ctl {
+    let ctl = etcd.ctl();
+    for arguments in [
+        ["user", "add", "root:secret"].as_slice(),
+        &["role", "add", "root"],
+        &["user", "grant-role", "root", "root"],
+        &["user", "add", "patroni:word"],
+        &["role", "add", "patroni"],
+        &["role", "grant-permission", "patroni", "--prefix=true", "readwrite", "/service/"],
+        &["user", "grant-role", "patroni", "patroni"],
+    ] {
+        ctl.ok(arguments).await;
+    }
+    ctl
 }
 
-async fn as_root(etcd: &Etcd) -> Client {
-    let options = ConnectOptions::new().with_user("root", "secret");
-    Client::connect(etcd.urls(), Some(options)).await.expect("root cannot connect")
+fn as_root(etcd: &Etcd) -> Ctl {
+    etcd.ctl_as("root:secret")
 }
 
 fn handle(etcd: &Etcd, password: &str) -> Arc<dyn Dcs> {
@@ -66,7 +67,7 @@ pub(crate) async fn leads(a: &Arc<dyn Dcs>) {
 #[tokio::test]
 async fn credentials() {
     let mut etcd = Etcd::start(1).await;
-    with_users(&etcd).await.auth_enable().await.unwrap();
+    with_users(&etcd).await.ok(&["auth", "enable"]).await;
     let a = handle(&etcd, "word");
     assert!(a.acquire().await.is_done());
     assert!(a.renew(&LeaderUpdate::default()).await.is_done());
@@ -92,15 +93,15 @@ async fn credentials() {
 #[tokio::test]
 async fn authentication_is_turned_on_and_off() {
     let mut etcd = Etcd::start(1).await;
-    let mut root = with_users(&etcd).await;
+    let root = with_users(&etcd).await;
     let a = handle(&etcd, "word");
     let acquired = a.acquire().await;
     assert!(acquired.is_done(), "authentication is off: {acquired:?}");
     notices(&a).await;
-    root.auth_enable().await.unwrap();
+    root.ok(&["auth", "enable"]).await;
     leads(&a).await;
     notices(&a).await;
-    as_root(&etcd).await.auth_disable().await.unwrap();
+    as_root(&etcd).ok(&["auth", "disable"]).await;
     leads(&a).await;
     notices(&a).await;
     // The token is as lost as the connection.
@@ -109,7 +110,7 @@ async fn authentication_is_turned_on_and_off() {
     etcd.ready().await;
     leads(&a).await;
     notices(&a).await;
-    root.auth_enable().await.unwrap();
+    root.ok(&["auth", "enable"]).await;
     leads(&a).await;
     notices(&a).await;
 }
@@ -118,7 +119,7 @@ async fn authentication_is_turned_on_and_off() {
 async fn tokens_expire() {
     let etcd = Etcd::launch(1, "http", &["--auth-token-ttl=1".to_owned()]);
     etcd.ready().await;
-    with_users(&etcd).await.auth_enable().await.unwrap();
+    with_users(&etcd).await.ok(&["auth", "enable"]).await;
     let a = handle(&etcd, "word");
     assert!(a.acquire().await.is_done());
     for _ in 0..2 {
@@ -131,10 +132,10 @@ async fn tokens_expire() {
 #[tokio::test]
 async fn a_password_is_changed_first_there_and_then_here() {
     let etcd = Etcd::start(1).await;
-    with_users(&etcd).await.auth_enable().await.unwrap();
+    with_users(&etcd).await.ok(&["auth", "enable"]).await;
     let a = handle(&etcd, "word");
     assert!(a.acquire().await.is_done());
-    as_root(&etcd).await.user_change_password("patroni", "new").await.unwrap();
+    as_root(&etcd).change_password("patroni", "new").await;
     let refused = a.renew(&LeaderUpdate::default()).await;
     assert!(matches!(&refused, Outcome::Failed(text) if text.contains("authentication failed")), "{refused:?}");
     let section = |password: &str| {
@@ -147,22 +148,22 @@ async fn a_password_is_changed_first_there_and_then_here() {
     // Here first: what is still in use is given up, and comes back with the other password.
     a.reload(&section("newer")).unwrap();
     assert!(a.load().await.is_err());
-    as_root(&etcd).await.user_change_password("patroni", "newer").await.unwrap();
+    as_root(&etcd).change_password("patroni", "newer").await;
     leads(&a).await;
 }
 
 #[tokio::test]
 async fn a_role_is_withdrawn_and_granted_again() {
     let etcd = Etcd::start(1).await;
-    with_users(&etcd).await.auth_enable().await.unwrap();
+    with_users(&etcd).await.ok(&["auth", "enable"]).await;
     let a = handle(&etcd, "word");
     assert!(a.acquire().await.is_done());
     notices(&a).await;
-    let mut root = as_root(&etcd).await;
-    root.user_revoke_role("patroni", "patroni").await.unwrap();
+    let root = as_root(&etcd);
+    root.ok(&["user", "revoke-role", "patroni", "patroni"]).await;
     let refused = a.renew(&LeaderUpdate::default()).await;
     assert!(matches!(&refused, Outcome::Failed(text) if text.contains("permission denied")), "{refused:?}");
-    root.user_grant_role("patroni", "patroni").await.unwrap();
+    root.ok(&["user", "grant-role", "patroni", "patroni"]).await;
     leads(&a).await;
     notices(&a).await;
 }

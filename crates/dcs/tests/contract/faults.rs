@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use etcd_client::{AlarmAction, AlarmOptions, AlarmType};
 use patroni_core::facts::Outcome;
 use patroni_core::lsn::Lsn;
 use patroni_dcs::etcd::EtcdOptions;
@@ -48,9 +47,9 @@ async fn a_restart_of_etcd_is_survived() {
         .await
         .expect("no wake after the watch was lost")
         .unwrap();
-    let mut client = etcd.client().await;
-    let revision = client.put("x", "", None).await.unwrap().header().unwrap().revision();
-    client.compact(revision, None).await.expect("cannot compact");
+    let ctl = etcd.ctl();
+    ctl.put("x", b"y").await.unwrap();
+    ctl.ok(&["compact", &ctl.revision().await.to_string()]).await;
     changes.mark_unchanged();
     assert!(a.write(Key::Config, "{}", Expected::Anything).await.is_done());
     tokio::time::timeout(Duration::from_secs(5), changes.changed()).await.expect("the watch is dead").unwrap();
@@ -93,12 +92,8 @@ async fn a_full_etcd_does_not_cost_the_lease() {
     assert!(a.touch_member(&member("running")).await.is_done());
     let update = |lsn: u64| LeaderUpdate { last_lsn: Some(Lsn(lsn)), ..LeaderUpdate::default() };
     assert!(a.renew(&update(1)).await.is_done());
-    let mut filler = etcd.client().await;
-    eventually("etcd is full", || {
-        let mut filler = filler.clone();
-        async move { filler.put("filler", vec![b'x'; 200_000], None).await.is_err() }
-    })
-    .await;
+    let ctl = etcd.ctl();
+    eventually("etcd is full", || async { ctl.put("filler", &[b'x'; 200_000]).await.is_err() }).await;
     let renewed = a.renew(&update(2)).await;
     assert!(renewed.is_done(), "{renewed:?}");
     assert!(a.touch_member(&member("running")).await.is_done(), "what did not change needs no space");
@@ -106,13 +101,10 @@ async fn a_full_etcd_does_not_cost_the_lease() {
     let full = a.write(Key::Sync, "{}", Expected::Absent).await;
     assert!(matches!(&full, Outcome::Failed(text) if text.contains("space exceeded")), "{full:?}");
     // Once there is room again, what was left out is written.
-    let revision = filler.delete("filler", None).await.unwrap().header().unwrap().revision();
-    filler.compact(revision, None).await.unwrap();
-    filler.defragment().await.unwrap();
-    let member = filler.status().await.unwrap().header().unwrap().member_id();
-    let mut of_member = AlarmOptions::new();
-    of_member.with_member(member);
-    filler.alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(of_member)).await.unwrap();
+    ctl.ok(&["del", "filler"]).await;
+    ctl.ok(&["compact", &ctl.revision().await.to_string()]).await;
+    ctl.ok(&["defrag"]).await;
+    ctl.ok(&["alarm", "disarm"]).await;
     assert!(a.renew(&update(2)).await.is_done());
     assert_eq!(load(&a).await.status.last_lsn, Lsn(2));
 }
