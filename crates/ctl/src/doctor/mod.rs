@@ -1,4 +1,4 @@
-//! What is wrong with a cluster or will bite, and the command that mends it. Findings are pure functions of what the
+//! What is wrong with a cluster or will bite, and the command that fixes it. Findings are pure functions of what the
 //! store, the members and PostgreSQL say; the command asks them.
 
 pub(crate) mod certificates;
@@ -6,6 +6,8 @@ pub(crate) mod hba;
 pub(crate) mod keys;
 pub(crate) mod lost;
 pub(crate) mod members;
+#[cfg(test)]
+mod runbook;
 pub(crate) mod server;
 pub(crate) mod settings;
 pub(crate) mod wal;
@@ -17,7 +19,7 @@ use std::fmt;
 pub(crate) struct Finding {
     /// What is wrong.
     pub(crate) what: String,
-    /// What mends it.
+    /// What fixes it.
     pub(crate) remedy: String,
 }
 
