@@ -1,7 +1,7 @@
 //! A real Prometheus scrapes a real cluster, with the rules of `extras/monitoring`; and every question of the dashboard has an answer.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ impl Prometheus {
         here.then_some(program)
     }
 
-    fn start(program: &PathBuf, cluster: &Cluster) -> Prometheus {
+    fn start(program: &Path, cluster: &Cluster) -> Prometheus {
         let sandbox = &cluster.sandbox;
         let targets: Vec<String> = cluster.nodes.iter().map(|node| format!("127.0.0.1:{}", node.rest_port)).collect();
         let configuration = json!({
@@ -100,7 +100,7 @@ fn prometheus_scrapes_a_cluster_and_its_alerts_follow() {
         let failing: Vec<&String> = questions.iter().filter(failing).collect();
         if failing.is_empty() { Ok(()) } else { Err(format!("{failing:?}")) }
     });
-    wait_for("rules are evaluated without errors", Limit(30), || {
+    wait_for("rules are evaluated without errors", Limit(60), || {
         let rules = prometheus.ask("/api/v1/rules")?;
         let rules = rules["data"]["groups"][0]["rules"].as_array().cloned().unwrap_or_default();
         let well = !rules.is_empty() && rules.iter().all(|rule| rule["health"] == "ok");
@@ -113,13 +113,13 @@ fn prometheus_scrapes_a_cluster_and_its_alerts_follow() {
     cluster.nodes[0].kill_postmaster();
     cluster.nodes[0].kill_hard();
     cluster.nodes[1].wait_primary(Limit(90));
-    wait_for("the failover is reported, and nothing about two primaries", Limit(30), || {
+    wait_for("the failover is reported, and nothing about two primaries", Limit(60), || {
         let alerts = prometheus.query("ALERTS{alertstate=\"firing\"}")?;
         let names: Vec<&str> = alerts.iter().filter_map(|alert| alert["metric"]["alertname"].as_str()).collect();
         assert!(!names.contains(&"PatroniTwoPrimaries"), "{names:?}");
         if names.contains(&"PatroniFailover") { Ok(()) } else { Err(format!("{names:?}")) }
     });
-    wait_for("the agent that died is reported", Limit(30), || {
+    wait_for("the agent that died is reported", Limit(60), || {
         let down = prometheus.query("ALERTS{alertname=\"PatroniAgentDown\"}")?;
         if down.len() == 1 { Ok(()) } else { Err(format!("{down:?}")) }
     });
