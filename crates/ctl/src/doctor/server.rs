@@ -295,7 +295,7 @@ fn of_archiver(facts: &Facts, leader: &str) -> Option<Finding> {
     if let Some(Failure { segment, at, succeeded }) = &facts.archive_failed {
         return Some(finding(
             format!("{leader} could not archive {segment} at {at} (last success: {succeeded}){waiting}"),
-            format!("look into the log of PostgreSQL on {leader} for archive_command, and mend it"),
+            format!("look into the log of PostgreSQL on {leader} for archive_command, and correct it"),
         ));
     }
     (facts.unarchived > WAITING_SEGMENTS || facts.unarchived > 0 && facts.waits_s > WAITING_S).then(|| {
