@@ -172,7 +172,9 @@ impl Tick<'_> {
             return Claim::Defer;
         }
         // Its agent was away while another node led, who knows for how long: that one may have died before it wrote its history.
-        if !self.settings.paused && self.sync_leaves_out(cluster, self.me()) {
+        // In pause people may have promoted it, on a timeline of its own.
+        let by_hand = self.settings.paused && mine > known.max(Timeline(1));
+        if !by_hand && self.sync_leaves_out(cluster, self.me()) {
             self.note(Level::Warning, "/sync names others: this primary may lack what they acknowledged");
             return Claim::Defer;
         }
