@@ -23,6 +23,7 @@ use tokio_rustls::TlsConnector;
 mod connect;
 mod keys;
 mod refusal;
+mod streamed;
 pub mod tls;
 mod verify;
 
@@ -30,6 +31,7 @@ pub use connect::connect;
 pub use hyper::Method;
 pub use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 pub use keys::KeyError;
+pub use streamed::{Streamed, Way};
 pub use tls::{TlsError, TlsFiles};
 
 /// The largest answer that is read, in bytes.
@@ -170,22 +172,38 @@ impl HttpClient {
     pub async fn call(&self, call: Call<'_>, limit: Duration) -> Result<Response, HttpError> {
         let until = Instant::now() + limit;
         let target = Target::parse(call.url)?;
-        let not_connected = |_| HttpError::NotConnected(limit);
-        let stream = timeout_at(until, connect(&target.host, target.port)).await.map_err(not_connected)?;
-        let stream = stream.map_err(|e| HttpError::Connect(target.authority.clone(), e))?;
-        let _ = stream.set_nodelay(true);
+        let stream = self.connected(&target, Way::default(), until, limit).await?;
         let request = self.http_request(&target, call.method, call.headers, call.body)?;
-        let answer = if target.tls {
-            let name =
-                ServerName::try_from(target.host.clone()).map_err(|_| HttpError::Address(call.url.to_owned()))?;
-            let shaking = TlsConnector::from(self.tls_config()?).connect(name, stream);
-            let stream = timeout_at(until, shaking).await.map_err(not_connected)?;
-            let stream = stream.map_err(|e| refusal::of_handshake(&target.authority, e))?;
-            timeout_at(until, send(stream, request)).await
-        } else {
-            timeout_at(until, send(stream, request)).await
-        };
-        answer.unwrap_or(Err(HttpError::Timeout(limit)))
+        timeout_at(until, send(stream, request)).await.unwrap_or(Err(HttpError::Timeout(limit)))
+    }
+
+    /// A connection, with TLS on it where the address wants that.
+    async fn connected(
+        &self,
+        target: &Target,
+        way: Way<'_>,
+        until: Instant,
+        limit: Duration,
+    ) -> Result<Box<dyn Transport>, HttpError> {
+        let not_connected = |_| HttpError::NotConnected(limit);
+        let (host, port) = way.at.unwrap_or((&target.host, target.port));
+        let stream = timeout_at(until, connect(host, port)).await.map_err(not_connected)?;
+        let stream = stream.map_err(|e| match way.at {
+            Some((host, port)) => HttpError::Connect(format!("{host}:{port}"), e),
+            None => HttpError::Connect(target.authority.clone(), e),
+        })?;
+        let _ = stream.set_nodelay(true);
+        if let Some(time) = way.keepalive {
+            streamed::keep_alive(&stream, time);
+        }
+        if !target.tls {
+            return Ok(Box::new(stream));
+        }
+        let name = ServerName::try_from(target.host.clone())
+            .map_err(|_| HttpError::Address(format!("https://{}", target.authority)))?;
+        let shaking = TlsConnector::from(self.tls_config()?).connect(name, stream);
+        let stream = timeout_at(until, shaking).await.map_err(not_connected)?;
+        Ok(Box::new(stream.map_err(|e| refusal::of_handshake(&target.authority, e))?))
     }
 
     fn http_request(
@@ -271,10 +289,12 @@ impl Target {
     }
 }
 
-async fn send<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Response, HttpError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+/// A connection, whether encrypted or not.
+trait Transport: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Transport for S {}
+
+async fn send(stream: Box<dyn Transport>, request: Request<Full<Bytes>>) -> Result<Response, HttpError> {
     let protocol = |e: &(dyn std::error::Error + 'static)| HttpError::Protocol(with_cause(e));
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| protocol(&e))?;
     let answer = async {

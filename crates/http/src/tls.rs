@@ -15,9 +15,9 @@ use crate::{ClientOptions, verify};
 /// A certificate and its key.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// `certfile`: the certificate and those between it and the authority, in PEM.
+    /// `certfile`: the certificate and those between it and the authority, in PEM: a file, or the text itself.
     pub certfile: String,
-    /// `keyfile`: the key; without it, it is in `certfile`.
+    /// `keyfile`: the key, a file or the text itself; without it, it is in `certfile`.
     pub keyfile: Option<String>,
     /// `keyfile_password`: the password the key is encrypted with.
     pub keyfile_password: Option<String>,
@@ -25,7 +25,10 @@ pub struct TlsFiles {
 
 impl std::fmt::Debug for TlsFiles {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TlsFiles").field("certfile", &self.certfile).field("keyfile", &self.keyfile).finish()
+        f.debug_struct("TlsFiles")
+            .field("certfile", &name(&self.certfile))
+            .field("keyfile", &self.keyfile.as_deref().map(name))
+            .finish()
     }
 }
 
@@ -168,12 +171,12 @@ fn identity(files: &TlsFiles) -> Result<(Vec<CertificateDer<'static>>, PrivateKe
     let chain = certificates(&files.certfile)?;
     let path = files.keyfile.as_ref().unwrap_or(&files.certfile);
     let key = keys::read_key(&read(path)?, files.keyfile_password.as_deref())
-        .map_err(|source| TlsError::Key { path: path.clone(), source })?;
+        .map_err(|source| TlsError::Key { path: name(path), source })?;
     Ok((chain, key))
 }
 
 pub(crate) fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let content = |reason: String| TlsError::Content { path: path.to_owned(), what: "certificate", reason };
+    let content = |reason: String| TlsError::Content { path: name(path), what: "certificate", reason };
     let pem = read(path)?;
     let found: Vec<_> =
         CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|e| content(e.to_string()))?;
@@ -183,7 +186,20 @@ pub(crate) fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, T
     Ok(found)
 }
 
+/// Whether this is not the path of a file, but what such a file holds.
+fn is_pem(text: &str) -> bool {
+    text.contains("-----BEGIN ")
+}
+
+/// How messages call it: a key is never shown.
+pub(crate) fn name(path: &str) -> String {
+    if is_pem(path) { "the configuration".to_owned() } else { path.to_owned() }
+}
+
 fn read(path: &str) -> Result<Vec<u8>, TlsError> {
+    if is_pem(path) {
+        return Ok(path.as_bytes().to_vec());
+    }
     fs::read(Path::new(path)).map_err(|source| TlsError::Read { path: path.to_owned(), source })
 }
 

@@ -14,7 +14,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
 
-use crate::tls::{ServerTls, TlsError, Trust, VerifyClient, certificates};
+use crate::tls::{ServerTls, TlsError, Trust, VerifyClient, certificates, name};
 
 /// Looks at the certificates of servers.
 pub(crate) fn server_verifier(
@@ -58,7 +58,7 @@ fn authorities(cafile: Option<&str>) -> Result<(RootCertStore, Vec<CertificateDe
     let (usable, _) = roots.add_parsable_certificates(certificates.iter().cloned());
     if usable == 0 {
         let reason = "none of its certificates can be read".to_owned();
-        return Err(TlsError::Content { path: path.to_owned(), what: "certificate", reason });
+        return Err(TlsError::Content { path: name(path), what: "certificate", reason });
     }
     Ok((roots, certificates))
 }
