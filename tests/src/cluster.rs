@@ -91,6 +91,7 @@ impl Builder {
             }
             if let Some(server) = &server {
                 merge(&mut node.config, &server.configuration());
+                node.environment.extend(server.environment());
             }
             merge(&mut node.config, &self.all);
             for (_, change) in self.single.iter().filter(|(of, _)| *of == index) {
@@ -258,6 +259,7 @@ impl Cluster {
     /// Runs a patronictl with the configuration file of node 0.
     pub fn ctl_of(&self, kind: Kind, arguments: &[&str]) -> Output {
         let mut command = self.sandbox.command(&self.programs.ctl(kind));
+        command.envs(self.server.iter().flat_map(Server::environment));
         command.arg("-c").arg(&self.nodes[0].config_file).args(arguments).output().unwrap()
     }
 

@@ -5,7 +5,7 @@
 //!
 //! Environment: `PATRONI_BIN`, `PATRONICTL_BIN` (the programs under test; default `target/debug`), `REFERENCE_BIN_DIR`
 //! (where Patroni 4.1.5 for mixed clusters is; default `target/reference/bin`, then `/opt/ref/venv/bin`), `PG_BIN_DIR`,
-//! `PATRONI_TEST_SERVERS` (where Consul, ZooKeeper and Prometheus are, which are not installed; default `target/servers`),
+//! `PATRONI_TEST_SERVERS` (where Consul, ZooKeeper, Prometheus and Kubernetes' API server are, which are not installed; default `target/servers`),
 //! `PATRONI_TEST_STORE=raft` (agents keep the store themselves, in
 //! tests that do not need etcd), `PATRONI_TEST_KEEP=1` (the files of a test that fails stay).
 

@@ -32,6 +32,8 @@ pub enum Store {
     Consul,
     /// ZooKeeper.
     ZooKeeper,
+    /// The API server of Kubernetes, where the agents' Pods are objects of their names.
+    Kubernetes,
     /// ZooKeeper, and an Exhibitor in front of it: a thread of the test that says where it is.
     Exhibitor,
 }
@@ -43,8 +45,12 @@ impl Store {
         match self {
             Store::Etcd => Some(PathBuf::from("etcd")),
             Store::Consul => Some(servers.join("consul/usr/bin/consul")).filter(|program| program.is_file()),
+            Store::Kubernetes => {
+                let program = servers.join("kubernetes/kube-apiserver");
+                Some(program).filter(|program| program.is_file() && is_installed("curl") && is_installed("openssl"))
+            }
             Store::ZooKeeper | Store::Exhibitor => {
-                Some(servers.join("zookeeper/server")).filter(|program| program.is_file() && has_java())
+                Some(servers.join("zookeeper/server")).filter(|program| program.is_file() && is_installed("java"))
             }
         }
     }
@@ -59,9 +65,9 @@ impl Store {
     }
 }
 
-fn has_java() -> bool {
+fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|directory| directory.join("java").is_file())
+    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
 
 /// A running server.
@@ -71,6 +77,7 @@ pub struct Server {
     /// Where it is, or whoever says so.
     port: u16,
     child: Child,
+    directory: PathBuf,
     _exhibitor: Option<Exhibitor>,
 }
 
@@ -102,6 +109,12 @@ impl Server {
                 let file = sandbox.file(directory.join("consul.json"), &configuration.to_string());
                 command.args(["agent", "-config-file"]).arg(file);
             }
+            Store::Kubernetes => {
+                let script = sandbox.file(directory.join("api-server"), include_str!("../api-server"));
+                let ports = [port, free_port(), free_port()].map(|port| port.to_string());
+                command = sandbox.command(&script);
+                command.args([&directory, &program]).arg("127.0.0.1").args(ports).args(["n0", "n1", "n2"]);
+            }
             Store::ZooKeeper | Store::Exhibitor => {
                 let data = directory.join("data");
                 // Sessions as short as those of etcd's leases.
@@ -114,15 +127,17 @@ impl Server {
             }
         }
         let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
-        let mut server = Server { store, port, child, _exhibitor: None };
+        let mut server = Server { store, port, child, directory, _exhibitor: None };
         let serves = |path| {
             let answer = crate::rest::request(port, "GET", path, None, Duration::from_secs(2))
                 .map_err(|error| error.to_string())?;
             if answer.status == 200 && answer.body.len() > 2 { Ok(()) } else { Err(answer.body) }
         };
-        wait_for("the store serves", Limit(30), || match store {
+        let is_ready = |file: PathBuf| if file.is_file() { Ok(()) } else { Err("it is being started".to_owned()) };
+        wait_for("the store serves", Limit(90), || match store {
             Store::Etcd => serves("/health"),
             Store::Consul => serves("/v1/status/leader"),
+            Store::Kubernetes => is_ready(server.directory.join("ready")),
             Store::ZooKeeper | Store::Exhibitor => is_ok(port).map_err(|error| error.to_string()),
         });
         if store == Store::Exhibitor {
@@ -134,7 +149,11 @@ impl Server {
 
     /// Freezes (`Signal::STOP`) or thaws (`Signal::CONT`) it.
     pub fn signal(&self, sent: Signal) {
-        signal(self.child.id(), sent);
+        let pid = match self.store {
+            Store::Kubernetes => std::fs::read_to_string(self.directory.join("pid")).unwrap().trim().parse().unwrap(),
+            Store::Etcd | Store::Consul | Store::ZooKeeper | Store::Exhibitor => self.child.id(),
+        };
+        signal(pid, sent);
     }
 
     /// What the configuration of a node says of it, with nothing about etcd 3.
@@ -143,6 +162,12 @@ impl Server {
         let (name, section) = match self.store {
             Store::Etcd => ("etcd", json!({"hosts": [address]})),
             Store::Consul => ("consul", json!({"host": address})),
+            Store::Kubernetes => {
+                let labels = json!({"application": "patroni"});
+                let section =
+                    json!({"labels": labels, "use_endpoints": true, "context": "agent", "pod_ip": "192.0.2.7"});
+                ("kubernetes", section)
+            }
             Store::ZooKeeper => ("zookeeper", json!({"hosts": [address]})),
             Store::Exhibitor => ("exhibitor", json!({"hosts": ["127.0.0.1"], "port": self.port})),
         };
@@ -151,11 +176,19 @@ impl Server {
         configuration
     }
 
-    /// The address for `patronictl -d`.
+    /// Variables of agents and of patronictl.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        let kubeconfig = self.directory.join("kubeconfig").display().to_string();
+        let is_needed = self.store == Store::Kubernetes;
+        is_needed.then(|| ("KUBECONFIG".to_owned(), kubeconfig)).into_iter().collect()
+    }
+
+    /// The address for `patronictl -d`; Kubernetes has none.
     pub fn address(&self) -> String {
         let name = match self.store {
             Store::Etcd => "etcd",
             Store::Consul => "consul",
+            Store::Kubernetes => "kubernetes",
             Store::ZooKeeper => "zookeeper",
             Store::Exhibitor => "exhibitor",
         };

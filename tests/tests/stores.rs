@@ -21,7 +21,9 @@ fn lives_with_the_reference(store: Store) {
         cluster.wait_streaming(to, Limit(40));
         cluster.nodes[to].sql(&format!("INSERT INTO t VALUES ({to})"));
     }
-    both_members_by_the_address_of_the_store(&mut cluster);
+    if store != Store::Kubernetes {
+        both_members_by_the_address_of_the_store(&mut cluster);
+    }
     cluster.nodes[0].wait_sql("SELECT count(*) FROM t", "4", Limit(20));
 
     // The key of the other kind's leader ends by itself.
@@ -66,6 +68,11 @@ fn consul() {
 #[test]
 fn zookeeper() {
     lives_with_the_reference(Store::ZooKeeper);
+}
+
+#[test]
+fn kubernetes() {
+    lives_with_the_reference(Store::Kubernetes);
 }
 
 /// The same ZooKeeper, found by another way: the shortest that shows both kinds of agents and of patronictl.
@@ -127,4 +134,9 @@ fn the_silence_of_consul_is_outlived() {
 #[test]
 fn the_silence_of_zookeeper_is_outlived() {
     its_silence_is_outlived(Store::ZooKeeper);
+}
+
+#[test]
+fn the_silence_of_kubernetes_is_outlived() {
+    its_silence_is_outlived(Store::Kubernetes);
 }

@@ -70,12 +70,12 @@ fn commands_of_a_group_have_two_words() {
 
 #[test]
 #[allow(clippy::disallowed_methods, reason = "the directory is the test's own")]
-fn a_store_that_is_not_supported_is_named() {
+fn a_store_that_cannot_be_found_is_named() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("patroni.yml");
-    std::fs::write(&file, "kubernetes: {labels: {a: b}}").expect("can be written");
+    std::fs::write(&file, "kubernetes: {labels: {a: b}, context: no such one}").expect("can be written");
     let output = patronictl(&["-c", file.to_str().expect("a text"), "list", "batman"]);
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(text.starts_with("Error: ") && text.contains("the store kubernetes is not supported"), "{text}");
+    assert!(text.starts_with("Error: ") && text.contains("kubernetes.context: "), "{text}");
 }

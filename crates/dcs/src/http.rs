@@ -36,7 +36,7 @@ impl Http {
     }
 }
 
-fn fate(error: &HttpError) -> Fate {
+pub(crate) fn fate(error: &HttpError) -> Fate {
     match error {
         HttpError::NotConnected(_) | HttpError::Connect(..) | HttpError::Untrusted(..) | HttpError::Handshake(..) => {
             Fate::NotSent

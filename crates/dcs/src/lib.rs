@@ -1,7 +1,7 @@
 //! The distributed store: one trait, one place for key names and JSON ([`wire`]), a backend per module.
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests write where nobody else does"))]
 
-#[cfg(any(feature = "consul", feature = "etcd", feature = "zookeeper"))]
+#[cfg(any(feature = "consul", feature = "etcd", feature = "kubernetes", feature = "zookeeper"))]
 mod attempts;
 mod boot_time;
 #[cfg(feature = "consul")]
@@ -10,15 +10,17 @@ pub mod consul;
 pub mod etcd;
 #[cfg(feature = "etcd3")]
 pub mod etcd3;
-#[cfg(any(feature = "consul", feature = "etcd", feature = "zookeeper"))]
+#[cfg(any(feature = "consul", feature = "etcd", feature = "kubernetes", feature = "zookeeper"))]
 mod http;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod memory;
 mod noticed;
 mod open;
 #[cfg(any(feature = "consul", feature = "etcd", feature = "zookeeper"))]
 mod primitives;
 pub mod raft;
-#[cfg(any(feature = "consul", feature = "etcd", feature = "zookeeper"))]
+#[cfg(any(feature = "consul", feature = "etcd", feature = "kubernetes", feature = "zookeeper"))]
 mod section;
 #[cfg(any(feature = "consul", feature = "etcd", feature = "zookeeper"))]
 mod semantics;
@@ -27,7 +29,7 @@ pub mod wire;
 pub mod zookeeper;
 
 pub use open::{OpenError, open, open_for_agent};
-#[cfg(any(feature = "consul", feature = "etcd", feature = "zookeeper"))]
+#[cfg(any(feature = "consul", feature = "etcd", feature = "kubernetes", feature = "zookeeper"))]
 pub use section::SectionError;
 
 use std::collections::BTreeMap;

@@ -9,7 +9,7 @@ use patroni_core::name::MemberName;
 use serde_json::Value;
 
 use crate::raft::{Raft, RaftClient, RaftNode, RaftOptions, RaftOptionsError, StartError, TransportError};
-#[cfg(any(feature = "consul", feature = "etcd", feature = "zookeeper"))]
+#[cfg(any(feature = "consul", feature = "etcd", feature = "kubernetes", feature = "zookeeper"))]
 use crate::section::SectionError;
 use crate::wire::ClusterPath;
 use crate::{Dcs, Timing};
@@ -33,7 +33,7 @@ pub enum OpenError {
     #[error("the section {0} is not a mapping; write its settings below it")]
     NotAMapping(&'static str),
     /// The section has an error.
-    #[cfg(any(feature = "consul", feature = "etcd", feature = "zookeeper"))]
+    #[cfg(any(feature = "consul", feature = "etcd", feature = "kubernetes", feature = "zookeeper"))]
     #[error(transparent)]
     Section(#[from] SectionError),
     /// The section has an error.
@@ -55,7 +55,7 @@ fn is_available(kind: StoreKind) -> bool {
         StoreKind::Etcd => cfg!(feature = "etcd"),
         StoreKind::Etcd3 => cfg!(feature = "etcd3"),
         StoreKind::Exhibitor | StoreKind::ZooKeeper => cfg!(feature = "zookeeper"),
-        StoreKind::Kubernetes => false,
+        StoreKind::Kubernetes => cfg!(feature = "kubernetes"),
     }
 }
 
@@ -121,6 +121,13 @@ fn open_for(
         StoreKind::Etcd => Ok(crate::etcd::connect(etcd_options(configuration)?, path, name, timing)),
         #[cfg(feature = "etcd3")]
         StoreKind::Etcd3 => Ok(crate::etcd3::Etcd3::connect(etcd3_options(configuration)?, path, name, timing)),
+        #[cfg(feature = "kubernetes")]
+        StoreKind::Kubernetes => {
+            let mut options = kubernetes_options(configuration)?;
+            // As with 4.1.5, whoever asks a few times asks at the one address.
+            options.bypass_api_service &= matches!(purpose, Purpose::Agent);
+            Ok(crate::kubernetes::connect(options, path, name, timing))
+        }
         #[cfg(feature = "zookeeper")]
         StoreKind::Exhibitor | StoreKind::ZooKeeper => {
             Ok(crate::zookeeper::connect(zookeeper_options(configuration)?, path, name, timing))
@@ -161,7 +168,7 @@ pub(crate) fn raft_options(configuration: &JsonMap) -> Result<RaftOptions, OpenE
 }
 
 /// The section of a store that is open already.
-#[cfg(any(feature = "consul", feature = "etcd", feature = "etcd3"))]
+#[cfg(any(feature = "consul", feature = "etcd", feature = "etcd3", feature = "kubernetes"))]
 fn section_of(kind: StoreKind, configuration: &JsonMap) -> Result<(&'static str, &JsonMap), OpenError> {
     match chosen(configuration)? {
         Some((store, section)) if store.kind == kind => Ok((store.name, section)),
@@ -190,6 +197,13 @@ pub(crate) fn etcd3_options(configuration: &JsonMap) -> Result<crate::etcd::Etcd
     Ok(crate::etcd::EtcdOptions::from_json(name, section)?)
 }
 
+/// What the configuration says of Kubernetes.
+#[cfg(feature = "kubernetes")]
+pub(crate) fn kubernetes_options(configuration: &JsonMap) -> Result<crate::kubernetes::KubernetesOptions, OpenError> {
+    let (_, section) = section_of(StoreKind::Kubernetes, configuration)?;
+    Ok(crate::kubernetes::KubernetesOptions::from_json(section)?)
+}
+
 /// What the configuration says of ZooKeeper, or of who knows where it is.
 #[cfg(feature = "zookeeper")]
 pub(crate) fn zookeeper_options(configuration: &JsonMap) -> Result<crate::zookeeper::ZooKeeperOptions, OpenError> {
@@ -201,7 +215,14 @@ pub(crate) fn zookeeper_options(configuration: &JsonMap) -> Result<crate::zookee
     })
 }
 
-#[cfg(all(test, feature = "consul", feature = "etcd", feature = "etcd3", feature = "zookeeper"))]
+#[cfg(all(
+    test,
+    feature = "consul",
+    feature = "etcd",
+    feature = "etcd3",
+    feature = "kubernetes",
+    feature = "zookeeper"
+))]
 mod tests {
     use std::time::Duration;
 
@@ -226,9 +247,9 @@ mod tests {
         assert_eq!(error(json!({"raft": {"partner_addrs": ["127.0.0.1:1"]}})), None);
         assert_eq!(error(json!({"restapi": {"connect_address": "127.0.0.1:8008"}})), None, "the embedded store");
         for (configuration, part) in [
-            (json!({}), "Available implementations: consul, etcd, etcd3, exhibitor, raft, zookeeper"),
+            (json!({}), "Available implementations: consul, etcd, etcd3, exhibitor, kubernetes, raft, zookeeper"),
             (json!({"etcd3": null}), "Available implementations: consul, etcd"),
-            (json!({"kubernetes": {}}), "the store kubernetes is not supported; supported are: consul, etcd"),
+            (json!({"kubernetes": {"labels": {}, "context": "none"}}), "kubernetes.context: "),
             (json!({"consul": {"host": "a:x"}}), "consul.host: \"x\" in \"a:x\" is not a port"),
             (json!({"etcd": {"key": "x", "host": "a"}}), "etcd.key: is given without cert"),
             (json!({"zookeeper": {"hosts": []}}), "zookeeper.hosts: names no server; write host:port"),

@@ -128,6 +128,16 @@ impl Etcd {
         std::fs::remove_dir_all(self.directory.path().join(format!("n{index}"))).expect("cannot remove its data");
     }
 
+    /// Copies its data; it does not run.
+    pub(crate) fn copy(&self, index: usize, to: &std::path::Path) {
+        copy(&self.directory.path().join(format!("n{index}")), to);
+    }
+
+    /// The reverse of [`Etcd::copy`].
+    pub(crate) fn put_back(&self, index: usize, from: &std::path::Path) {
+        copy(from, &self.directory.path().join(format!("n{index}")));
+    }
+
     pub(crate) fn restart(&mut self, index: usize) {
         self.servers[index].start();
     }
@@ -230,6 +240,11 @@ impl Ctl {
         let arguments = ["user", "passwd", user, "--interactive=false"];
         self.run_with(&arguments, format!("{password}\n").as_bytes()).await.expect("cannot change the password");
     }
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    let copied = Command::new("cp").args(["-a".as_ref(), from.as_os_str(), to.as_os_str()]).status();
+    assert!(copied.expect("cannot copy").success());
 }
 
 fn arguments(name: &str, data: &str, url: &str, peer: &str, all: &[String]) -> Vec<String> {

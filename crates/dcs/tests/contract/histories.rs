@@ -21,6 +21,7 @@ use crate::consul::Consul;
 use crate::etcd::Etcd;
 use crate::etcd_v2::EtcdV2;
 use crate::faults::{LONG, Lossy};
+use crate::kubernetes::ApiServer;
 use crate::path;
 use crate::zookeeper::{ZooKeeper, handle, section};
 
@@ -35,6 +36,8 @@ struct Site<'a> {
     signal: Box<dyn Fn(usize, Signal) + 'a>,
     ways: Vec<Lossy>,
     clients: Vec<Arc<dyn Dcs>>,
+    /// What they read and write.
+    keys: &'static [Key],
 }
 
 impl<'a> Site<'a> {
@@ -43,7 +46,8 @@ impl<'a> Site<'a> {
         signal: impl Fn(usize, Signal) + 'a,
         client: impl Fn(String, &str) -> Arc<dyn Dcs>,
     ) -> Self {
-        let mut site = Site { servers: servers.len(), signal: Box::new(signal), ways: Vec::new(), clients: Vec::new() };
+        let (signal, ways, clients) = (Box::new(signal), Vec::new(), Vec::new());
+        let mut site = Site { servers: servers.len(), signal, ways, clients, keys: &KEYS };
         for index in 0..CLIENTS {
             let way = Lossy::start(servers[index % servers.len()]).await;
             site.clients.push(client(way.url(), &format!("client{index}")));
@@ -78,6 +82,7 @@ impl<'a> Site<'a> {
 /// What one client does, one operation after the other. Each value is written once, so that a version stands for a value.
 async fn work(
     dcs: Arc<dyn Dcs>,
+    keys: &'static [Key],
     mut random: Random,
     values: Arc<AtomicU64>,
     seen: Arc<Mutex<Vec<Operation>>>,
@@ -88,7 +93,7 @@ async fn work(
         seen.lock().unwrap().push(operation);
     };
     while Instant::now() < until {
-        let key = KEYS[random.index(KEYS.len())];
+        let key = keys[random.index(keys.len())];
         let began = Instant::now();
         let mut expected = Some((Expected::Anything, None));
         if random.below(3) > 0 {
@@ -118,7 +123,7 @@ async fn history(site: &Site<'_>, seed: u64, values: &Arc<AtomicU64>) -> (usize,
     let seen: Arc<Mutex<Vec<Operation>>> = Arc::default();
     let until = Instant::now() + LENGTH;
     // The keys have known values at the beginning.
-    for key in KEYS {
+    for key in site.keys.iter().copied() {
         let (value, began) = (values.fetch_add(1, Ordering::Relaxed), Instant::now());
         assert!(site.clients[0].write(key, &value.to_string(), Expected::Anything).await.is_done());
         let key = wire::key_name(key);
@@ -128,7 +133,7 @@ async fn history(site: &Site<'_>, seed: u64, values: &Arc<AtomicU64>) -> (usize,
     let working: Vec<_> = (site.clients.iter().zip(1..))
         .map(|(client, i)| {
             let random = Random(seed.wrapping_mul(31).wrapping_add(i));
-            tokio::spawn(work(client.clone(), random, values.clone(), seen.clone(), until))
+            tokio::spawn(work(client.clone(), site.keys, random, values.clone(), seen.clone(), until))
         })
         .collect();
     site.trouble(&mut Random(seed), until).await;
@@ -136,7 +141,7 @@ async fn history(site: &Site<'_>, seed: u64, values: &Arc<AtomicU64>) -> (usize,
         client.await.unwrap();
     }
     let seen = seen.lock().unwrap().clone();
-    for key in KEYS {
+    for key in site.keys.iter().copied() {
         let of_key: Vec<Operation> =
             seen.iter().filter(|operation| operation.key == wire::key_name(key)).cloned().collect();
         assert!(explains(&of_key), "seed {seed}: no order explains {of_key:#?}");
@@ -208,4 +213,20 @@ async fn on_zookeeper() {
     };
     let site = Site::new(servers, |server, signal| zookeeper.signal(server, signal), client).await;
     histories(&site).await;
+}
+
+/// Keys in one object have one version there, which a client that does not follow them takes for that of each: it writes one of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_kubernetes() {
+    let Some(server) = ApiServer::start().await else { return };
+    let server = Arc::new(server);
+    let world = server.cluster("histories", true, &[]).await;
+    let client = |url: String, name: &str| {
+        let mut options = world.options();
+        options.access.server = url.replace("http://", "https://");
+        world.handle(options, name, QUICK)
+    };
+    let place = SocketAddr::from(([127, 0, 0, 1], server.port));
+    let site = Site::new(vec![place], |_, signal| server.signal(signal), client).await;
+    histories(&Site { keys: &[Key::History], ..site }).await;
 }

@@ -18,6 +18,9 @@ mod etcd_v2_auth;
 mod etcd_v2_faults;
 mod faults;
 mod histories;
+mod kubernetes;
+mod kubernetes_faults;
+mod kubernetes_objects;
 mod raft;
 mod raft_disk;
 mod raft_tls;
@@ -54,6 +57,11 @@ trait World: Sync {
     }
     /// Whether a key of a member's earlier lease can be attached to its present one, and stays the same key.
     fn attaches_keys(&self) -> bool {
+        true
+    }
+    /// Whether the store itself removes what hung on a lease that is over. Where it does not, members stay, and whoever had the leader key can
+    /// go on with it until somebody else takes it.
+    fn keys_expire(&self) -> bool {
         true
     }
     /// How much sooner than a `ttl` after the request a lease may end for whoever holds it.

@@ -18,7 +18,7 @@ use crate::etcd_v2::EtcdV2;
 use crate::zookeeper::ZooKeeper;
 use crate::{TIMING, World, leader_of, load};
 
-const LONG: Timing = Timing { ttl: std::time::Duration::from_secs(60), ..TIMING };
+pub(crate) const LONG: Timing = Timing { ttl: std::time::Duration::from_secs(60), ..TIMING };
 const KEYS: [&str; 8] = ["config", "failover", "failsafe", "history", "initialize", "members/a", "status", "sync"];
 
 /// The class of the reference, driven by lines of JSON: a name of a method and its arguments.
@@ -28,7 +28,7 @@ from patroni.postgresql.mpp import get_mpp
 
 module, kind, section, name = sys.argv[1:]
 dcs = getattr(importlib.import_module('patroni.dcs.' + module), kind)(
-    {**json.loads(section), 'namespace': 'service', 'scope': 'contract', 'name': name, 'ttl': 60, 'loop_wait': 1,
+    {'namespace': 'service', **json.loads(section), 'scope': 'contract', 'name': name, 'ttl': 60, 'loop_wait': 1,
      'retry_timeout': 6}, get_mpp({}))
 for line in sys.stdin:
     method, arguments = json.loads(line)
@@ -52,14 +52,14 @@ for line in sys.stdin:
     sys.stdout.flush()
 "#;
 
-fn python() -> Option<PathBuf> {
+pub(crate) fn python() -> Option<PathBuf> {
     let installed = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/reference/bin/python");
     let given = std::env::var_os("PATRONI_REFERENCE_PYTHON").map(PathBuf::from);
     let candidates = given.into_iter().chain([installed.into(), "/opt/ref/venv/bin/python".into()]);
     candidates.into_iter().find(|python| python.exists())
 }
 
-struct Reference {
+pub(crate) struct Reference {
     child: tokio::process::Child,
     input: tokio::process::ChildStdin,
     output: tokio::io::Lines<tokio::io::BufReader<tokio::process::ChildStdout>>,
@@ -67,10 +67,20 @@ struct Reference {
 
 impl Reference {
     fn start(python: PathBuf, world: &impl World, name: &str) -> Self {
+        Self::start_of(python, world.reference(), name, &[])
+    }
+
+    /// Of this module, class and section; with these variables.
+    pub(crate) fn start_of(
+        python: PathBuf,
+        (module, class, section): (&str, &str, Value),
+        name: &str,
+        variables: &[(&str, String)],
+    ) -> Self {
         use tokio::io::AsyncBufReadExt;
-        let (module, class, section) = world.reference();
         let mut child = tokio::process::Command::new(python)
             .args(["-c", SCRIPT, module, class, &section.to_string(), name])
+            .envs(variables.iter().map(|(name, value)| (*name, value)))
             .stdin(std::process::Stdio::piped())
             .stdout(std::process::Stdio::piped())
             .kill_on_drop(true)
@@ -81,7 +91,7 @@ impl Reference {
         Reference { child, input, output }
     }
 
-    async fn call(&mut self, method: &str, arguments: Value) -> Value {
+    pub(crate) async fn call(&mut self, method: &str, arguments: Value) -> Value {
         use tokio::io::AsyncWriteExt;
         let line = format!("{}\n", json!([method, arguments]));
         self.input.write_all(line.as_bytes()).await.expect("the reference is gone");
@@ -90,19 +100,19 @@ impl Reference {
         serde_json::from_str(&answer).unwrap()
     }
 
-    async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         self.child.kill().await.expect("cannot kill");
     }
 }
 
-fn object(value: Value) -> patroni_core::JsonMap {
+pub(crate) fn object(value: Value) -> patroni_core::JsonMap {
     match value {
         Value::Object(map) => map,
         other => panic!("not an object: {other}"),
     }
 }
 
-fn member() -> MemberData {
+pub(crate) fn member() -> MemberData {
     MemberData {
         conn_url: Some("postgres://127.0.0.1:5432/postgres".into()),
         api_url: Some("http://127.0.0.1:8008/patroni".into()),
@@ -118,7 +128,7 @@ fn member() -> MemberData {
     }
 }
 
-fn update() -> LeaderUpdate {
+pub(crate) fn update() -> LeaderUpdate {
     LeaderUpdate {
         last_lsn: Some(Lsn(67_108_960)),
         slots: BTreeMap::from([("b".to_owned(), Lsn(67_108_960))]),
@@ -127,7 +137,7 @@ fn update() -> LeaderUpdate {
     }
 }
 
-fn request() -> FailoverRequest {
+pub(crate) fn request() -> FailoverRequest {
     let at = Schedule::At(WallTime(1_767_262_210_500), "2026-01-01T10:10:10.500000+00:00".into());
     FailoverRequest {
         version: Version(0),
@@ -137,7 +147,7 @@ fn request() -> FailoverRequest {
     }
 }
 
-fn history() -> Vec<HistoryLine> {
+pub(crate) fn history() -> Vec<HistoryLine> {
     vec![HistoryLine(vec![
         json!(1),
         json!(25_623_960),
