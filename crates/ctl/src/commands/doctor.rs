@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use patroni_core::cluster::{Address, Cluster, Member};
 use patroni_core::name::MemberName;
 
@@ -11,6 +12,7 @@ use crate::cli::definition::{CLUSTER_NAME, Command, GROUP, Kind, Opt};
 use crate::cli::parse::Matches;
 use crate::context::{Context, Store};
 use crate::doctor::server::Facts;
+use crate::doctor::settings::OfMember;
 use crate::doctor::{Finding, certificates, finding, keys, lost, members, server, settings, wal};
 use crate::error::CtlError;
 use crate::sql::{self, Login};
@@ -69,7 +71,11 @@ async fn run(context: &Context, matches: &Matches) -> Result<(), CtlError> {
     findings.extend(lost::findings(&cluster, facts.as_ref()));
     if let (Some(leader), Some(facts)) = (cluster.leader_member(), facts) {
         findings.extend(wal::findings(&cluster, &statuses, &facts, scope));
+        let (mut members, full) = settings_of_others(&cluster, &login).await;
+        members.insert(0, OfMember { name: leader.name.to_string(), settings: facts.settings.clone() });
         findings.extend(of_leader(context, &cluster, scope, leader, facts).await);
+        findings.extend(full);
+        findings.extend(cluster.settings().into_iter().flat_map(|stored| settings::findings(stored, &members, scope)));
     }
     report(scope, &findings)
 }
@@ -181,10 +187,31 @@ async fn of_leader(
     for member in cluster.members.values().filter(|member| member.name != leader.name) {
         replicas.extend(ip_of(member).await.map(|ip| (member.name.to_string(), ip)));
     }
-    let mut found = server::findings(&facts, cluster, leader.name.as_str(), scope, user, &replicas);
-    let stored = cluster.settings().into_iter();
-    found.extend(stored.flat_map(|config| settings::findings(config, &facts.settings, leader.name.as_str(), scope)));
-    found
+    server::findings(&facts, cluster, leader.name.as_str(), scope, user, &replicas)
+}
+
+/// The parameters of those that run beside the leader, all asked at the same time, and what is found on the way. That one cannot be
+/// asked from here is no trouble of the cluster.
+async fn settings_of_others(cluster: &Cluster, login: &Login) -> (Vec<OfMember>, Vec<Finding>) {
+    let leader = cluster.leader_name();
+    let others = cluster.members.values().filter(|member| Some(&member.name) != leader && member.data.is_running());
+    let asked = others.map(|member| async move {
+        let address = Address::of(&member.data)?;
+        let asked = match sql::connect(&address, login).await {
+            Ok(client) => server::ask_settings(&client).await,
+            Err(reason) => Err(reason),
+        };
+        Some((&member.name, asked))
+    });
+    let (mut members, mut findings) = (Vec::new(), Vec::new());
+    for (name, asked) in join_all(asked).await.into_iter().flatten() {
+        match asked {
+            Ok(settings) => members.push(OfMember { name: name.to_string(), settings }),
+            Err(reason) if is_about_connections(&reason) => findings.push(too_many_clients(name, &reason)),
+            Err(reason) => output::warn(&format!("settings of {name} were not looked at: {reason}")),
+        }
+    }
+    (members, findings)
 }
 
 /// `too many clients already`, `remaining connection slots are reserved ...`, `too many connections for role ...`
@@ -192,8 +219,8 @@ fn is_about_connections(reason: &str) -> bool {
     ["too many clients", "remaining connection slots", "too many connections"].iter().any(|part| reason.contains(part))
 }
 
-fn too_many_clients(leader: &MemberName, reason: &str) -> Finding {
-    finding(format!("PostgreSQL of {leader} takes no more connections: {reason}"), server::REMEDY_OF_CONNECTIONS)
+fn too_many_clients(member: &MemberName, reason: &str) -> Finding {
+    finding(format!("PostgreSQL of {member} takes no more connections: {reason}"), server::REMEDY_OF_CONNECTIONS)
 }
 
 /// A connection failed because of the user or the password, and not because there is no server to be reached.

@@ -1,8 +1,10 @@
 //! What members tell of trouble, by their keys and by their REST API.
 
+use patroni_core::JsonMap;
 use patroni_core::cluster::{Cluster, Initialize, Member};
 use patroni_core::disk::{DISK_KEY, size, troubles};
 use patroni_core::name::MemberName;
+use patroni_core::python::PythonText;
 use patroni_core::view::FAILURE_KEY;
 use serde_json::Value;
 
@@ -60,7 +62,7 @@ fn of_key(cluster: &Cluster, member: &Member, status: Option<&Status>, scope: &s
     }
     if data.pending_restart {
         found.push(finding(
-            format!("{name} has to be restarted for settings to take effect"),
+            format!("{name} has to be restarted for settings to take effect{}", reasons(&data.pending_restart_reason)),
             format!("patronictl restart {scope} {name} --pending"),
         ));
     }
@@ -103,6 +105,16 @@ fn of_key(cluster: &Cluster, member: &Member, status: Option<&Status>, scope: &s
         ));
     }
     found
+}
+
+/// Which settings wait for a restart: ` (max_connections: 100 -> 200)`.
+fn reasons(waiting: &JsonMap) -> String {
+    let one = |(name, reason): (&String, &Value)| {
+        let value = |key| reason.get(key).map(PythonText::python_text).unwrap_or_default();
+        format!("{name}: {} -> {}", value("old_value"), value("new_value"))
+    };
+    let all: Vec<String> = waiting.iter().map(one).collect();
+    if all.is_empty() { String::new() } else { format!(" ({})", all.join(", ")) }
 }
 
 /// What helps against an error of PostgreSQL at a replication connection.
@@ -226,6 +238,12 @@ mod tests {
         let cannot = finding("no member could take over from the leader", "patronictl explain batman");
         let rows = [
             (json!({"pending_restart": true}), json!({}), "b has to be restarted for settings to take effect", false),
+            (
+                json!({"pending_restart": true, "pending_restart_reason": {"max_connections": {"old_value": "100", "new_value": 200}}}),
+                json!({}),
+                "b has to be restarted for settings to take effect (max_connections: 100 -> 200)",
+                false,
+            ),
             (json!({"xlog_location": 80_000_000}), json!({}), "b is 9.5 MB behind: it would not take over", true),
             (json!({"tags": {"nofailover": true}}), json!({}), "no member could take over from the leader", false),
             (json!({}), json!({"silent": true}), "b does not answer: no connection", true),

@@ -165,6 +165,17 @@ pub(crate) async fn ask(client: &Client) -> Facts {
     facts
 }
 
+/// Asks another member for its parameters.
+///
+/// # Errors
+/// Why they are not known.
+pub(crate) async fn ask_settings(client: &Client) -> Result<Vec<Setting>, String> {
+    let mut questions = Questions { client, missed: Vec::new() };
+    let rows = questions.rows("settings", SETTINGS).await;
+    rows.map(|rows| rows.iter().map(setting).collect())
+        .ok_or_else(|| questions.missed.into_iter().map(|(_, reason)| reason).collect())
+}
+
 /// Questions to a server, and what came of those that it did not answer.
 struct Questions<'a> {
     client: &'a Client,

@@ -1,4 +1,4 @@
-//! Parameters of PostgreSQL that the store holds, and that are not in force on the leader.
+//! Parameters of PostgreSQL that the store holds, and that are not in force on a member.
 
 use patroni_config::precedence::CommandLineParameter;
 use patroni_core::JsonMap;
@@ -36,22 +36,47 @@ pub(crate) const SETTINGS: &str = "SELECT name, reset_val, vartype, unit, to_jso
 /// Seen by superusers only: who sees it sees all.
 const SEEN_BY_FEW: &str = "data_directory";
 
+/// The parameters of a member's server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct OfMember {
+    /// The member.
+    pub(crate) name: String,
+    /// Its parameters; none where it could not be asked.
+    pub(crate) settings: Vec<Setting>,
+}
+
 /// What is found. `stored`: the dynamic configuration.
-pub(crate) fn findings(stored: &JsonMap, settings: &[Setting], leader: &str, scope: &str) -> Vec<Finding> {
-    let sees_all = settings.iter().any(|setting| setting.name == SEEN_BY_FEW);
+pub(crate) fn findings(stored: &JsonMap, members: &[OfMember], scope: &str) -> Vec<Finding> {
     let parameters = stored.get("postgresql").and_then(|section| section.get("parameters")?.as_object());
     let given = parameters.into_iter().flatten().filter(|(name, value)| is_looked_at(name, value));
-    given
-        .filter_map(|(name, value)| match settings.iter().find(|setting| setting.name.eq_ignore_ascii_case(name)) {
-            Some(setting) => not_in_force(setting, value, leader),
-            None => (sees_all && !name.contains('.')).then(|| {
-                finding(
-                    format!("the parameter {name} is in the store, and PostgreSQL of {leader} does not know it: it has no effect"),
-                    format!("patronictl edit-config {scope} -p {name}=null, or correct its name"),
-                )
-            }),
-        })
-        .collect()
+    given.flat_map(|(name, value)| of_parameter(name, value, members, scope)).collect()
+}
+
+fn of_parameter(name: &str, value: &Value, members: &[OfMember], scope: &str) -> Vec<Finding> {
+    let (mut found, mut without) = (Vec::new(), Vec::new());
+    for member in members {
+        match member.settings.iter().find(|setting| setting.name.eq_ignore_ascii_case(name)) {
+            Some(setting) => found.extend(not_in_force(setting, value, &member.name)),
+            None if member.sees_all() && !name.contains('.') => without.push(member.name.as_str()),
+            None => {}
+        }
+    }
+    if !without.is_empty() {
+        let of = without.join(", ");
+        found.push(finding(
+            format!(
+                "the parameter {name} is in the store, and PostgreSQL of {of} does not know it: it has no effect there"
+            ),
+            format!("patronictl edit-config {scope} -p {name}=null, or correct its name"),
+        ));
+    }
+    found
+}
+
+impl OfMember {
+    fn sees_all(&self) -> bool {
+        self.settings.iter().any(|setting| setting.name == SEEN_BY_FEW)
+    }
 }
 
 /// Those of the command line wait for a restart where they differ, and the last one is Patroni's own.
@@ -59,7 +84,7 @@ fn is_looked_at(name: &str, value: &Value) -> bool {
     !value.is_null() && CommandLineParameter::named(name).is_none() && name != "synchronous_standby_names"
 }
 
-fn not_in_force(setting: &Setting, stored: &Value, leader: &str) -> Option<Finding> {
+fn not_in_force(setting: &Setting, stored: &Value, member: &str) -> Option<Finding> {
     let Setting { name, value, vartype, file, .. } = setting;
     let unit = Some(setting.unit.as_str()).filter(|unit| !unit.is_empty());
     let by_system = file.ends_with("postgresql.auto.conf");
@@ -75,23 +100,23 @@ fn not_in_force(setting: &Setting, stored: &Value, leader: &str) -> Option<Findi
         return None;
     }
     let (from, remedy) = if by_system {
-        (" by ALTER SYSTEM", format!("on {leader}: ALTER SYSTEM RESET {name}, then SELECT pg_reload_conf()"))
+        (" by ALTER SYSTEM", format!("on {member}: ALTER SYSTEM RESET {name}, then SELECT pg_reload_conf()"))
     } else if by_default {
         (
             ", the default",
-            format!("look into the log of the agent of {leader} for {name}: a value that cannot be used is left out"),
+            format!("look into the log of the agent of {member} for {name}: a value that cannot be used is left out"),
         )
     } else {
         (
             "",
             format!(
-                "look for {name} in the configuration file of the agent of {leader}, which counts more than the store"
+                "look for {name} in the configuration file of the agent of {member}, which counts more than the store"
             ),
         )
     };
     let shown = maybe_convert_from_base_unit(value, vartype, unit);
     Some(finding(
-        format!("{name} is {} in the store, and {} on {leader}{from}", quoted(&stored.python_text()), quoted(&shown)),
+        format!("{name} is {} in the store, and {} on {member}{from}", quoted(&stored.python_text()), quoted(&shown)),
         remedy,
     ))
 }
@@ -119,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_store_says_and_the_leader_does_not_do() {
+    fn what_the_store_says_and_a_member_does_not_do() {
         let own = "/data/postgresql.conf";
         let system = "/data/postgresql.auto.conf";
         let file = "configuration file";
@@ -143,7 +168,9 @@ mod tests {
             "my.own": 1, "max_connections": 5, "log_statement": null,
         }}});
         let stored = stored.as_object().expect("an object");
-        let found: Vec<String> = findings(stored, &settings, "a", "batman").into_iter().map(|one| one.what).collect();
+        let of = |name: &str, settings: &[Setting]| OfMember { name: name.to_owned(), settings: settings.to_vec() };
+        let texts = |found: Vec<Finding>| found.into_iter().map(|one| one.what).collect::<Vec<String>>();
+        let found = texts(findings(stored, &[of("a", &settings)], "batman"));
         assert_eq!(
             found,
             [
@@ -151,9 +178,20 @@ mod tests {
                 "maintenance_work_mem is '1 apple' in the store, and 64MB on a, the default",
                 "log_line_prefix is '%t ' in the store, and '%m ' on a by ALTER SYSTEM",
                 "synchronous_commit is on in the store, and off on a",
-                "the parameter wrok_mem is in the store, and PostgreSQL of a does not know it: it has no effect",
+                "the parameter wrok_mem is in the store, and PostgreSQL of a does not know it: it has no effect there",
             ]
         );
-        assert_eq!(findings(stored, &settings[9..], "a", "batman"), [], "who does not see all does not know");
+        assert_eq!(findings(stored, &[of("a", &settings[9..])], "batman"), [], "who does not see all does not know");
+        // Another member has a value of its own for one parameter, and of the leader nothing is known.
+        let other = [settings[0].clone(), setting("jit", "on", "bool", file, system)];
+        let only = json!({"postgresql": {"parameters": {"jit": "off", "wrok_mem": "4MB"}}});
+        let only = only.as_object().expect("an object");
+        assert_eq!(
+            texts(findings(only, &[of("a", &[]), of("b", &other), of("c", &settings)], "batman")),
+            [
+                "jit is off in the store, and on on b by ALTER SYSTEM",
+                "the parameter wrok_mem is in the store, and PostgreSQL of b, c does not know it: it has no effect there",
+            ]
+        );
     }
 }
