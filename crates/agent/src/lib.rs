@@ -19,6 +19,7 @@ pub mod options;
 pub mod peers;
 pub mod publisher;
 pub mod raft_controller;
+pub mod refusals;
 pub mod requests;
 pub mod rewind;
 pub mod slots;

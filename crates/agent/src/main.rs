@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use clap::Parser;
 use patroni_agent::log::Log;
-use patroni_agent::{agent, configuration, guard, options, raft_controller};
-use patroni_config::{Environment, Source, validate};
+use patroni_agent::{agent, configuration, guard, options, raft_controller, refusals};
+use patroni_config::{Config, Environment, Purpose, Source, validate};
 use patroni_core::COMPATIBLE_VERSION;
 use patroni_core::plan::Exit;
 use patroni_dcs::raft::RaftOptions;
@@ -83,15 +83,18 @@ fn validate(arguments: &Arguments) -> ExitCode {
     for warning in validate::warnings(&source).unwrap_or_default() {
         eprintln!("warning: {warning}");
     }
-    match validate::report(&source, how, arguments.print) {
-        Ok(text) => {
+    let loaded = Config::load(source.clone(), Purpose::Agent);
+    let refused = loaded.map(|loaded| refusals::of_start(&loaded.config)).unwrap_or_default();
+    let report = validate::report(&source, how, arguments.print);
+    for line in report.as_ref().err().into_iter().chain(&refused) {
+        eprintln!("{line}");
+    }
+    match report {
+        Ok(text) if refused.is_empty() => {
             print!("{text}");
             ExitCode::SUCCESS
         }
-        Err(findings) => {
-            eprintln!("{findings}");
-            ExitCode::FAILURE
-        }
+        Ok(_) | Err(_) => ExitCode::FAILURE,
     }
 }
 

@@ -28,7 +28,7 @@ pub mod wire;
 #[cfg(feature = "zookeeper")]
 pub mod zookeeper;
 
-pub use open::{OpenError, open, open_for_agent};
+pub use open::{OpenError, check, open, open_for_agent};
 #[cfg(any(feature = "consul", feature = "etcd", feature = "kubernetes", feature = "zookeeper"))]
 pub use section::SectionError;
 

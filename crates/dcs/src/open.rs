@@ -142,6 +142,27 @@ fn open_for(
     }
 }
 
+/// Reads the section of the store that the configuration names, without opening anything. What the embedded store says of its section is
+/// not asked here: [`RaftOptions::from_json`] does that.
+///
+/// # Errors
+/// The store is not supported, or its section has an error.
+pub fn check(configuration: &JsonMap) -> Result<(), OpenError> {
+    match chosen(configuration)?.map_or(StoreKind::Raft, |(store, _)| store.kind) {
+        #[cfg(feature = "consul")]
+        StoreKind::Consul => consul_options(configuration).map(drop),
+        #[cfg(feature = "etcd")]
+        StoreKind::Etcd => etcd_options(configuration).map(drop),
+        #[cfg(feature = "etcd3")]
+        StoreKind::Etcd3 => etcd3_options(configuration).map(drop),
+        #[cfg(feature = "kubernetes")]
+        StoreKind::Kubernetes => kubernetes_options(configuration).map(drop),
+        #[cfg(feature = "zookeeper")]
+        StoreKind::Exhibitor | StoreKind::ZooKeeper => zookeeper_options(configuration).map(drop),
+        _ => Ok(()),
+    }
+}
+
 /// The store whose section is there, with that; `None`: no section, so the embedded store.
 fn chosen(configuration: &JsonMap) -> Result<Option<(&'static Store, &JsonMap)>, OpenError> {
     match Store::configured(configuration) {
