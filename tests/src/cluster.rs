@@ -35,10 +35,11 @@ impl Builder {
         self
     }
 
-    /// The agents keep their store themselves (also with `PATRONI_TEST_STORE=raft`, for tests that do not look into etcd).
+    /// The agents keep their store themselves. (`PATRONI_TEST_STORE` chooses the store of tests that do not look into etcd.)
     #[must_use]
     pub fn embedded(mut self) -> Self {
         self.embedded = true;
+        self.store = None;
         self
     }
 
@@ -46,6 +47,7 @@ impl Builder {
     #[must_use]
     pub fn in_etcd(mut self) -> Self {
         self.embedded = false;
+        self.store = None;
         self
     }
 
@@ -184,8 +186,10 @@ impl Cluster {
                 },
             },
         });
-        let embedded = std::env::var_os("PATRONI_TEST_STORE").is_some_and(|store| store == "raft");
-        Builder { kinds: kinds.to_vec(), dcs, all: json!({}), single: Vec::new(), embedded, store: None }
+        let chosen = std::env::var("PATRONI_TEST_STORE").unwrap_or_default();
+        let store = (!["", "etcd3", "raft"].contains(&chosen.as_str())).then(|| Store::named(&chosen));
+        let embedded = chosen == "raft";
+        Builder { kinds: kinds.to_vec(), dcs, all: json!({}), single: Vec::new(), embedded, store }
     }
 
     /// Starts the agent of a node.
@@ -230,6 +234,10 @@ impl Cluster {
     pub fn key(&self, name: &str) -> Option<String> {
         if self.etcd.is_present() {
             return self.etcd.get(name);
+        }
+        if self.server.is_some() {
+            let output = self.ctl(&["store", "get", name]);
+            return output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim_end().to_owned());
         }
         let file = self.sandbox.path().join("keys.json");
         self.ctl_ok(&["store", "backup", file.to_str().unwrap(), "--force"]);

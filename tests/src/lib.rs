@@ -6,8 +6,8 @@
 //! Environment: `PATRONI_BIN`, `PATRONICTL_BIN` (the programs under test; default `target/debug`), `REFERENCE_BIN_DIR`
 //! (where Patroni 4.1.5 for mixed clusters is; default `target/reference/bin`, then `/opt/ref/venv/bin`), `PG_BIN_DIR`,
 //! `PATRONI_TEST_SERVERS` (where Consul, ZooKeeper, Prometheus and Kubernetes' API server are, which are not installed; default `target/servers`),
-//! `PATRONI_TEST_STORE=raft` (agents keep the store themselves, in
-//! tests that do not need etcd), `PATRONI_TEST_KEEP=1` (the files of a test that fails stay).
+//! `PATRONI_TEST_STORE` (the store of tests that do not look into etcd:
+//! `etcd3`, which is usual, `raft`, `etcd`, `consul`, `zookeeper`, `exhibitor`, `kubernetes`), `PATRONI_TEST_KEEP=1` (the files of a test that fails stay).
 
 // A harness may block: it has no runtime, and panicking is how a test fails.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]

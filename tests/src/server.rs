@@ -39,6 +39,23 @@ pub enum Store {
 }
 
 impl Store {
+    /// By the name of its section.
+    ///
+    /// # Panics
+    /// There is none of that name.
+    pub fn named(name: &str) -> Self {
+        match name {
+            "etcd" => Store::Etcd,
+            "consul" => Store::Consul,
+            "zookeeper" => Store::ZooKeeper,
+            "exhibitor" => Store::Exhibitor,
+            "kubernetes" => Store::Kubernetes,
+            other => {
+                panic!("PATRONI_TEST_STORE={other}: take etcd3, raft, etcd, consul, zookeeper, exhibitor or kubernetes")
+            }
+        }
+    }
+
     /// The server's program, if it is there.
     pub fn program(self) -> Option<PathBuf> {
         let servers = servers();

@@ -28,7 +28,7 @@ fn a_standby_cluster_outlives_what_happens_on_the_other_side_and_changes_sides()
     standby.start_node(0);
     standby.wait_standby_leader(0, Limit(60));
     wait_upstream(&standby, 0, main.nodes[0].pg_port, Limit(20));
-    assert_eq!(standby.etcd.get("initialize"), main.etcd.get("initialize"));
+    assert_eq!(standby.key("initialize"), main.key("initialize"));
     main.nodes[0].wait_sql("SELECT active FROM pg_replication_slots WHERE slot_name = 'standby'", "t", Limit(20));
     standby.start_node(1);
     standby.nodes[1].wait_streaming(Limit(60));
@@ -166,7 +166,7 @@ fn a_cluster_that_is_no_copy_is_not_followed() {
     assert!(!refused.status.success(), "{refused:?}");
     assert!(String::from_utf8_lossy(&refused.stderr).contains("it is no copy of this cluster"), "{refused:?}");
     assert!(main.nodes[0].is_writable_primary());
-    assert!(!main.etcd.get("config").unwrap().contains("standby_cluster"));
+    assert!(!main.key("config").unwrap().contains("standby_cluster"));
 
     main.nodes[0].patch_config(&json!({"standby_cluster": {"host": "127.0.0.1", "port": port}}));
     main.wait_standby_leader(0, Limit(30));

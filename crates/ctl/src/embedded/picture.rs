@@ -76,6 +76,7 @@ impl Picture {
     }
 
     /// In a few words: the same, and the nodes that are not as they should be.
+    #[cfg(feature = "top")]
     pub(crate) fn remarks(&self) -> Vec<String> {
         let (voters, living) = (self.voters().count(), self.living_voters());
         let whole = [format!("store led by {}", self.leader()), format!("{living} of {voters} voters answer")];
@@ -273,6 +274,7 @@ pub(crate) mod tests {
         }
     }
 
+    #[cfg(feature = "top")]
     #[test]
     fn in_a_few_words() {
         assert_eq!(healthy(3).remarks(), ["store led by db1:9008", "3 of 3 voters answer"]);
