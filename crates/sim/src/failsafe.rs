@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use patroni_core::disk::Space;
+use patroni_core::health::Status;
 use patroni_core::job::Job;
 use patroni_core::lsn::Lsn;
 use patroni_core::name::MemberName;
 use patroni_core::peer::{DIVERGED, PeerStatus};
 use patroni_core::server::Role;
-use patroni_core::time::Moment;
+use patroni_core::time::{Moment, Now, WallTime};
 use patroni_tick::driver::Limit;
 
 use crate::postgres::Process;
@@ -56,7 +57,9 @@ impl Universe {
         if !node.alive || node.frozen_until.is_some() || node.absent {
             return;
         }
-        let leads = node.view.role == Role::Primary || node.lease_until.is_some_and(|until| now < until);
+        let server = node.postgres.inspect(Vec::new(), node.started_at);
+        let time = Now { boot: Moment(now), wall: WallTime(now.as_millis() as i64 + node.wall_offset) };
+        let leads = Status::new(&node.view, node.job.is_some(), &server.postmaster, time).leads();
         let agreed = node.failsafe_mode && !leads && node.agreement.give(leader, BTreeMap::new(), Moment(now));
         let name = node.name.clone();
         self.send(peer, from.node, Event::Agreed { to: from, name, agreed });

@@ -179,6 +179,18 @@ fn a_job_that_has_ended_since_the_last_tick() {
     assert!(passing(&Postmaster::Running(sample::primary())).contains("/primary"));
 }
 
+/// It has to know that its own server is no primary before it agrees that another one goes on.
+#[test]
+fn who_does_not_agree_to_another_primary() {
+    let (primary, standby) = (sample::view("postgresql0", sample::primary()), sample::view("a", sample::standby()));
+    let unseen = View { ticks: 0, ..standby.clone() };
+    let (up, follows) = (Postmaster::Running(sample::primary()), Postmaster::Running(sample::standby()));
+    let leads = |view: &View, server: &Postmaster| Status::new(view, false, server, sample::NOW).leads();
+    assert!(leads(&primary, &NO_ANSWER) && !leads(&standby, &NO_ANSWER));
+    assert!(leads(&unseen, &up) && leads(&unseen, &NO_ANSWER) && leads(&unseen, &Postmaster::Starting));
+    assert!(!leads(&unseen, &follows) && !leads(&unseen, &Postmaster::Stopped(None)));
+}
+
 #[test]
 fn lag_and_tags() {
     let standby = sample::view("postgresql1", sample::standby());

@@ -12,7 +12,7 @@ use patroni_core::JsonMap;
 use patroni_core::cluster::Member;
 use patroni_core::health::{Query, Status, checks};
 use patroni_core::lsn::Lsn;
-use patroni_core::server::{Postmaster, Role, State};
+use patroni_core::server::Postmaster;
 use patroni_core::view::View;
 use serde_json::{Value, json};
 
@@ -255,7 +255,7 @@ async fn change(state: &ApiState, view: &View, operation: Operation, mut body: J
             switchover::post(state, action, &body).await
         }
         Operation::DeleteSwitchover => switchover::delete(state).await,
-        Operation::Failsafe => accept_failsafe(state, view, &body),
+        Operation::Failsafe => accept_failsafe(state, view, &body).await,
         Operation::Reload if state.signal(Signal::Reload) => Reply::text(202, "reload scheduled"),
         Operation::Reload => Reply::text(503, "busy: the reload could not be scheduled"),
         // It is for tests on Windows: Patroni says so everywhere and does it only there.
@@ -266,20 +266,22 @@ async fn change(state: &ApiState, view: &View, operation: Operation, mut body: J
 }
 
 /// POST `/failsafe`: the leader, which cannot reach the store, asks whether it may go on.
-fn accept_failsafe(state: &ApiState, view: &View, body: &JsonMap) -> Reply {
+async fn accept_failsafe(state: &ApiState, view: &View, body: &JsonMap) -> Reply {
     let Some(leader) = body.get("name").and_then(Value::as_str) else {
         return Reply::text(400, "the name of the leader is missing");
     };
-    let now = state.now().boot;
-    let leads = view.state == State::Running && view.role == Role::Primary || view.is_leader(now);
+    // A tick that takes long is no reason to keep a primary waiting.
+    let just_seen = if view.ticks == 0 { Some(state.probe.ask(PATIENCE).await) } else { None };
+    let (server, now) = (just_seen.as_deref().unwrap_or(&view.server.postmaster), state.now());
+    let leads = Status::new(view, state.working.borrow().is_some(), server, now).leads();
     let slots = body.get("slots").and_then(Value::as_object).into_iter().flatten();
     let slots = slots.filter_map(|(name, lsn)| Some((name.clone(), Lsn(lsn.as_u64()?)))).collect();
-    if leads || !state.agreement.give(leader.into(), slots, now) {
+    if leads || !state.agreement.give(leader.into(), slots, now.boot) {
         return Reply::text(500, "Running as a leader");
     }
     let accepted = Reply::text(200, "Accepted");
-    match &view.server.postmaster {
-        patroni_core::server::Postmaster::Running(running) => {
+    match server {
+        Postmaster::Running(running) => {
             accepted.with_header(HeaderName::from_static("lsn"), &running.wal.position().0.to_string())
         }
         _ => accepted,

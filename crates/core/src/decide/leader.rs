@@ -139,6 +139,8 @@ impl Tick<'_> {
         if !running.wal.is_standby() {
             self.memory.role = Role::Primary;
             self.memory.rewind = Rewind::Unknown;
+            // Somebody else may have promoted it while its clients were held back: an agent before this one, or people.
+            self.memory.holding = None;
             self.write_history_if_due(cluster, running)?;
             self.keep_synchronous(cluster)?;
             return Ok(as_primary);

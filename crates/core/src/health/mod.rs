@@ -197,6 +197,20 @@ impl<'a> Status<'a> {
         }
     }
 
+    /// This node leads, so that nobody else goes on as a primary with its leave (`POST /failsafe`). An agent that was just started does not know
+    /// what it had: until its first tick that counts which its server surely is.
+    pub fn leads(&self) -> bool {
+        let view = self.view;
+        if view.ticks == 0 {
+            return match self.postmaster {
+                Postmaster::Running(running) => !running.wal.is_standby(),
+                Postmaster::Stopped(_) => false,
+                Postmaster::Starting | Postmaster::Stopping | Postmaster::Unreachable(_) => true,
+            };
+        }
+        view.state == State::Running && view.role == Role::Primary || view.is_leader(self.now.boot)
+    }
+
     /// The cluster follows another one.
     pub fn is_standby_cluster(&self) -> bool {
         self.view.settings.standby_cluster.is_some()
