@@ -307,7 +307,8 @@ fn reinit_waits_until_the_copy_runs_and_the_doctor_sees_what_is_wrong() {
         let output = cluster.ctl(&["doctor"]);
         let found = text(&output);
         let all = [
-            "n0 has to be restarted for settings to take effect\n  remedy: patronictl restart batman n0 --pending",
+            "n0 has to be restarted for settings to take effect (",
+            "\n  remedy: patronictl restart batman n0 --pending",
             "pg_hba.conf of n0 has no rule for replication of user replicator from n1 (127.0.0.1)",
         ];
         let complete = output.status.code() == Some(1) && all.iter().all(|one| found.contains(one));
