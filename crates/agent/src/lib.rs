@@ -8,6 +8,7 @@ pub mod configuration;
 mod effects;
 pub mod guard;
 mod hang;
+pub mod init;
 pub mod jobs;
 pub mod log;
 pub mod maintenance;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use clap::Parser;
 use patroni_agent::log::Log;
-use patroni_agent::{agent, configuration, guard, options, raft_controller, refusals};
+use patroni_agent::{agent, configuration, guard, init, options, raft_controller, refusals};
 use patroni_config::{Config, Environment, Purpose, Source, validate};
 use patroni_core::COMPATIBLE_VERSION;
 use patroni_core::plan::Exit;
@@ -66,6 +66,9 @@ fn main() -> ExitCode {
     }
     if arguments.validate_config {
         return validate(&arguments);
+    }
+    if init::is_first() {
+        return init::run_as_child().unwrap_or_else(|error| exit_of(Err(error.into())));
     }
     if arguments.raft_controller {
         let files: Vec<PathBuf> = arguments.configfile.into_iter().chain(arguments.configfiles).collect();
