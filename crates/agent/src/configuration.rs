@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::api::Api;
+use crate::blocking::on_disk;
 use crate::log::Log;
 use crate::maintenance::Maintenance;
 use crate::options;
@@ -30,9 +31,6 @@ const COMPARE_LIMIT: Duration = Duration::from_secs(3);
 /// How long a reload may take to reach a server process, and how often that is looked at.
 const RELOAD_LIMIT: Duration = Duration::from_secs(1);
 const RELOAD_POLL: Duration = Duration::from_millis(5);
-
-/// How long reading the configuration files may take.
-const READ_LIMIT: Duration = Duration::from_secs(5);
 
 /// The configuration of this agent.
 pub struct Configuration {
@@ -148,7 +146,7 @@ impl Configuration {
     /// Reads files and environment again, as SIGHUP and POST `/reload` ask. On an error the old settings stay.
     pub async fn reload(&mut self) {
         let config = Arc::clone(&self.config);
-        match from_disk(move || config.reload()).await {
+        match on_disk(move || config.reload()).await {
             Ok(Ok(loaded)) => {
                 if !loaded.changed {
                     tracing::info!("No local configuration items changed.");
@@ -163,12 +161,12 @@ impl Configuration {
 
     async fn reload_parts(&mut self) {
         let client = options::client_options(&self.config);
-        match from_disk(move || HttpClient::new(client).map_err(|error| error.to_string())).await.flatten() {
+        match on_disk(move || HttpClient::new(client).map_err(|error| error.to_string())).await.flatten() {
             Ok(http) => self.http = http,
             Err(why) => tracing::error!("ctl: {why}; the settings before stay in force"),
         }
         let (log, options) = (Arc::clone(&self.log), options::log_options(&self.config.log));
-        let reconfigured = from_disk(move || log.reconfigure(&options).map_err(|error| error.to_string())).await;
+        let reconfigured = on_disk(move || log.reconfigure(&options).map_err(|error| error.to_string())).await;
         if let Err(why) = reconfigured.flatten() {
             tracing::error!("log: {why}; the settings before stay in force");
         }
@@ -323,15 +321,6 @@ impl Configuration {
                 tracing::error!("failed to save {}: {error}", cache::path(&data_dir).display());
             }
         });
-    }
-}
-
-/// Reads or writes small files on a thread for that. On a disk that hangs nobody waits for it longer than for a moment.
-async fn from_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
-    match timeout(READ_LIMIT, tokio::task::spawn_blocking(work)).await {
-        Ok(Ok(done)) => Ok(done),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("the disk does not answer".to_owned()),
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod api;
+mod blocking;
 mod clock;
 pub mod configuration;
 mod effects;

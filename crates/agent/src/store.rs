@@ -191,12 +191,7 @@ impl Store {
     }
 
     async fn write(&self, key: Key, value: &str, expected: Expected, limit: Duration) -> Outcome<()> {
-        match within(limit, self.timed(StoreCall::Write, self.dcs.write(key, value, expected))).await {
-            Outcome::Done(_) => Outcome::Done(()),
-            Outcome::Refused => Outcome::Refused,
-            Outcome::Failed(why) => Outcome::Failed(why),
-            Outcome::Unknown(why) => Outcome::Unknown(why),
-        }
+        within(limit, self.timed(StoreCall::Write, self.dcs.write(key, value, expected))).await.map(drop)
     }
 }
 

@@ -47,6 +47,16 @@ impl<T> Outcome<T> {
             Outcome::Refused | Outcome::Failed(_) | Outcome::Unknown(_) => None,
         }
     }
+
+    /// The same with another result.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Outcome<U> {
+        match self {
+            Outcome::Done(value) => Outcome::Done(change(value)),
+            Outcome::Refused => Outcome::Refused,
+            Outcome::Failed(why) => Outcome::Failed(why),
+            Outcome::Unknown(why) => Outcome::Unknown(why),
+        }
+    }
 }
 
 /// Everything a decision may depend on, besides [`crate::memory::Memory`].

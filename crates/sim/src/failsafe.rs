@@ -10,7 +10,7 @@ use patroni_core::lsn::Lsn;
 use patroni_core::name::MemberName;
 use patroni_core::peer::{DIVERGED, PeerStatus};
 use patroni_core::server::Role;
-use patroni_core::time::{Moment, Now, WallTime};
+use patroni_core::time::Moment;
 use patroni_tick::driver::Limit;
 
 use crate::postgres::Process;
@@ -58,8 +58,7 @@ impl Universe {
             return;
         }
         let server = node.postgres.inspect(Vec::new(), node.started_at);
-        let time = Now { boot: Moment(now), wall: WallTime(now.as_millis() as i64 + node.wall_offset) };
-        let leads = Status::new(&node.view, node.job.is_some(), &server.postmaster, time).leads();
+        let leads = Status::new(&node.view, node.job.is_some(), &server.postmaster, node.time(now)).leads();
         let agreed = node.failsafe_mode && !leads && node.agreement.give(leader, BTreeMap::new(), Moment(now));
         let name = node.name.clone();
         self.send(peer, from.node, Event::Agreed { to: from, name, agreed });

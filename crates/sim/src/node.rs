@@ -12,6 +12,7 @@ use patroni_core::name::MemberName;
 use patroni_core::plan::JobOrder;
 use patroni_core::request::{Request, RequestId};
 use patroni_core::settings::{Settings, Synchronous};
+use patroni_core::time::{Moment, Now, WallTime};
 use patroni_core::view::View;
 use patroni_tick::agreement::Agreement;
 
@@ -114,6 +115,13 @@ pub(crate) struct Node {
     pub verdict: String,
     /// Ticks so far.
     pub ticks: u64,
+}
+
+impl Node {
+    /// What time it is here, `now` after the simulation began.
+    pub(crate) fn time(&self, now: Duration) -> Now {
+        Now { boot: Moment(now), wall: WallTime(now.as_millis() as i64 + self.wall_offset) }
+    }
 }
 
 /// A node that is about to be part of the cluster.

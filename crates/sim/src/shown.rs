@@ -11,7 +11,7 @@ use patroni_core::member_key::MemberKey;
 use patroni_core::name::MemberName;
 use patroni_core::server::{DataDir, Postmaster, Server};
 use patroni_core::settings::Settings;
-use patroni_core::time::{Moment, Now, WallTime};
+use patroni_core::time::Moment;
 use patroni_core::view::{Addresses, View};
 
 use crate::node::Node;
@@ -185,12 +185,7 @@ pub(crate) fn check(universe: &mut Universe, index: usize) {
 /// The first answer of this node that is not true.
 fn lie(node: &Node, now: Duration) -> Option<&'static str> {
     let server = node.postgres.inspect(Vec::new(), node.started_at);
-    let status = Status::new(
-        &node.view,
-        node.job.is_some(),
-        &server.postmaster,
-        Now { boot: Moment(now), wall: WallTime(now.as_millis() as i64 + node.wall_offset) },
-    );
+    let status = Status::new(&node.view, node.job.is_some(), &server.postmaster, node.time(now));
     let passes = |path: &str| checks::passes(path, &Query::default(), &status);
     let (serves, primary) = (node.postgres.serves(), node.postgres.is_primary());
     let holds = |until: Option<Duration>| until.is_some_and(|until| now < until);

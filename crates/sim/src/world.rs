@@ -19,7 +19,7 @@ use patroni_core::plan::Plan;
 use patroni_core::server::Wal as ServerWal;
 use patroni_core::settings::{Dynamic, Settings};
 use patroni_core::slots::News;
-use patroni_core::time::{Moment, Now, WallTime};
+use patroni_core::time::{Moment, Now};
 use patroni_core::view::View;
 use patroni_tick::agreement::Agreement;
 use patroni_tick::driver::{Limit, Observation, World};
@@ -264,9 +264,7 @@ impl SimWorld {
 impl World for SimWorld {
     fn now(&self) -> Now {
         let universe = self.shared.borrow();
-        let boot = Moment(universe.now);
-        let wall = universe.now.as_millis() as i64 + universe.nodes[self.node].wall_offset;
-        Now { boot, wall: WallTime(wall) }
+        universe.nodes[self.node].time(universe.now)
     }
 
     async fn observe(&mut self, limit: Limit) -> Observation {

@@ -363,12 +363,7 @@ impl State {
             Some(_) => Outcome::Unknown("lost".into()),
             None => Outcome::Failed("lost".into()),
         };
-        let lease = |outcome: Outcome<()>| match outcome {
-            Outcome::Done(()) => Outcome::Done(asked_at),
-            Outcome::Refused => Outcome::Refused,
-            Outcome::Failed(why) => Outcome::Failed(why),
-            Outcome::Unknown(why) => Outcome::Unknown(why),
-        };
+        let lease = |outcome: Outcome<()>| outcome.map(|()| asked_at);
         let answer = match op {
             Op::RenewLease => Answer::Renew(lease(write(done))),
             Op::AcquireLease => Answer::Acquire(lease(write(done))),

@@ -29,6 +29,7 @@ use super::reply::Reply;
 use super::route::respond;
 use super::write_limit::WriteLimit;
 use super::{ApiParts, ApiState};
+use crate::blocking::on_disk;
 
 /// How long a client may take for the head of a request, and how long a connection may be idle.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
@@ -51,10 +52,7 @@ const MAX_CONNECTIONS: usize = if cfg!(test) { 400 } else { 4000 };
 /// File descriptors that are left to the rest of the agent.
 const RESERVED_FILES: u64 = 200;
 
-/// How long reading the files of certificates may take.
-const FILES_LIMIT: Duration = Duration::from_secs(5);
-
-/// How often they are looked at.
+/// How often the files of certificates are looked at.
 const CERTIFICATE_INTERVAL: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(10) };
 
 /// Why the API cannot be served.
@@ -233,11 +231,7 @@ impl Live {
 
 /// Reading and decrypting a key is slow enough to keep it from the threads that serve.
 async fn read_tls(tls: ServerTls) -> Result<rustls::ServerConfig, TlsError> {
-    match timeout(FILES_LIMIT, tokio::task::spawn_blocking(move || tls::server_config(&tls))).await {
-        Ok(Ok(result)) => result,
-        Ok(Err(e)) => Err(TlsError::Config(e.to_string())),
-        Err(_) => Err(TlsError::Config("the disk with its files does not answer".into())),
-    }
+    on_disk(move || tls::server_config(&tls)).await.map_err(TlsError::Config).flatten()
 }
 
 /// Later ones take the place of earlier ones of the same name.
@@ -262,14 +256,12 @@ struct FileMarks(Vec<Option<(SystemTime, u64, u64)>>);
 impl FileMarks {
     async fn of(tls: Option<&ServerTls>) -> Self {
         let Some(tls) = tls else { return FileMarks::default() };
-        let mut marks = Vec::new();
-        for path in [Some(&tls.identity.certfile), tls.identity.keyfile.as_ref(), tls.cafile.as_ref()] {
-            let Some(path) = path else { continue };
-            let mark = |file: Metadata| Some((file.modified().ok()?, file.ino(), file.len()));
-            let found = timeout(FILES_LIMIT, tokio::fs::metadata(path)).await;
-            marks.push(found.ok().and_then(Result::ok).and_then(mark));
-        }
-        FileMarks(marks)
+        let paths = [Some(&tls.identity.certfile), tls.identity.keyfile.as_ref(), tls.cafile.as_ref()];
+        let paths: Vec<String> = paths.into_iter().flatten().cloned().collect();
+        let mark = |file: Metadata| Some((file.modified().ok()?, file.ino(), file.len()));
+        let marks =
+            on_disk(move || paths.iter().map(|path| std::fs::metadata(path).ok().and_then(mark)).collect()).await;
+        FileMarks(marks.unwrap_or_default())
     }
 }
 

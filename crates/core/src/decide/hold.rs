@@ -87,10 +87,10 @@ impl Tick<'_> {
             );
             self.note(Level::Warning, text);
         }
-        let held = now.since(since);
+        let (held, holding) = (now.since(since), Verdict::HoldingClients { confirmed, needed });
         let away = self.standbys_that_stay_away(cluster, running, held);
         if away == Some(Away::Diverged) {
-            return self.go_on_unconfirmed(cluster, Verdict::HoldingClients { confirmed, needed });
+            return self.go_on_unconfirmed(cluster, holding);
         }
         let limit = match away {
             Some(_) => self.settings.ttl + self.settings.loop_wait * 2,
@@ -104,11 +104,11 @@ impl Tick<'_> {
                 return Ok(Some(Verdict::StartTimedOut));
             }
             if away.is_some() {
-                return self.go_on_unconfirmed(cluster, Verdict::HoldingClients { confirmed, needed });
+                return self.go_on_unconfirmed(cluster, holding);
             }
         }
         self.wake_after = self.wake_after.min(LOOK);
-        Ok(Some(Verdict::HoldingClients { confirmed, needed }))
+        Ok(Some(holding))
     }
 
     /// Nobody can confirm: whoever could be elected for what `/sync` says is withdrawn, then this node becomes primary.

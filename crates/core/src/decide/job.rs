@@ -167,10 +167,7 @@ impl Tick<'_> {
         else {
             return None;
         };
-        let kept_out = |name| cluster.members.get(name).is_some_and(|member| member.data.is_kept_out());
-        if !kept_out(&copied.name) {
-            return None;
-        }
+        cluster.members.get(&copied.name).filter(|member| member.data.is_kept_out())?;
         let source = self.clone_from(cluster)?;
         self.note(
             Level::Warning,

@@ -198,7 +198,7 @@ impl<'a> Status<'a> {
     }
 
     /// This node leads, so that nobody else goes on as a primary with its leave (`POST /failsafe`). An agent that was just started does not know
-    /// what it had: until its first tick that counts which its server surely is.
+    /// what it had: until its first tick its server has to say that it is no primary.
     pub fn leads(&self) -> bool {
         let view = self.view;
         if view.ticks == 0 {

@@ -85,12 +85,7 @@ impl Dcs for Kubernetes {
     }
 
     async fn delete(&self, key: Key, expected: Expected) -> Outcome<()> {
-        match self.store.write(key, None, expected).await.unwrap_or_else(Failure::outcome) {
-            Outcome::Done(_) => Outcome::Done(()),
-            Outcome::Refused => Outcome::Refused,
-            Outcome::Failed(why) => Outcome::Failed(why),
-            Outcome::Unknown(why) => Outcome::Unknown(why),
-        }
+        self.store.write(key, None, expected).await.unwrap_or_else(Failure::outcome).map(drop)
     }
 
     async fn delete_cluster(&self) -> Outcome<()> {

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use patroni_core::cluster::MemberData;
 use patroni_core::facts::Outcome;
-use patroni_dcs::{Dcs, Expected, Key, LeaderUpdate, wire};
+use patroni_dcs::{Dcs, LeaderUpdate, wire};
 use serde_json::{Value, json};
 
 use crate::certificates::write;
 use crate::kubernetes::{ApiServer, Kubernetes, follows};
-use crate::reference::{LONG, Reference, history, member, object, python, request};
+use crate::reference::{LONG, Reference, member, python, write_documents};
 use crate::{eventually, leader_of, load};
 
 /// The slots of all Pods of the cluster are kept by the reference.
@@ -44,15 +44,7 @@ async fn written(world: &Kubernetes) -> Value {
 async fn write_ours(world: &Kubernetes) -> Arc<dyn Dcs> {
     let a = world.handle(world.options(), "a", LONG);
     follows(&a).await;
-    for (key, value) in [
-        (Key::Initialize, "7000000000000000001".to_owned()),
-        (Key::Config, wire::config(&object(json!({"ttl": 30, "postgresql": {"parameters": {"x": 1.5}}})))),
-        (Key::Failover, wire::failover(&request())),
-        (Key::Sync, wire::sync(Some(&"a".into()), &["c".into(), "b".into()], 1)),
-        (Key::History, wire::history(&history())),
-    ] {
-        assert!(a.write(key, &value, Expected::Anything).await.is_done());
-    }
+    write_documents(&*a).await;
     assert!(a.acquire().await.is_done());
     assert!(a.touch_member(&member()).await.is_done());
     assert!(a.renew(&update()).await.is_done());

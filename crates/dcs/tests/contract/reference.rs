@@ -157,8 +157,8 @@ pub(crate) fn history() -> Vec<HistoryLine> {
     ])]
 }
 
-async fn write_ours(world: &impl World) -> std::sync::Arc<dyn patroni_dcs::Dcs> {
-    let a = world.member("a", LONG);
+/// Everything but the keys of members and of the leader.
+pub(crate) async fn write_documents(a: &dyn patroni_dcs::Dcs) {
     for (key, value) in [
         (Key::Initialize, "7000000000000000001".to_owned()),
         (Key::Config, wire::config(&object(json!({"ttl": 30, "postgresql": {"parameters": {"x": 1.5}}})))),
@@ -168,6 +168,11 @@ async fn write_ours(world: &impl World) -> std::sync::Arc<dyn patroni_dcs::Dcs> 
     ] {
         assert!(a.write(key, &value, Expected::Anything).await.is_done());
     }
+}
+
+async fn write_ours(world: &impl World) -> std::sync::Arc<dyn patroni_dcs::Dcs> {
+    let a = world.member("a", LONG);
+    write_documents(&*a).await;
     assert!(a.touch_member(&member()).await.is_done());
     assert!(a.acquire().await.is_done());
     assert!(a.renew(&update()).await.is_done());

@@ -5,17 +5,14 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use patroni_files::replace;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use crate::blocking::LIMIT;
 use crate::{Error, Result};
-
-/// How long a file may take. A healthy disk needs milliseconds; on one that is frozen nothing ever ends.
-const LIMIT: Duration = Duration::from_secs(5);
 
 /// Held by who changes a file. One that a frozen disk holds up is the only one, and what comes after it is written after it.
 static CHANGING: Semaphore = Semaphore::const_new(1);

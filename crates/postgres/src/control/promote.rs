@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 use super::{Control, POLL};
 use crate::callbacks::CallbackAction;
 use crate::cancel::{Cancel, Progress};
+use crate::conf::files;
 use crate::controldata::peek_state;
 use crate::programs::{self, Stderr, command_of, describe, split};
 use crate::{Error, Result, blocking};
@@ -114,8 +115,7 @@ impl Control {
 
 /// That it cannot be removed shows when it is looked for.
 async fn forget(trigger: &Path) {
-    let _ =
-        blocking::at(trigger, |trigger| fs::remove_file(trigger).map_err(|e| Error::file("remove", trigger, e))).await;
+    let _ = files::remove(trigger.to_owned()).await;
 }
 
 /// On a disk that hangs the promotion has not begun: a trigger that is written when the disk answers again is taken back.
